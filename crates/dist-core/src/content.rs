@@ -1,0 +1,206 @@
+//! Content: committed blobs are read, ingests are written.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::str::FromStr;
+
+use crate::{Cancel, Descriptor, Digest, Labels, NameError, Result};
+
+/// A committed blob: read only, verified when it was written.
+#[derive(Debug)]
+pub struct Blob {
+    /// The open file, positioned at its start.
+    pub file: File,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Opens committed content.
+pub trait Provider: Send + Sync {
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    /// `NotFound` where no such blob is there; `Storage` where it can't be read.
+    fn open(&self, digest: &Digest) -> Result<Blob>;
+}
+
+/// Names a write transaction. Two writers with one key never write at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IngestKey(Box<str>);
+
+impl IngestKey {
+    const LIMIT: usize = 4096;
+
+    /// The key of content that is known before it is written: `noun-digest`.
+    #[must_use]
+    pub fn for_content(noun: &str, digest: &Digest) -> Self {
+        Self(format!("{noun}-{digest}").into())
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for IngestKey {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() {
+            Err(NameError::Empty)
+        } else if text.len() > Self::LIMIT {
+            Err(NameError::TooLong { limit: Self::LIMIT })
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for IngestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the writer of an ingest knows of its content beforehand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The content's digest.
+    pub digest: Option<Digest>,
+    /// The content's length in bytes.
+    pub size: Option<u64>,
+}
+
+impl From<&Descriptor> for Expected {
+    fn from(desc: &Descriptor) -> Self {
+        Self { digest: Some(desc.digest), size: Some(desc.size) }
+    }
+}
+
+/// What is known of a committed blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was committed, in nanoseconds since the epoch.
+    pub created_at: i64,
+    /// When its labels last changed, in nanoseconds since the epoch.
+    pub updated_at: i64,
+    /// Its labels in the current namespace.
+    pub labels: Labels,
+}
+
+/// What is known of an ingest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngestStatus {
+    /// Its key.
+    pub key: IngestKey,
+    /// Bytes written so far.
+    pub offset: u64,
+    /// Bytes it will have, where known.
+    pub total: Option<u64>,
+    /// The digest it must have, where known.
+    pub expected: Option<Digest>,
+    /// When its first writer began, in nanoseconds since the epoch.
+    pub started_at: i64,
+    /// When it was last written to, in nanoseconds since the epoch.
+    pub updated_at: i64,
+    /// Whether a live writer holds it now.
+    pub active: bool,
+}
+
+/// Begins or resumes the writing of content.
+pub trait Ingester: Send + Sync {
+    /// Opens the ingest `key`, or finds that its content is there.
+    ///
+    /// Waits while another writer, thread or process, holds `key`; then looks again whether the
+    /// expected digest has been committed. An ingest that an earlier writer left is resumed.
+    ///
+    /// # Errors
+    /// `Cancelled` where `cancel` was raised while waiting; `FailedPrecondition` where a left
+    /// ingest has another total; `Storage` where the disk fails.
+    fn ingest(&self, key: &IngestKey, expected: Expected, cancel: &Cancel) -> Result<Ingest>;
+}
+
+/// The answer to [`Ingester::ingest`].
+pub enum Ingest {
+    /// The expected content is committed; nothing is to be written.
+    Exists(Info),
+    /// The caller holds the ingest and writes from [`Writer::offset`].
+    Writer(Box<dyn Writer>),
+}
+
+/// Writes one ingest, from its offset on.
+///
+/// Dropped without [`Writer::commit`], it stays and can be resumed at its offset by whoever opens
+/// the key next. A write whose sync failed is never trusted again: commit then throws the ingest
+/// away.
+///
+/// ```no_run
+/// # fn f(store: &dyn dist_core::Ingester, bytes: &[u8], desc: &dist_core::Descriptor) -> dist_core::Result<()> {
+/// use dist_core::{Cancel, Context, Ingest};
+/// use std::io::Write;
+/// let Ingest::Writer(mut writer) = store.ingest(&desc.ingest_key(), desc.into(), &Cancel::default())? else {
+///     return Ok(()); // it is there
+/// };
+/// let rest = &bytes[usize::try_from(writer.offset()).unwrap_or(0)..];
+/// writer.write_all(rest).context(dist_core::ErrorKind::Storage, || format!("write {}", desc.digest))?;
+/// writer.commit(desc.into())?;
+/// # Ok(()) }
+/// ```
+///
+/// The tempting wrong use is to write from byte 0 whatever the offset is.
+pub trait Writer: io::Write + Send {
+    /// Bytes that are written, by this writer and those before it.
+    fn offset(&self) -> u64;
+
+    /// Opens what is written so far for reading from byte 0.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn written(&self) -> Result<File>;
+
+    /// Throws away what is written; the offset is 0 again.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn reset(&mut self) -> Result<()>;
+
+    /// Makes the content visible under its digest, durable before this returns (where the store's
+    /// durability asks for it).
+    ///
+    /// # Errors
+    /// `FailedPrecondition` with a [`crate::ContentMismatch`] where size or digest are not
+    /// `expected`: the ingest stays. `Storage` where a sync failed: the ingest is gone.
+    fn commit(self: Box<Self>, expected: Expected) -> Result<Committed>;
+
+    /// Removes the ingest and all it holds.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// How a commit ended: either way the blob is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// This writer brought the blob.
+    New(Info),
+    /// Another writer had brought the same blob before.
+    Existed(Info),
+}
+
+impl Committed {
+    /// The blob.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        match self {
+            Self::New(info) | Self::Existed(info) => info,
+        }
+    }
+}

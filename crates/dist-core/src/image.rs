@@ -1,0 +1,147 @@
+//! Names that the metadata keeps: images, namespaces, labels.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Descriptor;
+
+/// Labels of an image, a blob or a snapshot.
+pub type Labels = BTreeMap<String, String>;
+
+/// Why a text cannot be a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// It is empty.
+    #[error("a name may not be empty")]
+    Empty,
+    /// It is longer than the limit.
+    #[error("a name may have at most {limit} bytes")]
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// It has a character that is not allowed.
+    #[error("a name may not contain {0:?}")]
+    Character(char),
+}
+
+/// The name under which an image is registered: opaque, not empty, without control characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageName(Box<str>);
+
+impl ImageName {
+    const LIMIT: usize = 4096;
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if text.len() > Self::LIMIT {
+            return Err(NameError::TooLong { limit: Self::LIMIT });
+        }
+        match text.chars().find(|c| c.is_control()) {
+            Some(c) => Err(NameError::Character(c)),
+            None => Ok(Self(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A namespace: images, labels and leases of one do not show in another; blobs are shared.
+///
+/// Letters and digits, with single `.`, `_` or `-` between them, at most 76 bytes (containerd's
+/// rule for identifiers).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace(Box<str>);
+
+impl Namespace {
+    const LIMIT: usize = 76;
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+impl FromStr for Namespace {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if text.len() > Self::LIMIT {
+            return Err(NameError::TooLong { limit: Self::LIMIT });
+        }
+        let mut separator = true;
+        let mut last = ' ';
+        for c in text.chars() {
+            let ok = c.is_ascii_alphanumeric() || (matches!(c, '.' | '_' | '-') && !separator);
+            if !ok {
+                return Err(NameError::Character(c));
+            }
+            separator = !c.is_ascii_alphanumeric();
+            last = c;
+        }
+        if separator { Err(NameError::Character(last)) } else { Ok(Self(text.into())) }
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A registered image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its name.
+    pub name: ImageName,
+    /// The index or manifest it names.
+    pub target: Descriptor,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was first registered, in nanoseconds since the epoch.
+    pub created_at: i64,
+    /// When it last changed, in nanoseconds since the epoch.
+    pub updated_at: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces() {
+        for good in ["default", "k8s.io", "a-b_c.d", "1"] {
+            assert_eq!(good.parse::<Namespace>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "a..b", "-a", "a-", "../x", "a b", "a\n", &"a".repeat(77)] {
+            assert!(bad.parse::<Namespace>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The vocabulary of `dist`: the types and traits that two other crates name.
+//!
+//! Nothing here does I/O of its own and nothing needs a runtime. Content is
+//! named by [`Digest`], described by [`Descriptor`], read through [`Provider`],
+//! written through [`Ingester`], found by a [`Resolver`], walked by a
+//! [`Handler`], and turned into file systems by [`Applier`] and
+//! [`Snapshotter`].
+
+mod content;
+mod descriptor;
+mod diff;
+mod digest;
+mod error;
+mod handler;
+mod image;
+mod manifest;
+mod media_type;
+mod mount;
+mod platform;
+mod progress;
+mod reference;
+mod remote;
+mod snapshot;
+
+pub use content::{
+    Blob, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Provider, Writer,
+};
+pub use descriptor::Descriptor;
+pub use diff::{Applied, Applier, Differ, Warning};
+pub use digest::{ChainId, DiffId, Digest, DigestError, Hasher, chain_ids};
+pub use error::{ContentMismatch, Context, Error, ErrorKind, Limit, Result, ResultExt};
+pub use handler::{Handler, MAX_DEPTH, Visit, children, dispatch, select_platform, walk};
+pub use image::{Image, ImageName, Labels, NameError, Namespace};
+pub use manifest::{Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest};
+pub use media_type::{Compression, MediaType};
+pub use mount::Mount;
+pub use platform::{Platform, PlatformError};
+pub use progress::{Cancel, CancelGuard, Event, Progress};
+pub use reference::{Reference, ReferenceError};
+pub use remote::{ByteStream, Fetcher, Resolved, Resolver, scheme};
+pub use snapshot::{LayerForm, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter, Usage};

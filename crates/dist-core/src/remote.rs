@@ -1,0 +1,67 @@
+//! Remotes: where names are resolved and content is fetched.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+
+use crate::{Descriptor, Result};
+
+/// A body as it arrives, in order, from the offset that was asked for.
+///
+/// It ends with an error where the remote ended it too early; it never yields more bytes than the
+/// descriptor allows.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+
+/// What a name stands for at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// The full name.
+    pub name: String,
+    /// The manifest or index it names.
+    pub target: Descriptor,
+}
+
+/// Resolves names of one kind of remote and gives out fetchers for them.
+///
+/// Names are opaque here: `host/repository:tag` for registries, `oci:path:tag` for layout
+/// directories. The text before the first `:` picks the resolver, see [`scheme`].
+#[async_trait]
+pub trait Resolver: Send + Sync {
+    /// Finds what `name` stands for. Fetches no content beyond what that needs.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the name cannot be one; `NotFound`; `Unauthenticated`,
+    /// `PermissionDenied`; `Unavailable` where the remote does not answer; `Corrupt` where the
+    /// answer contradicts itself.
+    async fn resolve(&self, name: &str) -> Result<Resolved>;
+
+    /// Returns a fetcher for the content that belongs to `name`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the name cannot be one.
+    fn fetcher(&self, name: &str) -> Result<Arc<dyn Fetcher>>;
+}
+
+/// Fetches content by descriptor.
+#[async_trait]
+pub trait Fetcher: Send + Sync {
+    /// Opens the content named by `desc` from byte `offset` on.
+    ///
+    /// Nothing is verified here: whoever stores the bytes checks size and digest.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`].
+    async fn fetch(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream>;
+}
+
+/// The scheme of a name, where it has one: `oci` in `oci:path:tag`.
+///
+/// Only schemes in `known` count: `oci:latest` is the directory `latest`, `redis:latest` a tag.
+#[must_use]
+pub fn scheme<'a>(name: &'a str, known: &[&str]) -> Option<(&'a str, &'a str)> {
+    let (scheme, rest) = name.split_once(':')?;
+    known.contains(&scheme).then_some((scheme, rest))
+}
