@@ -1,0 +1,50 @@
+# make demo      a real image, pulled from a real registry, run from its root
+# make test      every test (root; some minutes)
+# make bench     against ctr and skopeo + umoci; writes docs/reports/
+# make check     format, lints, documentation
+# make check-all the above, and what needs cargo-deny and a network
+# make torture   the long sweeps that `make test` only samples
+SHELL = /bin/bash
+CARGO ?= cargo
+IMAGES = $(or $(DIST_IMAGES),/var/tmp/dist-images)
+export DIST_IMAGES = $(IMAGES)
+# Whatever the tests mount is in a mount namespace of theirs and ends with it.
+PRIVATE = unshare --mount --propagation slave --
+
+.PHONY: all demo test torture bench check check-all images setup clean
+
+all:
+	$(CARGO) build --workspace --release --locked
+
+setup:
+	tests/setup
+
+images: setup
+	tests/images/build-images
+
+demo: images
+	$(CARGO) build --release --locked --bin dist
+	tests/demo target/release/dist
+
+test: images
+	$(PRIVATE) $(CARGO) test --workspace --locked
+
+torture: images
+	DIST_TORTURE=1 $(PRIVATE) $(CARGO) test --workspace --locked
+
+bench: images
+	$(CARGO) build --release --locked --bin dist
+	$(PRIVATE) benches/compare --dist target/release/dist $(BENCH)
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+check-all: check
+	$(CARGO) build --workspace --all-features --locked
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny check bans licenses sources
+
+clean:
+	$(CARGO) clean
