@@ -1,1 +1,29 @@
-//! dist
+//! The engine of `dist`: resolve, fetch, unpack and register images over one root directory.
+//!
+//! ```no_run
+//! # async fn f(config: dist::EngineConfig) -> dist_core::Result<()> {
+//! let engine = dist::Engine::open(config)?;
+//! let pulled =
+//!     dist::pull(&engine, "docker.io/library/redis:7", &Default::default(), std::sync::Arc::new(())).await?;
+//! println!("{}@{}", pulled.image.name, pulled.image.target.digest);
+//! # Ok(()) }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod blocking;
+mod engine;
+mod fetch;
+mod ingest;
+mod layers;
+mod plain;
+mod pull;
+mod remotes;
+mod unpack;
+
+pub use engine::{Engine, EngineConfig};
+pub use fetch::{FetchOptions, Platforms, default_jobs, fetch, fetch_blob};
+pub use layers::read_document;
+pub use plain::{fetch_document, unpack_to_directory};
+pub use pull::{PullOptions, Pulled, describe, pull, unpack_manifest};
+pub use remotes::Remotes;

@@ -1,0 +1,147 @@
+//! The bridges between the async rim and the blocking core: the only file that has both.
+//!
+//! A body arrives in a task and crosses to a blocking thread through a bounded channel. The end of
+//! the body is a value in the channel; a channel that closes without it means that the other half
+//! is gone, and nothing is committed then.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use dist_core::{Cancel, CancelGuard, Context as _, Descriptor, Error, ErrorKind, Fetcher, Result};
+use futures_util::StreamExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Chunks that may wait between the network and the worker.
+const CHUNKS: usize = 16;
+
+/// Runs `work` on a blocking thread. It starts at once, not when the future is first polled.
+///
+/// Dropping the future does not stop the work: raise its [`Cancel`] for that.
+pub(crate) fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> impl Future<Output = Result<T>> + Send {
+    let task = tokio::task::spawn_blocking(work);
+    async { task.await.context(ErrorKind::Internal, || "run a blocking task".into())? }
+}
+
+/// Stops everything that was started under it when it is dropped: bodies end at once, blocking
+/// work at its next look at the [`Cancel`].
+pub(crate) struct Alive {
+    stop: watch::Sender<()>,
+    cancel: Cancel,
+    _guard: CancelGuard,
+}
+
+impl Alive {
+    /// Begins an operation that a dropped future must end.
+    pub(crate) fn new() -> Self {
+        let (cancel, guard) = Cancel::guarded();
+        Self { stop: watch::Sender::new(()), cancel, _guard: guard }
+    }
+
+    /// The flag for blocking work.
+    pub(crate) fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Bodies from `fetcher`. Must be called on the runtime that shall drive them.
+    pub(crate) fn downloads(&self, fetcher: Arc<dyn Fetcher>) -> Downloads {
+        let (stop, cancel) = (self.stop.subscribe(), self.cancel());
+        Downloads { runtime: Handle::current(), fetcher, stop, cancel }
+    }
+}
+
+/// Starts bodies for blocking threads to read.
+#[derive(Clone)]
+pub(crate) struct Downloads {
+    runtime: Handle,
+    fetcher: Arc<dyn Fetcher>,
+    stop: watch::Receiver<()>,
+    cancel: Cancel,
+}
+
+impl Downloads {
+    /// Begins the body of `desc` at `offset` and returns its blocking end.
+    pub(crate) fn start(&self, desc: &Descriptor, offset: u64) -> Body {
+        let (send, receive) = mpsc::channel(CHUNKS);
+        let fetcher = Arc::clone(&self.fetcher);
+        let desc = desc.clone();
+        let mut stop = self.stop.clone();
+        let task = self.runtime.spawn(async move {
+            tokio::select! {
+                result = forward(&*fetcher, &desc, offset, &send) => {
+                    // A closed channel means that the reader is gone: nobody is left to be told.
+                    let _ = send.send(result.map(|()| None)).await;
+                }
+                _ = stop.changed() => (),
+            }
+        });
+        Body { receive, task, chunk: Bytes::new(), ended: false, cancel: self.cancel.clone() }
+    }
+}
+
+async fn forward(
+    fetcher: &dyn Fetcher,
+    desc: &Descriptor,
+    offset: u64,
+    send: &mpsc::Sender<Result<Option<Bytes>>>,
+) -> Result<()> {
+    let mut body = fetcher.fetch(desc, offset).await?;
+    while let Some(chunk) = body.next().await {
+        if send.send(Ok(Some(chunk?))).await.is_err() {
+            return Err(Error::cancelled());
+        }
+    }
+    Ok(())
+}
+
+/// The blocking end of a body. Dropping it ends the transfer.
+pub(crate) struct Body {
+    receive: mpsc::Receiver<Result<Option<Bytes>>>,
+    task: JoinHandle<()>,
+    chunk: Bytes,
+    ended: bool,
+    cancel: Cancel,
+}
+
+impl Body {
+    /// Waits for the next chunk; `None` is the end.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        if self.ended {
+            return Ok(None);
+        }
+        self.cancel.check()?;
+        match self.receive.blocking_recv() {
+            Some(Ok(Some(chunk))) => Ok(Some(chunk)),
+            Some(Ok(None)) => {
+                self.ended = true;
+                Ok(None)
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(Error::cancelled()),
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.next_chunk().map_err(Error::into_io)? {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

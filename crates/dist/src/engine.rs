@@ -1,0 +1,107 @@
+//! The composition root: one store, its snapshotters and the remotes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dist_core::{Namespace, Result, Snapshotter};
+use dist_layer::Limits;
+use dist_registry::RegistryOptions;
+use dist_store::{ContentStore, Durability, ImageStore, OpenMode, Store, StoreOptions};
+
+use crate::Remotes;
+
+/// What an [`Engine`] works on and within which limits.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The root directory, made where it is missing and `mode` allows it.
+    pub root: PathBuf,
+    /// How the root is opened.
+    pub mode: OpenMode,
+    /// The namespace of images, snapshots and labels.
+    pub namespace: Namespace,
+    /// The snapshotter's name; `None` takes the best one that works here.
+    pub snapshotter: Option<String>,
+    /// What a power cut may cost.
+    pub durability: Durability,
+    /// What a layer may cost.
+    pub limits: Limits,
+    /// How registries are spoken to.
+    pub registry: RegistryOptions,
+}
+
+/// A store with everything that works on it. Many processes may have one on the same root.
+pub struct Engine {
+    store: Store,
+    namespace: Namespace,
+    snapshotter: String,
+    limits: Limits,
+    remotes: Remotes,
+}
+
+impl Engine {
+    /// Opens the root directory.
+    ///
+    /// # Errors
+    /// `Storage` where the root cannot be used or has a newer format; `NotFound` where it does not
+    /// exist and shall not be made.
+    pub fn open(config: EngineConfig) -> Result<Self> {
+        let options = StoreOptions {
+            durability: config.durability,
+            mode: config.mode,
+            ..StoreOptions::default()
+        };
+        Ok(Self {
+            store: Store::open(&config.root, options)?,
+            namespace: config.namespace,
+            snapshotter: config
+                .snapshotter
+                .unwrap_or_else(|| dist_snapshot::default_name().to_owned()),
+            limits: config.limits,
+            remotes: Remotes::new(config.registry)?,
+        })
+    }
+
+    /// The store below the engine.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The content of the engine's namespace.
+    #[must_use]
+    pub fn content(&self) -> ContentStore {
+        self.store.content(&self.namespace)
+    }
+
+    /// The images of the engine's namespace.
+    #[must_use]
+    pub fn images(&self) -> ImageStore {
+        self.store.images(&self.namespace)
+    }
+
+    /// The snapshotter that pulls unpack into.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that is none; `Storage`.
+    pub fn snapshotter(&self) -> Result<Arc<dyn Snapshotter>> {
+        dist_snapshot::open(&self.store, &self.namespace, &self.snapshotter)
+    }
+
+    /// The remotes.
+    #[must_use]
+    pub fn remotes(&self) -> &Remotes {
+        &self.remotes
+    }
+
+    /// The limits for layers.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The namespace the engine works in.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+}

@@ -1,0 +1,144 @@
+//! Everything below a name into the store, nothing unpacked.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dist_core::{
+    Descriptor, Event, Fetcher, Handler, Platform, Progress, Resolved, Resolver as _, Result,
+    Visit, children, dispatch,
+};
+
+use crate::Engine;
+use crate::blocking::{Alive, blocking};
+use crate::ingest::Intake;
+use crate::layers::{best, check_document_size};
+
+/// Which entries of an index are wanted.
+#[derive(Clone, Debug)]
+pub enum Platforms {
+    /// The best entry for one platform.
+    One(Platform),
+    /// Every entry.
+    All,
+}
+
+impl Default for Platforms {
+    fn default() -> Self {
+        Self::One(Platform::host())
+    }
+}
+
+/// Choices for [`fetch`].
+#[derive(Clone, Debug)]
+pub struct FetchOptions {
+    /// Which entries of an index.
+    pub platforms: Platforms,
+    /// How many blobs at once.
+    pub jobs: usize,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self { platforms: Platforms::default(), jobs: default_jobs() }
+    }
+}
+
+/// As many jobs as cores, but at least 3 so that a slow network is kept busy, and at most 8 so that
+/// a registry is not overrun.
+#[must_use]
+pub fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(3, std::num::NonZero::get).clamp(3, 8)
+}
+
+/// Brings every blob that `name` stands for into the store.
+///
+/// # Errors
+/// Those of the remote and of the store; `Corrupt` for content that is not what it should be.
+pub async fn fetch(
+    engine: &Engine,
+    name: &str,
+    options: &FetchOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<Resolved> {
+    let alive = Alive::new();
+    let resolved = resolve(engine, name, &*progress).await?;
+    let intake = Intake {
+        content: engine.content(),
+        downloads: Some(alive.downloads(engine.remotes().fetcher(name)?)),
+        progress,
+        cancel: alive.cancel(),
+    };
+    let handler =
+        FetchHandler { intake, platforms: options.platforms.clone(), layers: Layers::Fetch };
+    dispatch(&handler, resolved.target.clone(), options.jobs).await?;
+    Ok(resolved)
+}
+
+/// Brings one blob into the store; nothing to do where it is there.
+///
+/// # Errors
+/// Those of the remote and of the store; `Corrupt` for content that is not what `desc` says.
+pub async fn fetch_blob(
+    engine: &Engine,
+    fetcher: Arc<dyn Fetcher>,
+    desc: &Descriptor,
+    progress: Arc<dyn Progress>,
+) -> Result<()> {
+    let alive = Alive::new();
+    let downloads = Some(alive.downloads(fetcher));
+    let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
+    intake.fetch(desc).await
+}
+
+/// Resolves a name and tells.
+pub(crate) async fn resolve(
+    engine: &Engine,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<Resolved> {
+    let resolved = engine.remotes().resolve(name).await?;
+    progress.event(Event::Resolved { name: &resolved.name, target: &resolved.target });
+    Ok(resolved)
+}
+
+/// What happens to layers while the documents are fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layers {
+    /// They are fetched like anything else.
+    Fetch,
+    /// They are left to whoever unpacks them.
+    Leave,
+}
+
+/// Track, fetch, children, platform filter: in this order, for each descriptor.
+pub(crate) struct FetchHandler {
+    pub(crate) intake: Intake,
+    pub(crate) platforms: Platforms,
+    pub(crate) layers: Layers,
+}
+
+#[async_trait]
+impl Handler for FetchHandler {
+    async fn handle(&self, desc: &Descriptor) -> Result<Visit> {
+        let media_type = &desc.media_type;
+        let is_layer = media_type.layer_compression().is_some();
+        self.intake.progress.event(Event::Waiting { desc });
+        if is_layer && self.layers == Layers::Leave {
+            return Ok(Visit::Skip);
+        }
+        if media_type.is_index() || media_type.is_manifest() || media_type.is_config() {
+            check_document_size(desc)?;
+        }
+        self.intake.fetch(desc).await?;
+        let below = {
+            let (content, desc) = (self.intake.content.clone(), desc.clone());
+            blocking(move || children(&content, &desc)).await?
+        };
+        match &self.platforms {
+            Platforms::One(platform) if media_type.is_index() => {
+                Ok(Visit::Children(vec![best(below, platform)?]))
+            }
+            _ => Ok(Visit::Children(below)),
+        }
+    }
+}

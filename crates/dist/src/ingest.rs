@@ -1,0 +1,221 @@
+//! One blob from a remote into the store.
+
+use std::io::{self, Read, Write as _};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use dist_core::{
+    Cancel, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Event, Expected, Ingest,
+    Ingester as _, Progress, Result, ResultExt as _, Writer,
+};
+use dist_store::ContentStore;
+use tracing::debug;
+
+use crate::blocking::{Body, Downloads, blocking};
+
+/// What the writers of one operation share.
+#[derive(Clone)]
+pub(crate) struct Intake {
+    pub(crate) content: ContentStore,
+    pub(crate) downloads: Option<Downloads>,
+    pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) cancel: Cancel,
+}
+
+impl Intake {
+    /// Brings `desc` into the store: nothing to do where it is there, resumed where it was begun.
+    pub(crate) async fn fetch(&self, desc: &Descriptor) -> Result<()> {
+        let intake = self.clone();
+        let desc = desc.clone();
+        blocking(move || intake.fetch_blocking(&desc)).await
+    }
+
+    /// [`Intake::fetch`] for a thread that may block.
+    pub(crate) fn fetch_blocking(&self, desc: &Descriptor) -> Result<()> {
+        match self.open(desc)? {
+            Opened::Exists => Ok(()),
+            Opened::Arriving(mut arriving) => {
+                arriving.seek_to_network();
+                if let Err(error) = arriving.drain(u64::MAX) {
+                    return Err(arriving.give_up(error));
+                }
+                match self.finish(desc, *arriving) {
+                    Err(Unfinished::Resumed(error)) => {
+                        debug!(digest = %desc.digest, %error, "a resumed ingest was bad, starting over");
+                        self.fetch_blocking(desc)
+                    }
+                    Err(Unfinished::Final(error)) => Err(error),
+                    Ok(()) => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Opens the ingest of `desc` and begins its body where that is needed.
+    pub(crate) fn open(&self, desc: &Descriptor) -> Result<Opened> {
+        match self.content.ingest(&desc.ingest_key(), desc.into(), &self.cancel)? {
+            Ingest::Exists(_) => {
+                self.progress.event(Event::Existed { desc });
+                Ok(Opened::Exists)
+            }
+            Ingest::Writer(writer) => {
+                let Some(downloads) = &self.downloads else {
+                    writer.abort()?;
+                    return Err(Error::new(
+                        ErrorKind::NotFound,
+                        format!("{} {} is not in the store", desc.media_type.noun(), desc.digest),
+                    ));
+                };
+                let offset = writer.offset();
+                self.progress.event(Event::Started { desc, offset });
+                let left = if offset > 0 { Some(writer.written()?.take(offset)) } else { None };
+                // A left ingest can be whole already: then there is nothing to ask for.
+                let body = (offset < desc.size).then(|| downloads.start(desc, offset));
+                Ok(Opened::Arriving(Box::new(Arriving {
+                    desc: desc.clone(),
+                    writer,
+                    left,
+                    body,
+                    chunk: Bytes::new(),
+                    progress: Arc::clone(&self.progress),
+                    resumed: offset > 0,
+                    broken: false,
+                })))
+            }
+        }
+    }
+
+    /// Commits what arrived. Content that is not what it should be is thrown away.
+    pub(crate) fn finish(&self, desc: &Descriptor, arriving: Arriving) -> Result<(), Unfinished> {
+        let Arriving { writer, resumed, .. } = arriving;
+        match writer.commit(Expected::from(desc)) {
+            Ok(_) => {
+                self.progress.event(Event::Committed { digest: desc.digest });
+                Ok(())
+            }
+            Err(error) if error.find::<ContentMismatch>().is_some() => {
+                self.content.abort(&desc.ingest_key()).map_err(Unfinished::Final)?;
+                let error = Error::new(
+                    ErrorKind::Corrupt,
+                    format!("verify {} {}", desc.media_type.noun(), desc.digest),
+                )
+                .with_source(error);
+                Err(if resumed { Unfinished::Resumed(error) } else { Unfinished::Final(error) })
+            }
+            Err(error) => Err(Unfinished::Final(error)),
+        }
+    }
+}
+
+/// Why an ingest was not committed.
+pub(crate) enum Unfinished {
+    /// Bytes that an earlier process left were part of it; a new attempt starts at 0.
+    Resumed(Error),
+    /// Trying again would end the same way.
+    Final(Error),
+}
+
+impl From<Unfinished> for Error {
+    fn from(unfinished: Unfinished) -> Self {
+        match unfinished {
+            Unfinished::Resumed(error) | Unfinished::Final(error) => error,
+        }
+    }
+}
+
+/// The two ways to get at a blob.
+pub(crate) enum Opened {
+    /// It is in the store.
+    Exists,
+    /// It arrives; reading it writes it.
+    Arriving(Box<Arriving>),
+}
+
+/// A blob on its way: every byte that is read has been written to its ingest and hashed.
+///
+/// What an earlier process left is read from the ingest first, then the network.
+pub(crate) struct Arriving {
+    desc: Descriptor,
+    writer: Box<dyn Writer>,
+    left: Option<io::Take<std::fs::File>>,
+    body: Option<Body>,
+    chunk: Bytes,
+    progress: Arc<dyn Progress>,
+    resumed: bool,
+    broken: bool,
+}
+
+impl Arriving {
+    /// Passes over what an earlier process left: it is written and hashed already.
+    fn seek_to_network(&mut self) {
+        self.left = None;
+    }
+
+    /// Whether reading failed because of the network or the disk, not because of a reader.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Ends without a commit. What arrived can be resumed, unless `error` says that it is wrong.
+    pub(crate) fn give_up(self, error: Error) -> Error {
+        if self.broken && error.kind() == ErrorKind::Corrupt {
+            if let Err(failed) = self.writer.abort() {
+                return failed;
+            }
+        }
+        error
+    }
+
+    /// Receives what is left of the body, at most `limit` bytes; returns whether it ended.
+    pub(crate) fn drain(&mut self, limit: u64) -> Result<bool> {
+        self.chunk.clear();
+        self.left = None;
+        let remaining = self.desc.size.saturating_sub(self.writer.offset());
+        if remaining > limit {
+            return Ok(false);
+        }
+        while self.receive()? {
+            self.chunk.clear();
+        }
+        Ok(true)
+    }
+
+    /// Receives one chunk into the ingest and keeps it in `chunk`; `false` at the end.
+    fn receive(&mut self) -> Result<bool> {
+        let Some(body) = &mut self.body else { return Ok(false) };
+        let result = body.next_chunk().and_then(|chunk| {
+            let Some(chunk) = chunk else { return Ok(false) };
+            self.writer.write_all(&chunk).context(ErrorKind::Storage, || {
+                format!("write the ingest of {}", self.desc.digest)
+            })?;
+            let bytes = chunk.len() as u64;
+            self.progress.event(Event::Advanced { digest: self.desc.digest, bytes });
+            self.chunk = chunk;
+            Ok(true)
+        });
+        self.broken |= result.is_err();
+        result.during(|| format!("fetch {} {}", self.desc.media_type.noun(), self.desc.digest))
+    }
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(left) = &mut self.left {
+            match left.read(buffer) {
+                Ok(0) if !buffer.is_empty() => self.left = None,
+                result => {
+                    self.broken |= result.is_err();
+                    return result;
+                }
+            }
+        }
+        while self.chunk.is_empty() {
+            if !self.receive().map_err(Error::into_io)? {
+                return Ok(0);
+            }
+        }
+        let length = buffer.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}

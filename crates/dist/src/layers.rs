@@ -1,0 +1,155 @@
+//! The layers of one image: what to unpack under which chain ID.
+
+use std::io::Read as _;
+
+use dist_core::{
+    ChainId, Context as _, Descriptor, DiffId, Document, Error, ErrorKind, ImageConfig,
+    MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt as _, chain_ids, children,
+    select_platform,
+};
+
+/// One layer, and where it stands in its image.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) desc: Descriptor,
+    pub(crate) diff_id: DiffId,
+    pub(crate) chain_id: ChainId,
+    pub(crate) parent: Option<ChainId>,
+}
+
+/// An image for one platform, read from documents that were verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) layers: Vec<Layer>,
+}
+
+impl Plan {
+    /// Pairs a manifest's layers with its config's diff IDs.
+    pub(crate) fn new(layers: Vec<Descriptor>, config: &ImageConfig) -> Result<Self> {
+        if layers.len() != config.diff_ids.len() {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "match layers with the config: the manifest has {} layers, the config {} diff IDs",
+                    layers.len(),
+                    config.diff_ids.len()
+                ),
+            ));
+        }
+        if let Some(odd) =
+            layers.iter().find(|layer| layer.media_type.layer_compression().is_none())
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "unpack layer {}: media type {:?} is not supported",
+                    odd.digest,
+                    odd.media_type.as_str()
+                ),
+            ));
+        }
+        let chain = chain_ids(&config.diff_ids);
+        let layers = layers
+            .into_iter()
+            .enumerate()
+            .map(|(index, desc)| Layer {
+                desc,
+                diff_id: config.diff_ids[index],
+                chain_id: chain[index],
+                parent: index.checked_sub(1).map(|below| chain[below]),
+            })
+            .collect();
+        Ok(Self { layers })
+    }
+
+    /// The snapshot that holds the whole image; `None` where it has no layers.
+    pub(crate) fn chain_id(&self) -> Option<ChainId> {
+        self.layers.last().map(|layer| layer.chain_id)
+    }
+}
+
+/// Finds the manifest for `platform` below `target`, in content that is there.
+pub(crate) fn find_manifest(
+    provider: &dyn Provider,
+    target: &Descriptor,
+    platform: &Platform,
+) -> Result<Descriptor> {
+    let mut desc = target.clone();
+    for _ in 0..dist_core::MAX_DEPTH {
+        if !desc.media_type.is_index() {
+            return Ok(desc);
+        }
+        desc = best(children(provider, &desc)?, platform)?;
+    }
+    Err(Error::new(
+        ErrorKind::Corrupt,
+        format!("walk {}: its indexes are nested too deep", target.digest),
+    ))
+}
+
+/// The entry of an index that suits `platform` best.
+pub(crate) fn best(entries: Vec<Descriptor>, platform: &Platform) -> Result<Descriptor> {
+    select_platform(entries, platform)?
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "the index is empty"))
+}
+
+/// Reads the plan of a manifest whose config is there.
+pub(crate) fn plan(provider: &dyn Provider, manifest: &Descriptor) -> Result<Plan> {
+    let bytes = read_document(provider, manifest)?;
+    let (config, layers) = image_parts(manifest, &bytes)?;
+    let bytes = read_document(provider, &config)?;
+    let parsed = ImageConfig::parse(&bytes).during(|| format!("parse config {}", config.digest))?;
+    Plan::new(layers, &parsed).during(|| format!("unpack image {}", manifest.digest))
+}
+
+/// The config and the layers of a manifest that is an image's.
+pub(crate) fn image_parts(
+    manifest: &Descriptor,
+    bytes: &[u8],
+) -> Result<(Descriptor, Vec<Descriptor>)> {
+    let document = Document::parse(&manifest.media_type, bytes)
+        .during(|| format!("parse {} {}", manifest.media_type.noun(), manifest.digest))?;
+    let Document::Manifest(read) = document else {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("{} is an index, not a manifest", manifest.digest),
+        ));
+    };
+    if !read.config.media_type.is_config() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "unpack {}: it is an artifact, not an image (its config is {:?})",
+                manifest.digest,
+                read.config.media_type.as_str()
+            ),
+        ));
+    }
+    Ok((read.config, read.layers))
+}
+
+/// Reads a manifest, an index or a config that is there.
+pub fn read_document(provider: &dyn Provider, desc: &Descriptor) -> Result<Vec<u8>> {
+    check_document_size(desc)?;
+    let blob = provider.open(&desc.digest)?;
+    let mut bytes = Vec::new();
+    blob.file
+        .take(MAX_DOCUMENT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .context(ErrorKind::Storage, || format!("read {}", desc.digest))?;
+    Ok(bytes)
+}
+
+/// Refuses documents larger than any registry takes, before they are fetched.
+pub(crate) fn check_document_size(desc: &Descriptor) -> Result<()> {
+    if desc.size <= MAX_DOCUMENT_BYTES {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::ResourceExhausted,
+        format!("fetch {} {} of {} bytes", desc.media_type.noun(), desc.digest, desc.size),
+    )
+    .with_source(dist_core::Limit { name: "manifest-size", limit: MAX_DOCUMENT_BYTES }))
+}

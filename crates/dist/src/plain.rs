@@ -1,0 +1,249 @@
+//! An image straight into a plain directory: no store, no snapshots, one step.
+//!
+//! The tree grows in a private directory beside the target and gets its name when all of it has
+//! been verified.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dist_core::{
+    Applier as _, Cancel, ContentMismatch, Context as _, Descriptor, Document, Error, ErrorKind,
+    Event, Fetcher, Hasher, ImageConfig, LayerForm, Mount, Progress, Resolved, Resolver as _,
+    Result, ResultExt as _, Warning,
+};
+use dist_layer::{ApplyOptions, LayerApplier, Limits};
+use futures_util::StreamExt as _;
+
+use crate::Remotes;
+use crate::blocking::{Alive, Body, Downloads, blocking};
+use crate::layers::{Layer, Plan, best, check_document_size, image_parts};
+use crate::pull::PullOptions;
+use crate::unpack::check_diff_id;
+
+/// Unpacks the image `name` into `directory`, which must be empty or not exist.
+///
+/// # Errors
+/// `AlreadyExists` where the directory has something in it; those of the remote and of the layers.
+/// Nothing is left under the directory's name then.
+pub async fn unpack_to_directory(
+    remotes: &Remotes,
+    name: &str,
+    directory: &Path,
+    options: &PullOptions,
+    limits: &Limits,
+    progress: Arc<dyn Progress>,
+) -> Result<(Resolved, Vec<Warning>)> {
+    let alive = Alive::new();
+    let resolved = remotes.resolve(name).await?;
+    progress.event(Event::Resolved { name: &resolved.name, target: &resolved.target });
+    let fetcher = remotes.fetcher(name)?;
+    let plan = fetch_plan(&*fetcher, &resolved.target, options).await?;
+    let work = Work {
+        downloads: alive.downloads(fetcher),
+        cancel: alive.cancel(),
+        applier: LayerApplier::new(ApplyOptions {
+            form: LayerForm::Merged,
+            limits: limits.clone(),
+        }),
+        progress,
+    };
+    let directory = directory.to_owned();
+    let warnings = blocking(move || {
+        let staging = Staging::new(&directory)?;
+        let warnings = work.fill(&plan, &staging)?;
+        staging.publish()?;
+        Ok(warnings)
+    })
+    .await?;
+    Ok((resolved, warnings))
+}
+
+/// Fetches and verifies the documents from `target` to the config, in memory.
+async fn fetch_plan(
+    fetcher: &dyn Fetcher,
+    target: &Descriptor,
+    options: &PullOptions,
+) -> Result<Plan> {
+    let mut desc = target.clone();
+    for _ in 0..dist_core::MAX_DEPTH {
+        let bytes = fetch_document(fetcher, &desc).await?;
+        if !desc.media_type.is_index() {
+            let (config, layers) = image_parts(&desc, &bytes)?;
+            let bytes = fetch_document(fetcher, &config).await?;
+            let parsed =
+                ImageConfig::parse(&bytes).during(|| format!("parse config {}", config.digest))?;
+            return Plan::new(layers, &parsed).during(|| format!("unpack image {}", desc.digest));
+        }
+        let document = Document::parse(&desc.media_type, &bytes)
+            .during(|| format!("parse {} {}", desc.media_type.noun(), desc.digest))?;
+        desc = best(document.children(), &options.platform)?;
+    }
+    let message = format!("walk {}: its indexes are nested too deep", target.digest);
+    Err(Error::new(ErrorKind::Corrupt, message))
+}
+
+/// Fetches a manifest, an index or a config into memory and verifies it.
+///
+/// # Errors
+/// Those of the fetcher; `ResourceExhausted` for more than 4 MiB; `Corrupt` where size or digest
+/// are not the descriptor's.
+pub async fn fetch_document(fetcher: &dyn Fetcher, desc: &Descriptor) -> Result<Vec<u8>> {
+    check_document_size(desc)?;
+    let during = || format!("fetch {} {}", desc.media_type.noun(), desc.digest);
+    let mut body = fetcher.fetch(desc, 0).await.during(during)?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk.during(during)?);
+    }
+    let mut hasher = desc.digest.hasher();
+    hasher.update(&bytes);
+    verify(desc, hasher, bytes.len() as u64)?;
+    Ok(bytes)
+}
+
+fn verify(desc: &Descriptor, hasher: Hasher, size: u64) -> Result<()> {
+    let got = hasher.finish();
+    let mismatch = if size != desc.size {
+        ContentMismatch::Size { expected: desc.size, got: size }
+    } else if got != desc.digest {
+        ContentMismatch::Digest { expected: desc.digest, got }
+    } else {
+        return Ok(());
+    };
+    let message = format!("verify {} {}", desc.media_type.noun(), desc.digest);
+    Err(Error::new(ErrorKind::Corrupt, message).with_source(mismatch))
+}
+
+struct Work {
+    downloads: Downloads,
+    cancel: Cancel,
+    applier: LayerApplier,
+    progress: Arc<dyn Progress>,
+}
+
+impl Work {
+    fn fill(&self, plan: &Plan, staging: &Staging) -> Result<Vec<Warning>> {
+        let mount = Mount {
+            fstype: "bind".into(),
+            source: staging.path.clone(),
+            target: None,
+            options: vec!["rw".into(), "rbind".into()],
+        };
+        let mut warnings = Vec::new();
+        for layer in &plan.layers {
+            let found = self
+                .apply(layer, &mount)
+                .during(|| format!("unpack layer {}", layer.desc.digest))?;
+            warnings.extend(found);
+        }
+        Ok(warnings)
+    }
+
+    fn apply(&self, layer: &Layer, mount: &Mount) -> Result<Vec<Warning>> {
+        let desc = &layer.desc;
+        self.progress.event(Event::Started { desc, offset: 0 });
+        let mut body = Hashed {
+            body: self.downloads.start(desc, 0),
+            hasher: desc.digest.hasher(),
+            size: 0,
+            desc,
+            progress: &*self.progress,
+        };
+        let applied =
+            self.applier.apply(desc, &mut body, std::slice::from_ref(mount), &self.cancel)?;
+        verify(desc, body.hasher, body.size)?;
+        self.progress.event(Event::Committed { digest: desc.digest });
+        check_diff_id(layer, &applied)?;
+        self.progress.event(Event::Unpacked { layer: desc.digest, chain_id: layer.chain_id });
+        Ok(applied.warnings)
+    }
+}
+
+/// A body that is hashed while it is read.
+struct Hashed<'a> {
+    body: Body,
+    hasher: Hasher,
+    size: u64,
+    desc: &'a Descriptor,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.body.read(buffer)?;
+        self.hasher.update(&buffer[..length]);
+        self.size += length as u64;
+        if length > 0 {
+            self.progress.event(Event::Advanced { digest: self.desc.digest, bytes: length as u64 });
+        }
+        Ok(length)
+    }
+}
+
+/// The private directory that becomes the target; removed where it did not.
+struct Staging {
+    path: PathBuf,
+    target: PathBuf,
+    published: bool,
+}
+
+impl Staging {
+    fn new(target: &Path) -> Result<Self> {
+        let refuse = |what: &str| {
+            let message = format!("unpack into {}: {what}", target.display());
+            Err(Error::new(ErrorKind::AlreadyExists, message))
+        };
+        match std::fs::symlink_metadata(target) {
+            Ok(found) if found.is_dir() => {
+                let mut entries = std::fs::read_dir(target)
+                    .context(ErrorKind::Storage, || format!("read {}", target.display()))?;
+                if entries.next().is_some() {
+                    return refuse("the directory is not empty");
+                }
+            }
+            Ok(_) => return refuse("it exists and is not a directory"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
+            Err(error) => {
+                return Err(error)
+                    .context(ErrorKind::Storage, || format!("look at {}", target.display()));
+            }
+        }
+        let Some(name) = target.file_name() else {
+            return refuse("it has no name of its own");
+        };
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".dist-{}", std::process::id()));
+        let path = target.with_file_name(hidden);
+        remove_tree(&path)?;
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new()
+            .mode(0o755)
+            .create(&path)
+            .context(ErrorKind::Storage, || format!("create directory {}", path.display()))?;
+        Ok(Self { path, target: target.to_owned(), published: false })
+    }
+
+    fn publish(mut self) -> Result<()> {
+        std::fs::rename(&self.path, &self.target).context(ErrorKind::Storage, || {
+            format!("rename {} to {}", self.path.display(), self.target.display())
+        })?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published
+            && let Err(error) = remove_tree(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), ?error, "a failed tree was not removed");
+        }
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    dist_snapshot::remove_tree(path)
+}

@@ -1,0 +1,61 @@
+//! Which resolver serves a name.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dist_core::{Context as _, ErrorKind, Fetcher, Reference, Resolved, Resolver, Result, scheme};
+use dist_registry::{LayoutResolver, RegistryOptions, RegistryResolver};
+
+const OCI: &str = "oci";
+
+/// All remotes: registries by reference, OCI layout directories by `oci:path[:tag]`.
+pub struct Remotes {
+    registry: RegistryResolver,
+    layout: LayoutResolver,
+}
+
+impl Remotes {
+    /// Makes the remotes; connects to nothing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the options cannot be used.
+    pub fn new(options: RegistryOptions) -> Result<Self> {
+        Ok(Self { registry: RegistryResolver::new(options)?, layout: LayoutResolver::new() })
+    }
+
+    /// The full form of a name, as images are registered: `redis` is
+    /// `docker.io/library/redis:latest`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with a [`dist_core::ReferenceError`].
+    pub fn canonical(&self, name: &str) -> Result<String> {
+        if scheme(name, &[OCI]).is_some() {
+            return Ok(name.to_owned());
+        }
+        Reference::parse_familiar(name)
+            .map(|reference| reference.to_string())
+            .context(ErrorKind::InvalidArgument, || format!("parse reference {name:?}"))
+    }
+
+    fn route<'a>(&self, name: &'a str) -> (&dyn Resolver, &'a str) {
+        match scheme(name, &[OCI]) {
+            Some((_, rest)) => (&self.layout, rest),
+            None => (&self.registry, name),
+        }
+    }
+}
+
+#[async_trait]
+impl Resolver for Remotes {
+    async fn resolve(&self, name: &str) -> Result<Resolved> {
+        let full = self.canonical(name)?;
+        let (resolver, name) = self.route(name);
+        let resolved = resolver.resolve(name).await?;
+        Ok(Resolved { name: full, ..resolved })
+    }
+
+    fn fetcher(&self, name: &str) -> Result<Arc<dyn Fetcher>> {
+        let (resolver, name) = self.route(name);
+        resolver.fetcher(name)
+    }
+}

@@ -1,0 +1,395 @@
+//! Layers into snapshots, while they arrive.
+//!
+//! One fused worker a layer: a chunk is received, hashed and written to its ingest, inflated,
+//! hashed again and unpacked before the next one is taken. Workers take the largest layer first.
+//! A layer becomes visible only after its blob's digest and its diff ID were verified, and in chain
+//! order, because a snapshot's parent must be committed before it.
+//!
+//! Two processes that want one layer share the work through a lock named after its chain ID. A
+//! worker never waits for such a lock while it could do something else, and a layer that is
+//! unpacked waits for nothing but layers below it: so whoever holds the lowest lock can always
+//! go on.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dist_core::{
+    Applied, Applier as _, ChainId, ContentMismatch, Context as _, Descriptor, Error, ErrorKind,
+    Event, Labels, LayerForm, Mount, Namespace, Result, ResultExt as _, SnapshotKey, SnapshotKind,
+    Snapshotter, Warning,
+};
+use dist_layer::{ApplyOptions, LayerApplier, Limits, inherit_dirs};
+use dist_store::{LockGuard, Store};
+
+use crate::blocking::blocking;
+use crate::ingest::{Arriving, Intake, Opened, Unfinished};
+use crate::layers::{Layer, Plan};
+
+/// How much of a bad layer's rest is still fetched to find out whether its digest is right.
+const BLAME_BYTES: u64 = 64 << 20;
+
+/// What the keys of snapshots that are being unpacked begin with.
+const UNPACK: &str = "unpack ";
+
+/// How long a worker with nothing else to do waits before it tries a lock that another process
+/// holds again; `flock` has no way to wait for any of several.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+/// Where and how layers are unpacked.
+pub(crate) struct Unpacker {
+    pub(crate) store: Store,
+    pub(crate) namespace: Namespace,
+    pub(crate) snapshotter: Arc<dyn Snapshotter>,
+    pub(crate) limits: Limits,
+    pub(crate) intake: Intake,
+    pub(crate) jobs: usize,
+}
+
+impl Unpacker {
+    /// Brings all layers of `plan` into the store and unpacks those that are not.
+    pub(crate) async fn run(self, plan: &Plan) -> Result<Vec<Warning>> {
+        let stacked = matches!(self.snapshotter.layer_form(), LayerForm::Stacked { .. });
+        if !stacked {
+            // Layers go onto a copy of their parent one by one; their blobs arrive together.
+            let downloads = plan.layers.iter().map(|layer| self.intake.fetch(&layer.desc));
+            use futures_util::{StreamExt as _, TryStreamExt as _};
+            futures_util::stream::iter(downloads)
+                .buffer_unordered(self.jobs)
+                .try_collect::<()>()
+                .await?;
+        }
+        if plan.layers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let workers = if stacked { self.jobs.min(plan.layers.len()) } else { 1 };
+        let work = Arc::new(Work {
+            state: Mutex::new(State::new(plan, stacked)),
+            changed: Condvar::new(),
+            layers: plan.layers.clone(),
+            stacked,
+            unpacker: self,
+        });
+        let running: Vec<_> = (0..workers)
+            .map(|worker| {
+                let work = Arc::clone(&work);
+                blocking(move || work.run(worker == 0))
+            })
+            .collect();
+        let mut failed = None;
+        for worker in running {
+            if let Err(error) = worker.await {
+                // The first failure stops the others; what they say then is only an echo.
+                if failed.as_ref().is_none_or(|first: &Error| first.kind() == ErrorKind::Cancelled)
+                {
+                    failed = Some(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) => {
+                let work = Arc::clone(&work);
+                blocking(move || Ok(work.discard_ready())).await?;
+                Err(error)
+            }
+            None => Ok(std::mem::take(&mut work.state().warnings)),
+        }
+    }
+}
+
+impl Unpacker {
+    fn lock_name(&self, key: &str) -> String {
+        format!("{key} {} {}", self.namespace, self.snapshotter.name())
+    }
+
+    /// Removes what killed processes left half unpacked.
+    fn sweep(&self) -> Result<()> {
+        let mut left = Vec::new();
+        self.snapshotter.walk(&mut |info| {
+            if info.kind == SnapshotKind::Active && info.key.as_str().starts_with(UNPACK) {
+                left.push(info.key);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for key in left {
+            if let Some(_lock) = self.store.try_lock(&self.lock_name(key.as_str()))? {
+                remove_if_there(&*self.snapshotter, &key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Work {
+    unpacker: Unpacker,
+    layers: Vec<Layer>,
+    stacked: bool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Indexes of layers nobody works on, in the order in which they are taken.
+    todo: Vec<usize>,
+    /// Unpacked layers that wait for their parent, by index.
+    ready: BTreeMap<usize, Ready>,
+    /// How many layers, from the lowest on, are committed.
+    committed: usize,
+    failed: bool,
+    warnings: Vec<Warning>,
+}
+
+enum Ready {
+    /// The snapshot was there.
+    Exists,
+    /// The snapshot is to be committed under the lock.
+    Unpacked { key: SnapshotKey, mounts: Vec<Mount>, implicit_dirs: Vec<Vec<u8>>, _lock: LockGuard },
+}
+
+impl State {
+    fn new(plan: &Plan, stacked: bool) -> Self {
+        let mut todo: Vec<usize> = (0..plan.layers.len()).collect();
+        if stacked {
+            todo.sort_by_key(|index| std::cmp::Reverse(plan.layers[*index].desc.size));
+        }
+        Self { todo, ready: BTreeMap::new(), committed: 0, failed: false, warnings: Vec::new() }
+    }
+}
+
+impl Work {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, first: bool) -> Result<()> {
+        let result = if first { self.unpacker.sweep() } else { Ok(()) };
+        let result = result.and_then(|()| self.take_layers());
+        if result.is_err() {
+            self.state().failed = true;
+            self.changed.notify_all();
+        }
+        result
+    }
+
+    fn take_layers(&self) -> Result<()> {
+        while let Some((index, lock)) = self.next()? {
+            let layer = &self.layers[index];
+            let ready = self
+                .unpack(layer, lock)
+                .during(|| format!("unpack layer {}", layer.desc.digest))?;
+            self.publish(index, ready)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next layer whose lock is free; `None` when all are taken.
+    fn next(&self) -> Result<Option<(usize, LockGuard)>> {
+        let mut state = self.state();
+        loop {
+            self.unpacker.intake.cancel.check()?;
+            if state.failed {
+                return Err(Error::cancelled());
+            }
+            if state.todo.is_empty() {
+                return Ok(None);
+            }
+            for place in 0..state.todo.len() {
+                let index = state.todo[place];
+                let Some(lock) = self.unpacker.store.try_lock(&self.lock_name(index))? else {
+                    if self.stacked { continue } else { break }
+                };
+                state.todo.remove(place);
+                return Ok(Some((index, lock)));
+            }
+            state = self
+                .changed
+                .wait_timeout(state, LOCK_RETRY)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn lock_name(&self, index: usize) -> String {
+        self.unpacker.lock_name(&unpack_key(self.layers[index].chain_id))
+    }
+
+    fn unpack(&self, layer: &Layer, lock: LockGuard) -> Result<Ready> {
+        let Unpacker { snapshotter, intake, .. } = &self.unpacker;
+        if exists(&**snapshotter, layer.chain_id)? {
+            drop(lock);
+            intake.fetch_blocking(&layer.desc)?;
+            return Ok(Ready::Exists);
+        }
+        let key = snapshot_key(&unpack_key(layer.chain_id))?;
+        // Only a process that held this lock and died can have left it.
+        remove_if_there(&**snapshotter, &key)?;
+        let parent = layer.parent.filter(|_| !self.stacked).map(SnapshotKey::from);
+        loop {
+            let mounts = snapshotter.prepare(&key, parent.as_ref(), &Labels::new())?;
+            match self.fill(layer, &mounts) {
+                Ok(applied) => {
+                    self.state().warnings.extend(applied.warnings);
+                    let implicit_dirs = applied.implicit_dirs;
+                    return Ok(Ready::Unpacked { key, mounts, implicit_dirs, _lock: lock });
+                }
+                Err(Unfinished::Resumed(error)) => {
+                    tracing::debug!(digest = %layer.desc.digest, ?error, "a resumed ingest was bad, starting over");
+                    snapshotter.remove(&key)?;
+                }
+                Err(Unfinished::Final(error)) => {
+                    discard(&**snapshotter, &key);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Unpacks one layer into `mounts` from wherever its bytes are, and verifies it.
+    fn fill(&self, layer: &Layer, mounts: &[Mount]) -> Result<Applied, Unfinished> {
+        let Unpacker { snapshotter, intake, limits, .. } = &self.unpacker;
+        let options = ApplyOptions { form: snapshotter.layer_form(), limits: limits.clone() };
+        let applier = LayerApplier::new(options);
+        let applied = match intake.open(&layer.desc)? {
+            Opened::Exists => {
+                let mut blob = dist_core::Provider::open(&intake.content, &layer.desc.digest)?;
+                applier.apply(&layer.desc, &mut blob.file, mounts, &intake.cancel)?
+            }
+            Opened::Arriving(mut arriving) => {
+                let result = applier.apply(&layer.desc, &mut arriving, mounts, &intake.cancel);
+                conclude(intake, &layer.desc, *arriving, result)?
+            }
+        };
+        check_diff_id(layer, &applied)?;
+        Ok(applied)
+    }
+
+    /// Records a finished layer and commits every one whose turn has come.
+    fn publish(&self, index: usize, ready: Ready) -> Result<()> {
+        let mut state = self.state();
+        state.ready.insert(index, ready);
+        while !state.failed {
+            let next = state.committed;
+            let Some(ready) = state.ready.remove(&next) else { break };
+            self.commit(&self.layers[next], ready)
+                .during(|| format!("commit layer {}", self.layers[next].desc.digest))?;
+            state.committed += 1;
+        }
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn commit(&self, layer: &Layer, ready: Ready) -> Result<()> {
+        let Ready::Unpacked { key, mounts, implicit_dirs, _lock } = ready else { return Ok(()) };
+        let snapshotter = &*self.unpacker.snapshotter;
+        if let (Some(parent), Some(target)) = (layer.parent, target(&mounts))
+            && self.stacked
+            && !implicit_dirs.is_empty()
+        {
+            let below = self.layer_dirs(parent)?;
+            inherit_dirs(&target, &below, &implicit_dirs)?;
+        }
+        let name = SnapshotKey::from(layer.chain_id);
+        let parent = layer.parent.filter(|_| self.stacked).map(SnapshotKey::from);
+        snapshotter.commit(&name, &key, parent.as_ref(), &Labels::new())?;
+        let (layer, chain_id) = (layer.desc.digest, layer.chain_id);
+        self.unpacker.intake.progress.event(Event::Unpacked { layer, chain_id });
+        Ok(())
+    }
+
+    /// Removes what was unpacked and will not be committed.
+    fn discard_ready(&self) {
+        for ready in std::mem::take(&mut self.state().ready).into_values() {
+            if let Ready::Unpacked { key, .. } = ready {
+                discard(&*self.unpacker.snapshotter, &key);
+            }
+        }
+    }
+
+    /// The directories of the layers from `chain_id` down, nearest first.
+    fn layer_dirs(&self, chain_id: ChainId) -> Result<Vec<PathBuf>> {
+        dist_snapshot::layer_dirs(
+            &self.unpacker.store,
+            &self.unpacker.namespace,
+            self.unpacker.snapshotter.name(),
+            &SnapshotKey::from(chain_id),
+        )
+    }
+}
+
+/// Ends the ingest below an applied layer. What is wrong with the blob explains more than what is
+/// wrong with the layer, so it is told first.
+pub(crate) fn conclude(
+    intake: &Intake,
+    desc: &Descriptor,
+    mut arriving: Arriving,
+    result: Result<Applied>,
+) -> Result<Applied, Unfinished> {
+    let content_fault = matches!(
+        result.as_ref().map_err(Error::kind),
+        Err(ErrorKind::Corrupt
+            | ErrorKind::UnsafeLayer
+            | ErrorKind::Unsupported
+            | ErrorKind::ResourceExhausted)
+    );
+    match result {
+        Err(error) if arriving.is_broken() || !content_fault => {
+            Err(Unfinished::Final(arriving.give_up(error)))
+        }
+        result => match arriving.drain(BLAME_BYTES) {
+            Ok(true) => {
+                intake.finish(desc, arriving)?;
+                Ok(result?)
+            }
+            Ok(false) => Ok(result?),
+            Err(error) => Err(Unfinished::Final(arriving.give_up(error))),
+        },
+    }
+}
+
+pub(crate) fn check_diff_id(layer: &Layer, applied: &Applied) -> Result<()> {
+    if applied.diff_id == layer.diff_id {
+        return Ok(());
+    }
+    let mismatch = ContentMismatch::Digest { expected: layer.diff_id.0, got: applied.diff_id.0 };
+    let message = format!("verify the diff ID of layer {}", layer.desc.digest);
+    Err(Error::new(ErrorKind::Corrupt, message).with_source(mismatch))
+}
+
+/// Removes a snapshot whose filling failed: that failure is told, this one only logged, and the
+/// next pull tries again.
+fn discard(snapshotter: &dyn Snapshotter, key: &SnapshotKey) {
+    if let Err(error) = snapshotter.remove(key) {
+        tracing::warn!(%key, ?error, "a failed snapshot was not removed");
+    }
+}
+
+/// The key under which a layer is unpacked, by whoever holds the lock of that name.
+fn unpack_key(chain_id: ChainId) -> String {
+    format!("{UNPACK}{chain_id}")
+}
+
+fn target(mounts: &[Mount]) -> Option<PathBuf> {
+    mounts.first().and_then(Mount::writable_dir)
+}
+
+pub(crate) fn snapshot_key(text: &str) -> Result<SnapshotKey> {
+    text.parse().context(ErrorKind::InvalidArgument, || format!("parse snapshot key {text:?}"))
+}
+
+pub(crate) fn exists(snapshotter: &dyn Snapshotter, chain_id: ChainId) -> Result<bool> {
+    match snapshotter.stat(&SnapshotKey::from(chain_id)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_if_there(snapshotter: &dyn Snapshotter, key: &SnapshotKey) -> Result<()> {
+    match snapshotter.remove(key) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
