@@ -1,1 +1,33 @@
-//! dist-store
+//! One root directory that holds everything `dist` keeps.
+//!
+//! ```text
+//! ROOT/                         mode 0700
+//!   format                      version and feature flags
+//!   meta.db meta.lock           rows: images, labels, snapshot records, which namespace has a blob
+//!   content/blobs/<alg>/<hex>   committed blobs, 0444, complete from the moment they have a name
+//!   content/ingest/<sha256 of key>/{ref,data,total,expected,startedat,state}
+//!   snapshots/                  the directories of snapshots
+//!   locks/ quarantine/ trash/
+//! ```
+//!
+//! Any number of threads and processes use one root at the same time. A [`Store`] is opened once
+//! and cloned; it gives out a [`ContentStore`] and an [`ImageStore`] for a namespace. Blobs are
+//! shared by all namespaces, rows say which of them has which.
+//!
+//! A blob that has a row is on the disk, synced, before the call that made the row returns (unless
+//! the store was opened with [`Durability::None`]). Snapshot records are settled later, see
+//! [`Store::settle`].
+
+#![forbid(unsafe_code)]
+
+mod db;
+mod durability;
+mod format;
+mod fsio;
+mod locks;
+mod store;
+
+pub use db::{Db, SqlContext};
+pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
+pub use locks::LockGuard;
+pub use store::{OpenMode, Store, StoreOptions};

@@ -1,0 +1,314 @@
+//! The metadata: `ROOT/meta.db`, an SQLite database in WAL mode, and `ROOT/meta.lock`.
+//!
+//! The database is made under another name, complete with its schema, and renamed into place while
+//! `meta.lock` is held, so that whoever finds it finds all of it and needs no lock to open it.
+//! Every write transaction is `BEGIN IMMEDIATE` behind an exclusive `flock` on `meta.lock`: the
+//! kernel's queue is fair where SQLite's busy handler is not. Nothing but `stat`, `link` and
+//! `rename` is done to other files inside a write transaction.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dist_core::{Context as _, Error, ErrorKind, Result};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rustix::fs::FlockOperation;
+
+const SCHEMA: &str = include_str!("schema.sql");
+const VERSION: i64 = 1;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The metadata of one store, shared by all threads and processes that use it.
+#[derive(Debug)]
+pub struct Db {
+    path: PathBuf,
+    access: Access,
+    synchronous: &'static str,
+    /// Statements that every new connection runs last.
+    setup: String,
+    /// Connections that no thread uses now; as many as were ever used at once.
+    idle: Mutex<Vec<Connection>>,
+    /// `meta.lock`. The mutex makes threads queue, the `flock` processes.
+    gate: Mutex<Option<File>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Write,
+    Read,
+    /// Read, where SQLite can neither find nor make its shared memory.
+    Immutable,
+}
+
+impl Db {
+    /// Opens `root/meta.db` for reading and writing; it must be there.
+    pub(crate) fn open(root: &Path, durable: bool) -> Result<Self> {
+        let db = Self::new(root, Access::Write, if durable { "FULL" } else { "NORMAL" });
+        let connection = db.connect()?;
+        match version(&connection, &db.path)? {
+            VERSION => (),
+            other => return Err(db.wrong_version(other)),
+        }
+        db.give_back(connection);
+        Ok(db)
+    }
+
+    /// Makes `root/meta.db` where it is missing. The caller holds `meta.lock`.
+    pub(crate) fn create(root: &Path) -> Result<()> {
+        let path = root.join("meta.db");
+        if path.try_exists().context(ErrorKind::Storage, || at("stat", &path))? {
+            return Ok(());
+        }
+        let new = root.join("meta.db.new");
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let stale = root.join(format!("meta.db.new{suffix}"));
+            match std::fs::remove_file(&stale) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).context(ErrorKind::Storage, || at("remove", &stale));
+                }
+                _ => (),
+            }
+        }
+        let mut connection =
+            connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+        let create = |connection: &mut Connection| {
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let mode: String =
+                connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+            if mode != "wal" {
+                connection.pragma_update(None, "journal_mode", "WAL")?;
+            }
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            transaction.commit()
+        };
+        create(&mut connection).sql(|| at("create database", &new))?;
+        // The last connection writes the log back into the database, syncs that and removes the log.
+        connection.close().map_err(|(_, error)| error).sql(|| at("close database", &new))?;
+        std::fs::rename(&new, &path).context(ErrorKind::Storage, || at("create database", &path))
+    }
+
+    /// Opens `root/meta.db` for reading only, without writing anything anywhere.
+    ///
+    /// Rows that are not known to be on the disk and come from another boot than `boot_id` are
+    /// hidden, because they can't be dropped.
+    pub(crate) fn open_read_only(root: &Path, boot_id: &str) -> Result<Self> {
+        let mut db = Self::new(root, Access::Read, "FULL");
+        let mut opened = db.connect().and_then(|c| Ok((version(&c, &db.path)?, c)));
+        if opened.is_err() && !has_log(&db.path)? {
+            db.access = Access::Immutable;
+            opened = db.connect().and_then(|c| Ok((version(&c, &db.path)?, c)));
+        }
+        let (version, connection) = opened?;
+        if version != VERSION {
+            return Err(db.wrong_version(version));
+        }
+        let stale = crate::durability::has_stale(&connection, boot_id)?;
+        if stale {
+            db.setup = crate::durability::hiding_views(boot_id);
+            connection.execute_batch(&db.setup).sql(|| at("read database", &db.path))?;
+        }
+        db.give_back(connection);
+        Ok(db)
+    }
+
+    fn new(root: &Path, access: Access, synchronous: &'static str) -> Self {
+        Self {
+            path: root.join("meta.db"),
+            access,
+            synchronous,
+            setup: String::new(),
+            idle: Mutex::default(),
+            gate: Mutex::default(),
+        }
+    }
+
+    /// Reads one consistent state of the metadata.
+    ///
+    /// # Errors
+    /// What `f` returns; `Busy` where the database stays locked for 30 s; `Storage`.
+    pub fn read<T>(&self, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let connection = self.take()?;
+        let transaction = connection
+            .unchecked_transaction() // DEFERRED: a snapshot for readers, never upgraded
+            .sql(|| at("read database", &self.path))?;
+        let value = f(&transaction)?;
+        transaction.finish().sql(|| at("read database", &self.path))?;
+        self.give_back(connection);
+        Ok(value)
+    }
+
+    /// Changes the metadata in one transaction: all that `f` does is done, durably, or none of it.
+    ///
+    /// `f` does no I/O but `stat`, `link` and `rename`, and does not call [`Db::write`].
+    ///
+    /// # Errors
+    /// What `f` returns; `Busy` where the database stays locked for 30 s; `Storage` where the disk
+    /// fails or the store is read-only.
+    pub fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        if self.access != Access::Write {
+            return Err(Error::new(ErrorKind::Storage, at("write read-only database", &self.path)));
+        }
+        let mut connection = self.take()?;
+        let _gate = self.enter()?;
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .sql(|| at("write database", &self.path))?;
+        let value = f(&transaction)?;
+        transaction.commit().sql(|| at("write database", &self.path))?;
+        drop(_gate);
+        self.give_back(connection);
+        Ok(value)
+    }
+
+    fn take(&self) -> Result<Connection> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.map_or_else(|| self.connect(), Ok)
+    }
+
+    /// Keeps a connection for the next caller; one that failed is dropped instead.
+    fn give_back(&self, connection: Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        let connection = match self.access {
+            Access::Write => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
+            Access::Read => connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
+            Access::Immutable => connect(
+                Path::new(&immutable_uri(&self.path)),
+                OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+            )?,
+        };
+        let configure = || {
+            connection.pragma_update(None, "synchronous", self.synchronous)?;
+            connection.pragma_update(None, "foreign_keys", true)?;
+            connection.pragma_update(None, "temp_store", "MEMORY")?;
+            connection.execute_batch(&self.setup)
+        };
+        configure().sql(|| at("open database", &self.path))?;
+        Ok(connection)
+    }
+
+    fn enter(&self) -> Result<Gate<'_>> {
+        let mut slot = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path.with_file_name("meta.lock");
+        if slot.is_none() {
+            *slot = Some(lock_file(&path)?);
+        }
+        if let Some(file) = slot.as_ref() {
+            lock(file).context(ErrorKind::Storage, || at("lock", &path))?;
+        }
+        Ok(Gate(slot))
+    }
+
+    fn wrong_version(&self, found: i64) -> Error {
+        Error::new(
+            ErrorKind::Storage,
+            format!(
+                "open database {}: database version {found}, this program knows {VERSION}",
+                self.path.display()
+            ),
+        )
+    }
+}
+
+/// The turn to write; dropped, the next in the queue has it.
+struct Gate<'a>(MutexGuard<'a, Option<File>>);
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.0.take() {
+            // Closing would unlock as well, except while a child between fork and exec has a copy.
+            match rustix::fs::flock(&file, FlockOperation::Unlock) {
+                Ok(()) => *self.0 = Some(file),
+                Err(error) => tracing::warn!(%error, "unlock meta.lock"),
+            }
+        }
+    }
+}
+
+/// Opens (and makes, where missing) `meta.lock`.
+pub(crate) fn lock_file(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .context(ErrorKind::Storage, || at("open", path))
+}
+
+/// Waits for the exclusive lock. Held for short times only, so the wait can't be cancelled.
+pub(crate) fn lock(file: &File) -> io::Result<()> {
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::flock(file, FlockOperation::LockExclusive))?)
+}
+
+/// Gives an SQLite error its kind: `Busy` for a lock that another holds, else `Storage`.
+pub trait SqlContext<T> {
+    /// Wraps the error; `message` says verb, object and value in lower case.
+    ///
+    /// # Errors
+    /// The wrapped error, where `self` was one.
+    fn sql(self, message: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> SqlContext<T> for rusqlite::Result<T> {
+    fn sql(self, message: impl FnOnce() -> String) -> Result<T> {
+        let kind = match &self {
+            Err(error) => match error.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
+                _ => ErrorKind::Storage,
+            },
+            Ok(_) => ErrorKind::Storage,
+        };
+        self.context(kind, message)
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .sql(|| at("open database", path))?;
+    connection.busy_timeout(BUSY_TIMEOUT).sql(|| at("open database", path))?;
+    Ok(connection)
+}
+
+fn version(connection: &Connection, path: &Path) -> Result<i64> {
+    connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .sql(|| at("read database", path))
+}
+
+/// Whether the write-ahead log holds anything that is not yet in the database itself.
+fn has_log(path: &Path) -> Result<bool> {
+    let log = path.with_file_name("meta.db-wal");
+    match std::fs::metadata(&log) {
+        Ok(meta) => Ok(meta.len() > 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", &log)),
+    }
+}
+
+fn immutable_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    uri + "?immutable=1"
+}
+
+fn at(verb: &str, path: &Path) -> String {
+    format!("{verb} {}", path.display())
+}

@@ -1,0 +1,284 @@
+//! What is on the disk when, decided in one place.
+//!
+//! A row whose `boot_id` is not NULL stands for files that may be in the page cache only. As long
+//! as the machine runs they are whole; after another boot nobody can say, so the row is dropped
+//! and the files are made again. [`Store::settle`] turns such rows into durable ones by one
+//! `syncfs`, whose error is read from a descriptor that was opened before the files were written.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use dist_core::{Context as _, Error, ErrorKind, Result};
+use rusqlite::{Connection, Transaction, params};
+
+use crate::Store;
+use crate::db::SqlContext as _;
+
+/// Dirty and written-back bytes of the whole machine above which [`SettleMode::Exit`] does not
+/// wait for a sync: 64 MiB, less than a second on a slow disk.
+pub const SETTLE_DIRTY_BYTES: u64 = 64 << 20;
+
+/// How much is on the disk before a call answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Nothing need be: blobs and snapshots written since the last boot are made again after an
+    /// unclean stop. The metadata is never damaged.
+    None,
+    /// Blobs and rows are; snapshots are settled when that costs little, else by a later command.
+    #[default]
+    Content,
+    /// Blobs, rows and snapshots are.
+    Full,
+}
+
+impl FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "content" => Ok(Self::Content),
+            "full" => Ok(Self::Full),
+            _ => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("parse durability {text:?}: it is none, content or full"),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Content => "content",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// At which point [`Store::settle`] is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleMode {
+    /// Before the result is told to the user: syncs under [`Durability::Full`].
+    Answer,
+    /// At the end of a command, after its result: syncs under [`Durability::Content`] too, if no
+    /// more than [`SETTLE_DIRTY_BYTES`] wait to be written.
+    Exit,
+    /// Syncs whatever it costs, under every durability.
+    Now,
+}
+
+/// What [`Store::settle`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Rows that are durable now and were not before.
+    pub flipped: u64,
+    /// Rows that were found not durable and left so.
+    pub pending: u64,
+}
+
+impl Store {
+    /// Makes the rows that are not yet durable so, if durability and `mode` ask for it.
+    ///
+    /// The rows are those that are there when it begins, of every namespace and process; only
+    /// committed snapshots count. Rows that come while it syncs stay as they are.
+    ///
+    /// # Errors
+    /// `Storage` where the sync failed: the rows it was for are dropped, with all snapshots on top
+    /// of them, because their files can't be trusted any more; they are to be made again.
+    pub fn settle(&self, mode: SettleMode) -> Result<Settled> {
+        let wanted = match (self.durability(), mode) {
+            (_, SettleMode::Now) | (Durability::Full, _) => true,
+            (Durability::Content, SettleMode::Exit) => true,
+            (Durability::Content, SettleMode::Answer) | (Durability::None, _) => false,
+        };
+        if !wanted || self.is_read_only() {
+            return Ok(Settled::default());
+        }
+        let rows = self.db().read(|connection| Unsettled::find(connection, self.boot_id()))?;
+        let count = rows.snapshots.len() as u64 + rows.content.len() as u64;
+        if count == 0 {
+            return Ok(Settled::default());
+        }
+        if self.durability() == Durability::Content
+            && mode == SettleMode::Exit
+            && dirty_bytes().is_none_or(|bytes| bytes > SETTLE_DIRTY_BYTES)
+        {
+            return Ok(Settled { flipped: 0, pending: count });
+        }
+        if let Err(error) = self.sync_file_systems() {
+            self.db().write(|transaction| rows.distrust(transaction, self))?;
+            return Err(error);
+        }
+        self.db().write(|transaction| rows.flip(transaction))?;
+        Ok(Settled { flipped: count, pending: 0 })
+    }
+}
+
+/// Rows of this boot that are not durable.
+struct Unsettled {
+    snapshots: Vec<i64>,
+    content: Vec<i64>,
+}
+
+impl Unsettled {
+    fn find(connection: &Connection, boot_id: &str) -> Result<Self> {
+        let ids = |sql: &str| -> rusqlite::Result<Vec<i64>> {
+            connection.prepare(sql)?.query_map([boot_id], |row| row.get(0))?.collect()
+        };
+        let find = || {
+            Ok(Self {
+                snapshots: ids(
+                    "SELECT id FROM snapshots WHERE boot_id = ?1 AND kind = 'committed'",
+                )?,
+                content: ids("SELECT id FROM content WHERE boot_id = ?1")?,
+            })
+        };
+        find().sql(|| "find rows that are not durable".into())
+    }
+
+    fn flip(&self, transaction: &Transaction<'_>) -> Result<()> {
+        let flip = |sql: &str, ids: &[i64]| -> rusqlite::Result<()> {
+            let mut statement = transaction.prepare(sql)?;
+            for id in ids {
+                statement.execute([id])?;
+            }
+            Ok(())
+        };
+        flip("UPDATE snapshots SET boot_id = NULL WHERE id = ?1", &self.snapshots)
+            .and_then(|()| flip("UPDATE content SET boot_id = NULL WHERE id = ?1", &self.content))
+            .sql(|| "mark rows as durable".into())
+    }
+
+    /// Drops the rows; a blob goes with them, because reading it back would only read the cache.
+    fn distrust(&self, transaction: &Transaction<'_>, store: &Store) -> Result<()> {
+        const WHAT: &str = "drop rows whose files could not be synced";
+        for id in &self.snapshots {
+            transaction.execute(DROP_TREE, [id]).sql(|| WHAT.into())?;
+        }
+        for id in &self.content {
+            let digest: String = transaction
+                .query_row("SELECT digest FROM content WHERE id = ?1", [id], |row| row.get(0))
+                .sql(|| WHAT.into())?;
+            let path = store.root().join("content/blobs").join(digest.replace(':', "/"));
+            crate::fsio::set_aside(&path, &store.root().join("trash"))?;
+            transaction
+                .execute("DELETE FROM content WHERE digest = ?1", [digest])
+                .sql(|| WHAT.into())?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes a snapshot row and all that stand on it; one statement, so that foreign keys hold.
+const DROP_TREE: &str = "
+    WITH RECURSIVE gone (id) AS (
+        SELECT ?1
+        UNION SELECT s.id FROM snapshots s JOIN gone ON s.parent_id = gone.id
+    )
+    DELETE FROM snapshots WHERE id IN gone";
+
+/// Whether rows of another boot than `boot_id` are not known to be on the disk.
+pub(crate) fn has_stale(connection: &Connection, boot_id: &str) -> Result<bool> {
+    connection
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot_id IS NOT NULL AND boot_id <> ?1)
+                 OR EXISTS (SELECT 1 FROM content WHERE boot_id IS NOT NULL AND boot_id <> ?1)",
+            [boot_id],
+            |row| row.get(0),
+        )
+        .sql(|| "find rows of another boot".into())
+}
+
+/// Drops the rows of another boot that are not known to be on the disk, and what stands on them.
+///
+/// Their files stay: a directory without a row is trash, a blob without a row is verified before
+/// it is believed.
+pub(crate) fn drop_stale(transaction: &Transaction<'_>, boot_id: &str) -> Result<()> {
+    let drop = || {
+        let snapshots = transaction.execute(
+            "WITH RECURSIVE gone (id) AS (
+                 SELECT id FROM snapshots WHERE boot_id IS NOT NULL AND boot_id <> ?1
+                 UNION SELECT s.id FROM snapshots s JOIN gone ON s.parent_id = gone.id
+             )
+             DELETE FROM snapshots WHERE id IN gone",
+            [boot_id],
+        )?;
+        let content = transaction.execute(
+            "DELETE FROM content WHERE boot_id IS NOT NULL AND boot_id <> ?1",
+            params![boot_id],
+        )?;
+        Ok((snapshots, content))
+    };
+    let (snapshots, content) = drop().sql(|| "drop rows of another boot".into())?;
+    tracing::info!(snapshots, content, "dropped what an unclean stop left");
+    Ok(())
+}
+
+/// Temporary views that hide what [`drop_stale`] would drop, for a store that can't be written.
+pub(crate) fn hiding_views(boot_id: &str) -> String {
+    debug_assert!(boot_id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'));
+    format!(
+        "CREATE TEMP VIEW content AS
+             SELECT * FROM main.content WHERE boot_id IS NULL OR boot_id = '{boot_id}';
+         CREATE TEMP VIEW snapshots AS
+             WITH RECURSIVE gone (id) AS (
+                 SELECT id FROM main.snapshots WHERE boot_id IS NOT NULL AND boot_id <> '{boot_id}'
+                 UNION SELECT s.id FROM main.snapshots s JOIN gone ON s.parent_id = gone.id
+             )
+             SELECT * FROM main.snapshots WHERE id NOT IN gone;"
+    )
+}
+
+/// Reads the id that the kernel gave itself at boot.
+pub(crate) fn read_boot_id(path: &Path) -> Result<String> {
+    let what = || format!("read {}", path.display());
+    let text = std::fs::read_to_string(path).context(ErrorKind::Storage, what)?;
+    let id = text.trim();
+    let good = (1..=64).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if good {
+        Ok(id.into())
+    } else {
+        Err(io::Error::from(io::ErrorKind::InvalidData)).context(ErrorKind::Storage, what)
+    }
+}
+
+/// Bytes of the whole machine that wait to be written or are being written; `None` where the
+/// kernel does not say.
+fn dirty_bytes() -> Option<u64> {
+    parse_dirty(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_dirty(meminfo: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    field("Dirty:")?.checked_add(field("Writeback:")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for durability in [Durability::None, Durability::Content, Durability::Full] {
+            assert_eq!(durability.to_string().parse::<Durability>().unwrap(), durability);
+        }
+        assert_eq!("All".parse::<Durability>().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn dirty() {
+        let text = "MemTotal:  24 kB\nDirty:               516 kB\nWriteback:             4 kB\n";
+        assert_eq!(parse_dirty(text), Some(520 * 1024));
+        assert_eq!(parse_dirty("Dirty: 1 kB\n"), None);
+        assert!(dirty_bytes().is_some());
+    }
+}

@@ -1,0 +1,93 @@
+//! The few file operations whose order and error handling matter everywhere in this crate.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use dist_core::{Context as _, ErrorKind, Result};
+
+/// `verb path`, the message of most errors here.
+pub(crate) fn at(verb: &str, path: &Path) -> String {
+    format!("{verb} {}", path.display())
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|time| i64::try_from(time.as_nanos()).ok())
+        .unwrap_or(0)
+}
+
+/// A name that no other thread or process on this machine makes.
+pub(crate) fn unique(stem: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{stem}-{}-{}-{next}", now(), std::process::id())
+}
+
+/// Makes a directory with mode 0700; one that is there is fine. Says whether it is new.
+pub(crate) fn make_dir(path: &Path) -> Result<bool> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("create directory", path)),
+    }
+}
+
+/// Syncs a directory: names made, changed or removed in it are on the disk when this returns.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .context(ErrorKind::Storage, || at("sync directory", path))
+}
+
+/// Writes a file so that it has its whole content from the moment it has its name.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().context(ErrorKind::Storage, || at("write", path))
+}
+
+/// Reads a small file; `None` where there is none. Longer than `limit` is an error.
+pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let read = || {
+        let mut bytes = Vec::new();
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        Ok(Some(bytes))
+    };
+    read().context(ErrorKind::Storage, || at("read", path))
+}
+
+/// Moves a file or directory under a new unique name into the directory `into`; `None` where it is
+/// not there.
+pub(crate) fn set_aside(path: &Path, into: &Path) -> Result<Option<PathBuf>> {
+    let stem = path.file_name().unwrap_or_default().to_string_lossy();
+    let target = into.join(unique(&stem));
+    match std::fs::rename(path, &target) {
+        Ok(()) => Ok(Some(target)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("move away", path)),
+    }
+}
