@@ -1,0 +1,349 @@
+//! A proxy between the client and a real registry that spoils what the rules
+//! say and counts what passed.
+//!
+//! One connection carries one request: the proxy answers `Connection: close`.
+//! Rules are tried in order; the first that matches and has uses left applies.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::http::Head;
+
+/// What goes wrong.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The body ends after so many bytes, with the connection.
+    Cut(u64),
+    /// As [`Fault::Cut`], but with a reset instead of an end.
+    Reset(u64),
+    /// This status instead of the answer, with these headers.
+    Status(u16, Vec<(&'static str, String)>),
+    /// So many bytes at a time, with this pause between them.
+    Slow(usize, Duration),
+    /// The byte at this offset of the body is another one.
+    Flip(u64),
+    /// The registry never sees the `Range` header.
+    IgnoreRange,
+    /// The registry's `Content-Range` is moved by so many bytes.
+    ShiftRange(u64),
+    /// So many bytes pass; the rest waits until the gate opens.
+    Hold(u64, Gate),
+    /// The request waits this long before the registry sees it.
+    Delay(Duration),
+    /// The connection is reset before any answer.
+    Refuse,
+}
+
+/// Lets a test wait for the proxy and the proxy for the test.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<(Mutex<(u32, bool)>, Condvar)>);
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, (u32, bool)> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `count` bodies are held at this gate.
+    pub fn wait_held(&self, count: u32) {
+        let mut state = self.lock();
+        while state.0 < count {
+            state = self.0.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Lets all that is held, and all to come, pass.
+    pub fn open(&self) {
+        self.lock().1 = true;
+        self.0.1.notify_all();
+    }
+
+    fn hold(&self) {
+        let mut state = self.lock();
+        state.0 += 1;
+        self.0.1.notify_all();
+        while !state.1 {
+            state = self.0.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Which requests a fault is for.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    method: Option<&'static str>,
+    part: String,
+    times: u32,
+    fault: Fault,
+}
+
+impl Rule {
+    /// Every GET whose path has `part` in it, for ever.
+    pub fn get(part: impl Into<String>, fault: Fault) -> Self {
+        Self { method: Some("GET"), part: part.into(), times: u32::MAX, fault }
+    }
+
+    /// Every request whose path has `part` in it, for ever.
+    pub fn any(part: impl Into<String>, fault: Fault) -> Self {
+        Self { method: None, part: part.into(), times: u32::MAX, fault }
+    }
+
+    /// Only the first `times` such requests.
+    #[must_use]
+    pub fn times(mut self, times: u32) -> Self {
+        self.times = times;
+        self
+    }
+}
+
+/// A request as the proxy saw it, and what became of it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// GET, HEAD and so on.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The `Range` header, if there was one.
+    pub range: Option<String>,
+    /// The status the client got; 0 when it got none.
+    pub status: u16,
+    /// Body bytes that were sent to the client.
+    pub sent: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rules: Vec<Rule>,
+    log: Vec<Request>,
+}
+
+/// A running proxy; it stops on drop.
+#[derive(Debug)]
+pub struct FaultProxy {
+    address: String,
+    state: Arc<Mutex<State>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl FaultProxy {
+    /// Starts one in front of `upstream` (`127.0.0.1:port`).
+    ///
+    /// # Panics
+    /// When no port can be had.
+    pub fn start(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind the proxy");
+        let address = listener.local_addr().expect("the proxy's address").to_string();
+        let state = Arc::new(Mutex::new(State::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let this = Self { address, state: Arc::clone(&state), stop: Arc::clone(&stop) };
+        let upstream = upstream.to_owned();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (upstream, state) = (upstream.clone(), Arc::clone(&state));
+                std::thread::spawn(move || drop(serve(&client, &upstream, &state)));
+            }
+        });
+        this
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `127.0.0.1:port/name`.
+    pub fn reference(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+
+    /// Adds a rule behind those there are.
+    pub fn add(&self, rule: Rule) {
+        self.state().rules.push(rule);
+    }
+
+    /// Drops every rule and forgets every request.
+    pub fn reset(&self) {
+        *self.state() = State::default();
+    }
+
+    /// Every request since the start or the last [`FaultProxy::reset`].
+    pub fn log(&self) -> Vec<Request> {
+        self.state().log.clone()
+    }
+
+    /// The GETs of a blob, by its digest.
+    pub fn blob_gets(&self, digest: &str) -> Vec<Request> {
+        let part = format!("/blobs/{digest}");
+        let mut log = self.log();
+        log.retain(|request| request.method == "GET" && request.path.contains(&part));
+        log
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(&self.address); // wakes the listener
+    }
+}
+
+/// What the log entry of this connection becomes, also when it breaks off.
+struct Entry<'a> {
+    state: &'a Mutex<State>,
+    at: usize,
+}
+
+impl Entry<'_> {
+    fn update(&self, change: impl FnOnce(&mut Request)) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(request) = state.log.get_mut(self.at) {
+            change(request);
+        }
+    }
+}
+
+fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(client);
+    let Some(head) = Head::read(&mut reader)? else { return Ok(()) };
+    let mut words = head.first.split(' ');
+    let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let (fault, entry) = note(state, method, path, head.get("range"));
+    match &fault {
+        Some(Fault::Refuse) => return reset(client),
+        Some(Fault::Status(code, headers)) => {
+            entry.update(|request| request.status = *code);
+            let mut answer = format!("HTTP/1.1 {code} Fault\r\nConnection: close\r\n");
+            for (name, value) in headers {
+                answer.push_str(&format!("{name}: {value}\r\n"));
+            }
+            let body = "{\"errors\":[{\"code\":\"UNKNOWN\",\"message\":\"on purpose\"}]}";
+            answer.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+            if method != "HEAD" {
+                answer.push_str(body);
+            }
+            return (&*client).write_all(answer.as_bytes());
+        }
+        Some(Fault::Delay(time)) => std::thread::sleep(*time),
+        _ => {}
+    }
+    let mut server = TcpStream::connect(upstream)?;
+    let mut ask = format!("{}\r\nConnection: close\r\n", head.first);
+    for (name, value) in &head.headers {
+        let dropped =
+            name == "connection" || name == "range" && matches!(fault, Some(Fault::IgnoreRange));
+        if !dropped {
+            ask.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    server.write_all(ask.as_bytes())?;
+    server.write_all(b"\r\n")?;
+    std::io::copy(&mut reader.by_ref().take(head.length().unwrap_or(0)), &mut server)?;
+    relay(client, server, fault.as_ref(), &entry)
+}
+
+fn note<'a>(
+    state: &'a Mutex<State>,
+    method: &str,
+    path: &str,
+    range: Option<&str>,
+) -> (Option<Fault>, Entry<'a>) {
+    let mut locked = state.lock().unwrap_or_else(PoisonError::into_inner);
+    let rule = locked.rules.iter_mut().find(|rule| {
+        rule.times > 0 && rule.method.is_none_or(|m| m == method) && path.contains(&rule.part)
+    });
+    let fault = rule.map(|rule| {
+        rule.times = rule.times.saturating_sub(u32::from(rule.times != u32::MAX));
+        rule.fault.clone()
+    });
+    locked.log.push(Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        range: range.map(str::to_owned),
+        status: 0,
+        sent: 0,
+    });
+    let at = locked.log.len() - 1;
+    drop(locked);
+    (fault, Entry { state, at })
+}
+
+fn relay(
+    mut client: &TcpStream,
+    server: TcpStream,
+    fault: Option<&Fault>,
+    entry: &Entry<'_>,
+) -> std::io::Result<()> {
+    let mut server = BufReader::new(server);
+    let Some(head) = Head::read(&mut server)? else { return Ok(()) };
+    let status = head.first.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    entry.update(|request| request.status = status);
+    let mut answer = format!("{}\r\nConnection: close\r\n", head.first);
+    for (name, value) in &head.headers {
+        match (name.as_str(), fault) {
+            ("connection", _) => continue,
+            ("content-range", Some(Fault::ShiftRange(by))) => {
+                answer.push_str(&format!("{name}: {}\r\n", shifted(value, *by)));
+            }
+            _ => answer.push_str(&format!("{name}: {value}\r\n")),
+        }
+    }
+    answer.push_str("\r\n");
+    client.write_all(answer.as_bytes())?;
+    let mut sent = 0_u64;
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let most = match fault {
+            Some(Fault::Slow(bytes, _)) => (*bytes).min(buffer.len()),
+            Some(Fault::Cut(at) | Fault::Reset(at) | Fault::Hold(at, _)) if sent < *at => {
+                usize::try_from(*at - sent).unwrap_or(usize::MAX).min(buffer.len())
+            }
+            _ => buffer.len(),
+        };
+        match fault {
+            Some(Fault::Cut(at)) if sent >= *at => {
+                let _ = client.shutdown(Shutdown::Both);
+                return Ok(());
+            }
+            Some(Fault::Reset(at)) if sent >= *at => return reset(client),
+            Some(Fault::Hold(at, gate)) if sent == *at => gate.hold(),
+            Some(Fault::Slow(_, pause)) if sent > 0 => std::thread::sleep(*pause),
+            _ => {}
+        }
+        let count = server.read(&mut buffer[..most])?;
+        if count == 0 {
+            return Ok(());
+        }
+        if let Some(Fault::Flip(at)) = fault
+            && let Some(within) = at.checked_sub(sent)
+            && within < count as u64
+        {
+            buffer[usize::try_from(within).unwrap_or(0)] ^= 0x55;
+        }
+        client.write_all(&buffer[..count])?;
+        sent += count as u64;
+        entry.update(|request| request.sent = sent);
+    }
+}
+
+/// Closes with a reset: nothing that is still on its way arrives.
+fn reset(client: &TcpStream) -> std::io::Result<()> {
+    rustix::net::sockopt::set_socket_linger(client, Some(Duration::ZERO))?;
+    Ok(())
+}
+
+fn shifted(range: &str, by: u64) -> String {
+    let moved = || {
+        let (first, rest) = range.strip_prefix("bytes ")?.split_once('-')?;
+        Some(format!("bytes {}-{rest}", first.parse::<u64>().ok()? + by))
+    };
+    moved().unwrap_or_else(|| range.to_owned())
+}
