@@ -1,1 +1,28 @@
-//! dist-snapshot
+//! Snapshotters: stacks of layers as directories and mounts.
+//!
+//! `overlayfs` keeps each layer in a directory of its own and lets the kernel stack them; `native`
+//! keeps whole copies. Both share the records of [`dist_store::SnapshotStore`] and the layout
+//!
+//! ```text
+//! ROOT/snapshots/<snapshotter>/<id>/fs
+//! ```
+//!
+//! Whoever dies at any point leaks at most a directory, which [`purge`] removes, or a row whose
+//! snapshot was never whole, which the next `prepare` of that key or a `remove` takes away.
+
+#![forbid(unsafe_code)]
+
+mod attributes;
+mod copy;
+mod dirs;
+mod driver;
+pub mod mount;
+mod native;
+mod open;
+mod overlay;
+mod snapshots;
+mod tree;
+mod usage;
+
+pub use dirs::remove_tree;
+pub use open::{default_name, layer_dirs, open, purge};

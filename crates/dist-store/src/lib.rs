@@ -25,9 +25,11 @@ mod durability;
 mod format;
 mod fsio;
 mod locks;
+mod snapshots;
 mod store;
 
 pub use db::{Db, SqlContext};
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
 pub use locks::LockGuard;
+pub use snapshots::{SnapshotId, SnapshotRecord, SnapshotStore};
 pub use store::{OpenMode, Store, StoreOptions};

@@ -1,0 +1,254 @@
+//! The directories of one snapshotter.
+//!
+//! ```text
+//! ROOT/snapshots/<snapshotter>/<id>/fs     the tree; there once the snapshot is whole
+//!                                 /new     the tree while it is being made
+//!                                 /work    overlayfs' own
+//! ROOT/snapshots/lock                      held shared while a snapshot is being made
+//! ROOT/trash/snapshot-<snapshotter>-<id>-…
+//! ```
+//!
+//! Everything above `fs` has mode 0700, so that other users never reach the programs of an image.
+//! A row is there before its directory and goes before it; a directory without a row is garbage,
+//! a row without `fs` is a snapshot whose maker died. All lie side by side under short names, so
+//! that the options of a mount of many layers stay short.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use dist_core::{Context, Error, ErrorKind, Result};
+use dist_store::{SnapshotId, Store};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use crate::mount::errno_kind;
+use crate::tree;
+
+/// The directories of one snapshotter in one store.
+#[derive(Debug)]
+pub(crate) struct Dirs {
+    root: PathBuf,
+    base: PathBuf,
+    snapshotter: &'static str,
+}
+
+/// Held while a snapshot is being made.
+pub(crate) struct Making(#[expect(dead_code, reason = "closing it unlocks")] File);
+
+impl Dirs {
+    pub(crate) fn new(store: &Store, snapshotter: &'static str) -> Self {
+        let root = store.root().to_owned();
+        Self { base: root.join("snapshots").join(snapshotter), root, snapshotter }
+    }
+
+    /// The directory that holds all of a snapshot.
+    pub(crate) fn dir(&self, id: SnapshotId) -> PathBuf {
+        self.base.join(id.to_string())
+    }
+
+    /// The snapshot's tree.
+    pub(crate) fn fs(&self, id: SnapshotId) -> PathBuf {
+        self.dir(id).join("fs")
+    }
+
+    /// Whether the snapshot was made to its end.
+    pub(crate) fn is_whole(&self, id: SnapshotId) -> Result<bool> {
+        let path = self.fs(id);
+        match rustix::fs::lstat(&path) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", &path)),
+        }
+    }
+
+    /// Makes the directory of a snapshot; `fill` puts its content into the empty tree it is given.
+    ///
+    /// The caller holds [`Dirs::making`] and has made the row.
+    pub(crate) fn make(
+        &self,
+        id: SnapshotId,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        self.make_base()?;
+        let dir = self.dir(id);
+        if make_dir(&dir, Mode::RWXU)? == Made::Before {
+            // A row that a power cut took back leaves its id to the next one.
+            self.discard(id)?;
+            make_dir(&dir, Mode::RWXU)?;
+        }
+        let new = dir.join("new");
+        let mode = Mode::from_raw_mode(0o755);
+        make_dir(&new, mode)?;
+        rustix::fs::chmod(&new, mode).context(ErrorKind::Storage, || at("chmod", &new))?;
+        fill(&new)?;
+        rustix::fs::rename(&new, dir.join("fs")).context(ErrorKind::Storage, || at("rename", &new))
+    }
+
+    /// Fails with `Busy` where something is mounted on one of the snapshot's directories.
+    pub(crate) fn check_idle(&self, id: SnapshotId) -> Result<()> {
+        let dir = self.dir(id);
+        for path in [dir.join("fs"), dir.join("work"), dir] {
+            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+            match rustix::fs::statx(CWD, &path, flags, StatxFlags::empty()) {
+                Ok(stat) if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
+                    let message = format!("{}: something is mounted on it", at("change", &path));
+                    return Err(Error::new(ErrorKind::Busy, message));
+                }
+                Ok(_) | Err(Errno::NOENT | Errno::NOSYS) => (),
+                Err(error) => {
+                    return Err(error).context(errno_kind(error), || at("stat", &path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of a snapshot that has no row (any more). None there is fine.
+    pub(crate) fn discard(&self, id: SnapshotId) -> Result<()> {
+        let name = format!("{TRASH_PREFIX}{}-{id}-{}", self.snapshotter, unique());
+        let (dir, trash) = (self.dir(id), self.root.join("trash"));
+        make_dir(&trash, Mode::RWXU)?;
+        match rustix::fs::rename(&dir, trash.join(&name)) {
+            Ok(()) => empty_trash(&trash, &name),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error).context(errno_kind(error), || at("remove", &dir)),
+        }
+    }
+
+    /// The snapshots that have a directory.
+    pub(crate) fn list(&self) -> Result<Vec<SnapshotId>> {
+        Ok(names(&self.base)?.iter().filter_map(|name| SnapshotId::parse(name)).collect())
+    }
+
+    /// Says to others that a snapshot is being made.
+    pub(crate) fn making(&self) -> Result<Making> {
+        let (file, path) = self.lock_file()?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockShared))
+            .context(ErrorKind::Storage, || at("lock", &path))?;
+        Ok(Making(file))
+    }
+
+    /// As [`Dirs::making`], but only where no other is being made in the whole store.
+    pub(crate) fn making_alone(&self) -> Result<Option<Making>> {
+        let (file, path) = self.lock_file()?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Making(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).context(ErrorKind::Storage, || at("lock", &path)),
+        }
+    }
+
+    fn lock_file(&self) -> Result<(File, PathBuf)> {
+        make_dir(&self.root.join("snapshots"), Mode::RWXU)?;
+        let path = self.root.join("snapshots/lock");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .context(ErrorKind::Storage, || at("open", &path))?;
+        Ok((file.into(), path))
+    }
+
+    fn make_base(&self) -> Result<()> {
+        make_dir(&self.root.join("snapshots"), Mode::RWXU)?;
+        make_dir(&self.base, Mode::RWXU)?;
+        Ok(())
+    }
+}
+
+const TRASH_PREFIX: &str = "snapshot-";
+
+/// Deletes what removed snapshots of any kind left in the trash; returns how many they were.
+pub(crate) fn purge_trash(store: &Store) -> Result<u64> {
+    let trash = store.root().join("trash");
+    let mut count = 0;
+    for name in names(&trash)? {
+        if name.starts_with(TRASH_PREFIX) {
+            empty_trash(&trash, &name)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+fn empty_trash(trash: &Path, name: &str) -> Result<()> {
+    remove_tree(&trash.join(name))
+}
+
+/// Removes a file or a tree of any depth, whatever its permissions, without following links.
+///
+/// That it is gone already is no error.
+///
+/// # Errors
+/// `Busy` where something is mounted in it; `PermissionDenied`; `Storage`.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        let message = format!("{}: it has no name", at("remove", path));
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let remove = || {
+        let parent = rustix::fs::open(
+            parent,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        tree::remove(parent.as_fd(), &CString::new(name.as_bytes())?)
+    };
+    match remove() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let kind = io_kind(&error);
+            Err(error).context(kind, || at("remove", path))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The kind of an error about one of our directories.
+pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
+    error.raw_os_error().map(Errno::from_raw_os_error).map_or(ErrorKind::Storage, errno_kind)
+}
+
+/// The names in a directory, none where it is missing.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let list = || tree::entries(tree::open_dir(dir)?.as_fd());
+    match list() {
+        Ok(entries) => {
+            Ok(entries.into_iter().filter_map(|(name, _)| name.into_string().ok()).collect())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("list", dir)),
+    }
+}
+
+/// Whether a directory is new.
+#[derive(PartialEq, Eq)]
+enum Made {
+    Now,
+    Before,
+}
+
+fn make_dir(path: &Path, mode: Mode) -> Result<Made> {
+    match rustix::fs::mkdir(path, mode) {
+        Ok(()) => Ok(Made::Now),
+        Err(Errno::EXIST) => Ok(Made::Before),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("create directory", path)),
+    }
+}
+
+/// Words that no other thread or process on this machine makes.
+fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{}-{next}", now.as_nanos(), std::process::id())
+}
+
+/// `verb path`, the message of most errors here.
+pub(crate) fn at(verb: &str, path: &Path) -> String {
+    format!("{verb} {}", path.display())
+}

@@ -1,0 +1,105 @@
+//! Performs mounts and prints them as commands: the only place that does.
+//!
+//! The kernel's newer calls (`fsopen` and those after it) take one directory at a time, so any
+//! number of layers fits. Kernels and sandboxes without them get `mount(2)`, whose options must fit
+//! one page; where they don't, the directories are named by descriptors.
+
+mod attach;
+mod command;
+mod options;
+
+use std::path::{Path, PathBuf};
+
+use dist_core::{Context, Error, ErrorKind, Mount, Result};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+pub use command::commands;
+
+/// Performs `mounts` in order on the directory `target`.
+///
+/// All of them or none: when one fails, those before it are undone. The mounts stay until
+/// [`unmount`] or the end of the mount namespace.
+///
+/// # Errors
+/// `NotFound` for a missing source or target; `PermissionDenied`; `Busy`; `InvalidArgument` for
+/// options the kernel does not take; `Unsupported` for an unknown file system; `Storage`.
+pub fn mount(mounts: &[Mount], target: &Path) -> Result<()> {
+    let mut done: Vec<PathBuf> = Vec::new();
+    for mount in mounts {
+        let place = place(mount, target);
+        if let Err(error) = attach::attach(mount, &place) {
+            while let Some(place) = done.pop() {
+                if let Err(error) = detach(&place, UnmountFlags::DETACH) {
+                    tracing::warn!(target = %place.display(), %error, "a mount was not undone");
+                }
+            }
+            let kind = kind(&error);
+            return Err(error)
+                .context(kind, || format!("mount {} on {}", mount.fstype, place.display()));
+        }
+        done.push(place);
+    }
+    Ok(())
+}
+
+/// Undoes the topmost mount on `target`, once nobody uses it.
+///
+/// # Errors
+/// `Busy` while files on it are open; `NotFound` for a missing target; `FailedPrecondition` where
+/// nothing is mounted on it; `PermissionDenied`.
+pub fn unmount(target: &Path) -> Result<()> {
+    detach(target, UnmountFlags::empty()).map_err(|error| {
+        let kind = match error {
+            Errno::INVAL => ErrorKind::FailedPrecondition,
+            error => errno_kind(error),
+        };
+        Error::new(kind, format!("unmount {}", target.display())).with_source(error)
+    })
+}
+
+/// The directories of the read-only layers in `mounts`, nearest first.
+///
+/// Empty for a snapshot without a parent, whose one directory is [`Mount::writable_dir`].
+#[must_use]
+pub fn lower_dirs(mounts: &[Mount]) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    for mount in mounts {
+        if let Some(list) = mount.option("lowerdir") {
+            dirs.extend(list.split(':').map(PathBuf::from));
+        } else if mount.fstype == "bind" && mount.is_read_only() {
+            dirs.push(mount.source.clone());
+        }
+    }
+    dirs
+}
+
+fn detach(target: &Path, flags: UnmountFlags) -> rustix::io::Result<()> {
+    rustix::mount::unmount(target, flags | UnmountFlags::NOFOLLOW)
+}
+
+/// Where below `target` a mount goes.
+fn place(mount: &Mount, target: &Path) -> PathBuf {
+    match &mount.target {
+        None => target.to_owned(),
+        Some(below) => target.join(below.strip_prefix("/").unwrap_or(below)),
+    }
+}
+
+fn kind(error: &attach::AttachError) -> ErrorKind {
+    match error.errno() {
+        Errno::INVAL | Errno::NOTDIR | Errno::NAMETOOLONG => ErrorKind::InvalidArgument,
+        Errno::NODEV => ErrorKind::Unsupported,
+        errno => errno_kind(errno),
+    }
+}
+
+/// The kind of an error about one of our directories.
+pub(crate) fn errno_kind(errno: Errno) -> ErrorKind {
+    match errno {
+        Errno::NOENT => ErrorKind::NotFound,
+        Errno::PERM | Errno::ACCESS => ErrorKind::PermissionDenied,
+        Errno::BUSY => ErrorKind::Busy,
+        _ => ErrorKind::Storage,
+    }
+}

@@ -1,0 +1,89 @@
+//! Snapshotters by their names.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dist_core::{Error, ErrorKind, Namespace, Result, SnapshotKey, Snapshotter};
+use dist_store::Store;
+
+use crate::dirs::{self, Dirs};
+use crate::native::Native;
+use crate::overlay::Overlay;
+use crate::snapshots::Snapshots;
+use crate::{native, overlay};
+
+/// Every snapshotter there is.
+const NAMES: [&str; 2] = [overlay::NAME, native::NAME];
+
+/// Opens the snapshotter `name` of a store and a namespace.
+///
+/// # Errors
+/// `InvalidArgument` for an unknown name, and where `overlayfs` can't write the store's path in
+/// mount options.
+pub fn open(store: &Store, namespace: &Namespace, name: &str) -> Result<Arc<dyn Snapshotter>> {
+    let name = known(name)?;
+    let (records, dirs) = (store.snapshots(namespace, name), Dirs::new(store, name));
+    Ok(match name {
+        overlay::NAME => Arc::new(Snapshots::new(records, dirs, Overlay::new(store.root())?)),
+        _ => Arc::new(Snapshots::new(records, dirs, Native)),
+    })
+}
+
+/// The best snapshotter that works for this process: `overlayfs` where it may mount one, else
+/// `native`.
+#[must_use]
+pub fn default_name() -> &'static str {
+    if overlay::is_mountable() { overlay::NAME } else { native::NAME }
+}
+
+/// The directories of the snapshot `key` and of those below it, nearest first.
+///
+/// For `overlayfs` each holds one layer; for `native` the first holds all of them.
+///
+/// # Errors
+/// `InvalidArgument` for an unknown snapshotter, `NotFound`, `Storage`.
+pub fn layer_dirs(
+    store: &Store,
+    namespace: &Namespace,
+    name: &str,
+    key: &SnapshotKey,
+) -> Result<Vec<PathBuf>> {
+    let name = known(name)?;
+    let record = store.snapshots(namespace, name).get(key)?;
+    let dirs = Dirs::new(store, name);
+    Ok([record.id].iter().chain(&record.parents).map(|id| dirs.fs(*id)).collect())
+}
+
+/// Removes the directories of snapshots that have no row, of every snapshotter and namespace, and
+/// what removed snapshots left in the trash. Returns how many they were.
+///
+/// Safe at any time, whatever else uses the store.
+///
+/// # Errors
+/// The first failure, after all others have been tried.
+pub fn purge(store: &Store) -> Result<u64> {
+    store.check_writable()?;
+    let mut count = 0;
+    let mut failure = None;
+    for name in NAMES {
+        let dirs = Dirs::new(store, name);
+        // In this order: a row is there before its directory.
+        let there = dirs.list()?;
+        let rows = store.snapshot_ids(name)?;
+        for id in there.into_iter().filter(|id| !rows.contains(id)) {
+            match dirs.discard(id) {
+                Ok(()) => count += 1,
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+    }
+    let trash = dirs::purge_trash(store)?;
+    failure.map_or(Ok(count + trash), Err)
+}
+
+fn known(name: &str) -> Result<&'static str> {
+    NAMES.into_iter().find(|known| *known == name).ok_or_else(|| {
+        let message = format!("open snapshotter {name:?}: there are {}", NAMES.join(" and "));
+        Error::new(ErrorKind::InvalidArgument, message)
+    })
+}

@@ -1,0 +1,200 @@
+//! A snapshotter: records in the store, trees by a driver.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use dist_core::{
+    Error, ErrorKind, Labels, LayerForm, Mount, Result, ResultExt, SnapshotInfo, SnapshotKey,
+    SnapshotKind, Snapshotter, Usage,
+};
+use dist_store::{SnapshotRecord, SnapshotStore};
+
+use crate::dirs::{Dirs, at, io_kind};
+use crate::driver::Driver;
+use crate::usage;
+
+/// The snapshots of one namespace and one driver.
+#[derive(Debug)]
+pub(crate) struct Snapshots<D> {
+    records: SnapshotStore,
+    dirs: Dirs,
+    driver: D,
+}
+
+impl<D: Driver> Snapshots<D> {
+    pub(crate) fn new(records: SnapshotStore, dirs: Dirs, driver: D) -> Self {
+        Self { records, dirs, driver }
+    }
+
+    fn create(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        kind: SnapshotKind,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>> {
+        let _making = self.dirs.making()?;
+        let record = self.records.insert(key, parent, kind, labels)?;
+        let parents = self.parents(&record);
+        let made = self.dirs.make(record.id, |new| self.driver.fill(new, &parents, kind));
+        if let Err(error) = made {
+            let undo = self.records.forget(record.id).and_then(|()| self.dirs.discard(record.id));
+            if let Err(error) = undo {
+                tracing::warn!(%key, ?error, "a failed snapshot was not removed");
+            }
+            return Err(error);
+        }
+        Ok(self.driver.mounts(&self.dirs.dir(record.id), &parents, kind))
+    }
+
+    /// Takes the key away from a snapshot whose maker died before it was whole.
+    fn take_over(&self, key: &SnapshotKey) -> Result<bool> {
+        let Some(_alone) = self.dirs.making_alone()? else { return Ok(false) };
+        let record = match self.records.get(key) {
+            Ok(record) => record,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        if record.info.kind == SnapshotKind::Committed || self.dirs.is_whole(record.id)? {
+            return Ok(false);
+        }
+        tracing::info!(%key, "a snapshot that was never whole is made again");
+        self.records.forget(record.id)?;
+        self.dirs.discard(record.id)?;
+        Ok(true)
+    }
+
+    fn create_or_take_over(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        kind: SnapshotKind,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>> {
+        match self.create(key, parent, kind, labels) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.take_over(key)? => {
+                self.create(key, parent, kind, labels)
+            }
+            other => other,
+        }
+    }
+
+    fn parents(&self, record: &SnapshotRecord) -> Vec<PathBuf> {
+        record.parents.iter().map(|id| self.dirs.fs(*id)).collect()
+    }
+
+    fn check_whole(&self, record: &SnapshotRecord) -> Result<()> {
+        if self.dirs.is_whole(record.id)? {
+            return Ok(());
+        }
+        let message =
+            format!("use snapshot {}: it was never made to its end, remove it", record.info.key);
+        Err(Error::new(ErrorKind::FailedPrecondition, message))
+    }
+
+    fn measure(&self, record: &SnapshotRecord) -> Result<Usage> {
+        let path = self.dirs.fs(record.id);
+        usage::measure(&path)
+            .map_err(|error| Error::new(io_kind(&error), at("measure", &path)).with_source(error))
+    }
+}
+
+impl<D: Driver> Snapshotter for Snapshots<D> {
+    fn name(&self) -> &'static str {
+        self.driver.name()
+    }
+
+    fn layer_form(&self) -> LayerForm {
+        self.driver.layer_form()
+    }
+
+    fn stat(&self, key: &SnapshotKey) -> Result<SnapshotInfo> {
+        Ok(self.records.get(key)?.info)
+    }
+
+    fn usage(&self, key: &SnapshotKey) -> Result<Usage> {
+        let record = self.records.get(key)?;
+        match record.info.kind {
+            SnapshotKind::Active => {
+                self.check_whole(&record)?;
+                self.measure(&record)
+            }
+            SnapshotKind::View => Ok(Usage::default()),
+            SnapshotKind::Committed => Ok(record.usage),
+        }
+    }
+
+    fn mounts(&self, key: &SnapshotKey) -> Result<Vec<Mount>> {
+        let record = self.records.get(key)?;
+        let kind = record.info.kind;
+        if kind == SnapshotKind::Committed {
+            let message = format!("mount snapshot {key}: it is committed, prepare or view it");
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
+        }
+        self.check_whole(&record)?;
+        Ok(self.driver.mounts(&self.dirs.dir(record.id), &self.parents(&record), kind))
+    }
+
+    fn prepare(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>> {
+        self.create_or_take_over(key, parent, SnapshotKind::Active, labels)
+    }
+
+    fn view(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>> {
+        self.create_or_take_over(key, parent, SnapshotKind::View, labels)
+    }
+
+    fn commit(
+        &self,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &Labels,
+    ) -> Result<()> {
+        let record = self.records.get(key)?;
+        let mut usage = Usage::default();
+        if record.info.kind == SnapshotKind::Active {
+            self.check_whole(&record)?;
+            self.dirs.check_idle(record.id)?;
+            let merged = self.driver.layer_form() == LayerForm::Merged;
+            if merged && parent.is_some() && parent != record.info.parent.as_ref() {
+                let message = format!(
+                    "commit snapshot {key}: {} can't give it another parent",
+                    self.driver.name()
+                );
+                return Err(Error::new(ErrorKind::FailedPrecondition, message));
+            }
+            usage = self.measure(&record)?;
+        }
+        self.records.commit(name, key, parent, labels, usage)
+    }
+
+    fn remove(&self, key: &SnapshotKey) -> Result<()> {
+        let record = self.records.get(key)?;
+        self.dirs.check_idle(record.id).during(|| format!("remove snapshot {key}"))?;
+        let record = self.records.remove(key)?;
+        if let Err(error) = self.dirs.discard(record.id) {
+            // The snapshot is gone; a purge takes up what is left of its directory.
+            tracing::warn!(%key, ?error, "the directory of a removed snapshot was not removed");
+        }
+        Ok(())
+    }
+
+    fn walk(&self, visit: &mut dyn FnMut(SnapshotInfo) -> Result<ControlFlow<()>>) -> Result<()> {
+        for info in self.records.list()? {
+            if visit(info)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,471 @@
+//! Snapshot records: the rows of `snapshots` and `snapshot_labels`.
+//!
+//! A row names a snapshot by `(namespace, snapshotter, key)` and its directory by `id`. Keys are
+//! unique whatever the kind; parents are always committed and in the same namespace and
+//! snapshotter; a row with children can't be deleted. A committed row carries the boot that wrote
+//! its files until [`Store::settle`] has synced them. The directories themselves are the business
+//! of whoever keeps the records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use dist_core::{
+    Context, Error, ErrorKind, Labels, Namespace, Result, SnapshotInfo, SnapshotKey, SnapshotKind,
+    Usage,
+};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+use crate::db::{Db, SqlContext};
+use crate::{Store, fsio};
+
+/// Names a snapshot's directory; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotId(i64);
+
+impl SnapshotId {
+    /// Reads the name of a directory.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id: i64 = text.parse().ok()?;
+        (id > 0 && id.to_string() == text).then_some(Self(id))
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its directory.
+    pub id: SnapshotId,
+    /// What a client sees of it.
+    pub info: SnapshotInfo,
+    /// What it takes on the disk; known once it is committed.
+    pub usage: Usage,
+    /// The directories below it, nearest first.
+    pub parents: Vec<SnapshotId>,
+}
+
+/// The snapshot records of one namespace and one snapshotter.
+#[derive(Clone, Debug)]
+pub struct SnapshotStore {
+    db: Arc<Db>,
+    boot_id: Box<str>,
+    namespace: Namespace,
+    snapshotter: Box<str>,
+}
+
+impl Store {
+    /// The snapshot records of one namespace and one snapshotter.
+    #[must_use]
+    pub fn snapshots(&self, namespace: &Namespace, snapshotter: &str) -> SnapshotStore {
+        SnapshotStore {
+            db: Arc::clone(self.db()),
+            boot_id: self.boot_id().into(),
+            namespace: namespace.clone(),
+            snapshotter: snapshotter.into(),
+        }
+    }
+
+    /// The directories of a snapshotter that have a row, of all namespaces.
+    ///
+    /// A directory that was seen before this call and is not in the answer belongs to nobody.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn snapshot_ids(&self, snapshotter: &str) -> Result<BTreeSet<SnapshotId>> {
+        self.db().read(|connection| {
+            let ids = || {
+                connection
+                    .prepare("SELECT id FROM snapshots WHERE snapshotter = ?1")?
+                    .query_map([snapshotter], |row| row.get(0).map(SnapshotId))?
+                    .collect::<rusqlite::Result<_>>()
+            };
+            ids().sql(|| format!("list the snapshots of {snapshotter}"))
+        })
+    }
+}
+
+impl SnapshotStore {
+    /// The namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Finds a record.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    pub fn get(&self, key: &SnapshotKey) -> Result<SnapshotRecord> {
+        self.db.read(|connection| self.find(connection, key)?.ok_or_else(|| not_found(key)))
+    }
+
+    /// Lists all snapshots, parents before their children.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn list(&self) -> Result<Vec<SnapshotInfo>> {
+        self.db.read(|connection| {
+            let mut labels = self.all_labels(connection)?;
+            let rows = || -> rusqlite::Result<Vec<RawRow>> {
+                connection
+                    .prepare(LIST)?
+                    .query_map(params![self.namespace.as_str(), self.snapshotter], RawRow::read)?
+                    .collect()
+            };
+            let rows = rows().sql(|| "list snapshots".into())?;
+            rows.into_iter()
+                .map(|row| {
+                    let labels = labels.remove(&row.id).unwrap_or_default();
+                    row.info(labels)
+                })
+                .collect()
+        })
+    }
+
+    /// Adds an active snapshot or a view.
+    ///
+    /// # Errors
+    /// `NotFound` for a missing parent; `InvalidArgument` for a parent that is not committed, and
+    /// for the kind committed; `AlreadyExists`; `Storage`.
+    pub fn insert(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        kind: SnapshotKind,
+        labels: &Labels,
+    ) -> Result<SnapshotRecord> {
+        if kind == SnapshotKind::Committed {
+            let message = format!("make snapshot {key}: committed ones come from active ones");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let now = fsio::now();
+        self.db.write(|transaction| {
+            let parent_id = match parent {
+                None => None,
+                Some(parent) => {
+                    Some(self.parent(transaction, key, parent, ErrorKind::InvalidArgument)?)
+                }
+            };
+            if self.id(transaction, key)?.is_some() {
+                return Err(exists(key));
+            }
+            let insert = || {
+                transaction.execute(
+                    "INSERT INTO snapshots (namespace, snapshotter, key, parent_id, kind, bytes,
+                         inodes, created_at, updated_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?6)",
+                    params![
+                        self.namespace.as_str(),
+                        self.snapshotter,
+                        key.as_str(),
+                        parent_id,
+                        kind.to_string(),
+                        now
+                    ],
+                )
+            };
+            insert().sql(|| format!("make snapshot {key}"))?;
+            write_labels(transaction, transaction.last_insert_rowid(), labels)
+                .sql(|| format!("make snapshot {key}"))?;
+            self.find(transaction, key)?.ok_or_else(|| not_found(key))
+        })
+    }
+
+    /// Turns the active snapshot `key` into the committed one `name`; not yet durable.
+    ///
+    /// Labels are replaced, not kept. A `parent` becomes the parent of a snapshot without one.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for the name; `NotFound` for the key or the parent; `FailedPrecondition`
+    /// where the key is not active, has another parent, or `parent` is not committed; `Storage`.
+    pub fn commit(
+        &self,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &Labels,
+        usage: Usage,
+    ) -> Result<()> {
+        let now = fsio::now();
+        let stored = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.db.write(|transaction| {
+            if self.id(transaction, name)?.is_some() {
+                return Err(exists(name));
+            }
+            let active = self.find(transaction, key)?.ok_or_else(|| not_found(key))?;
+            let parent_id = self.check_commit(transaction, &active, parent)?;
+            let update = || {
+                transaction.execute(
+                    "UPDATE snapshots SET key = ?2, kind = 'committed', bytes = ?3, inodes = ?4,
+                         created_at = ?5, updated_at = ?5, boot_id = ?6,
+                         parent_id = COALESCE(parent_id, ?7)
+                     WHERE id = ?1",
+                    params![
+                        active.id.0,
+                        name.as_str(),
+                        stored(usage.bytes),
+                        stored(usage.inodes),
+                        now,
+                        self.boot_id,
+                        parent_id
+                    ],
+                )?;
+                write_labels(transaction, active.id.0, labels)
+            };
+            update().sql(|| format!("commit snapshot {key} as {name}"))
+        })
+    }
+
+    /// Whether `active` may be committed; the id of the parent it gets.
+    fn check_commit(
+        &self,
+        connection: &Connection,
+        active: &SnapshotRecord,
+        parent: Option<&SnapshotKey>,
+    ) -> Result<Option<i64>> {
+        let key = &active.info.key;
+        let refuse = |why: String| {
+            Err(Error::new(ErrorKind::FailedPrecondition, format!("commit snapshot {key}: {why}")))
+        };
+        if active.info.kind != SnapshotKind::Active {
+            return refuse(format!("it is a {} one, not active", active.info.kind));
+        }
+        match (parent, &active.info.parent) {
+            (None, _) => Ok(None),
+            (Some(parent), Some(known)) if parent != known => {
+                refuse(format!("its parent is {known}, it can't become {parent}"))
+            }
+            (Some(parent), _) => {
+                self.parent(connection, key, parent, ErrorKind::FailedPrecondition).map(Some)
+            }
+        }
+    }
+
+    /// Deletes a record; returns it.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` where it has children; `Storage`.
+    pub fn remove(&self, key: &SnapshotKey) -> Result<SnapshotRecord> {
+        self.db.write(|transaction| {
+            let record = self.find(transaction, key)?.ok_or_else(|| not_found(key))?;
+            let child: Option<String> = transaction
+                .query_row(
+                    "SELECT key FROM snapshots WHERE parent_id = ?1 LIMIT 1",
+                    [record.id.0],
+                    |row| row.get(0),
+                )
+                .optional()
+                .sql(|| format!("remove snapshot {key}"))?;
+            if let Some(child) = child {
+                let message = format!("remove snapshot {key}: it is the parent of {child}");
+                return Err(Error::new(ErrorKind::FailedPrecondition, message));
+            }
+            transaction
+                .execute("DELETE FROM snapshots WHERE id = ?1", [record.id.0])
+                .sql(|| format!("remove snapshot {key}"))?;
+            Ok(record)
+        })
+    }
+
+    /// Deletes the record of a snapshot that could not be made. None there is fine.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn forget(&self, id: SnapshotId) -> Result<()> {
+        self.db.write(|transaction| {
+            let sql = "DELETE FROM snapshots WHERE id = ?1 AND kind <> 'committed'";
+            transaction.execute(sql, [id.0]).sql(|| format!("forget snapshot {id}"))?;
+            Ok(())
+        })
+    }
+
+    /// Replaces the labels of a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    pub fn set_labels(&self, key: &SnapshotKey, labels: &Labels) -> Result<SnapshotInfo> {
+        let now = fsio::now();
+        self.db.write(|transaction| {
+            let id = self.id(transaction, key)?.ok_or_else(|| not_found(key))?;
+            let update = || {
+                transaction
+                    .execute("UPDATE snapshots SET updated_at = ?2 WHERE id = ?1", [id, now])?;
+                write_labels(transaction, id, labels)
+            };
+            update().sql(|| format!("label snapshot {key}"))?;
+            Ok(self.find(transaction, key)?.ok_or_else(|| not_found(key))?.info)
+        })
+    }
+
+    fn id(&self, connection: &Connection, key: &SnapshotKey) -> Result<Option<i64>> {
+        connection
+            .query_row(
+                "SELECT id FROM snapshots WHERE namespace = ?1 AND snapshotter = ?2 AND key = ?3",
+                params![self.namespace.as_str(), self.snapshotter, key.as_str()],
+                |row| row.get(0),
+            )
+            .optional()
+            .sql(|| format!("find snapshot {key}"))
+    }
+
+    /// The id of `parent`, which must be committed, else the error has the kind `uncommitted`.
+    fn parent(
+        &self,
+        connection: &Connection,
+        key: &SnapshotKey,
+        parent: &SnapshotKey,
+        uncommitted: ErrorKind,
+    ) -> Result<i64> {
+        let Some(record) = self.find(connection, parent)? else {
+            let message = format!("find {parent}, the parent of snapshot {key}: there is none");
+            return Err(Error::new(ErrorKind::NotFound, message));
+        };
+        if record.info.kind != SnapshotKind::Committed {
+            let message = format!("put snapshot {key} on {parent}: that is not committed");
+            return Err(Error::new(uncommitted, message));
+        }
+        Ok(record.id.0)
+    }
+
+    fn find(&self, connection: &Connection, key: &SnapshotKey) -> Result<Option<SnapshotRecord>> {
+        let read = || {
+            let row = connection
+                .prepare_cached(FIND)?
+                .query_row(
+                    params![self.namespace.as_str(), self.snapshotter, key.as_str()],
+                    RawRow::read,
+                )
+                .optional()?;
+            let Some(row) = row else { return Ok(None) };
+            let parents = connection
+                .prepare_cached(PARENTS)?
+                .query_map([row.id], |row| row.get(0).map(SnapshotId))?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let labels = connection
+                .prepare_cached("SELECT name, value FROM snapshot_labels WHERE snapshot_id = ?1")?
+                .query_map([row.id], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<Labels>>()?;
+            Ok(Some((row, parents, labels)))
+        };
+        let found = read().sql(|| format!("find snapshot {key}"))?;
+        let Some((row, parents, labels)) = found else { return Ok(None) };
+        let (id, usage) = (SnapshotId(row.id), row.usage);
+        Ok(Some(SnapshotRecord { id, info: row.info(labels)?, usage, parents }))
+    }
+
+    fn all_labels(&self, connection: &Connection) -> Result<BTreeMap<i64, Labels>> {
+        let read = || {
+            let mut all: BTreeMap<i64, Labels> = BTreeMap::new();
+            let mut statement = connection.prepare(
+                "SELECT l.snapshot_id, l.name, l.value
+                 FROM snapshot_labels l JOIN snapshots s ON s.id = l.snapshot_id
+                 WHERE s.namespace = ?1 AND s.snapshotter = ?2",
+            )?;
+            let mut rows = statement.query(params![self.namespace.as_str(), self.snapshotter])?;
+            while let Some(row) = rows.next()? {
+                all.entry(row.get(0)?).or_default().insert(row.get(1)?, row.get(2)?);
+            }
+            Ok(all)
+        };
+        read().sql(|| "list the labels of snapshots".into())
+    }
+}
+
+/// A row as it is stored; the parent's key instead of its id.
+struct RawRow {
+    id: i64,
+    key: String,
+    parent: Option<String>,
+    kind: String,
+    usage: Usage,
+    created_at: i64,
+    updated_at: i64,
+}
+
+const FIND: &str = "
+    SELECT s.id, s.key, p.key, s.kind, s.bytes, s.inodes, s.created_at, s.updated_at
+    FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent_id
+    WHERE s.namespace = ?1 AND s.snapshotter = ?2 AND s.key = ?3";
+
+const LIST: &str = "
+    WITH RECURSIVE tree (id, depth) AS (
+        SELECT id, 0 FROM snapshots
+        WHERE namespace = ?1 AND snapshotter = ?2 AND parent_id IS NULL
+        UNION ALL
+        SELECT c.id, tree.depth + 1 FROM snapshots c JOIN tree ON c.parent_id = tree.id
+    )
+    SELECT s.id, s.key, p.key, s.kind, s.bytes, s.inodes, s.created_at, s.updated_at
+    FROM tree JOIN snapshots s ON s.id = tree.id LEFT JOIN snapshots p ON p.id = s.parent_id
+    ORDER BY tree.depth, s.id";
+
+const PARENTS: &str = "
+    WITH RECURSIVE below (id, depth) AS (
+        SELECT parent_id, 1 FROM snapshots WHERE id = ?1
+        UNION ALL
+        SELECT s.parent_id, below.depth + 1 FROM snapshots s JOIN below ON s.id = below.id
+    )
+    SELECT id FROM below WHERE id IS NOT NULL ORDER BY depth";
+
+impl RawRow {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let count = |index| row.get(index).map(|n: i64| u64::try_from(n).unwrap_or(0));
+        Ok(Self {
+            id: row.get(0)?,
+            key: row.get(1)?,
+            parent: row.get(2)?,
+            kind: row.get(3)?,
+            usage: Usage { bytes: count(4)?, inodes: count(5)? },
+            created_at: row.get(6)?,
+            updated_at: row.get(7)?,
+        })
+    }
+
+    fn info(self, labels: Labels) -> Result<SnapshotInfo> {
+        let key = |text: &str| {
+            text.parse().context(ErrorKind::Storage, || format!("read snapshot {text:?}"))
+        };
+        let kind = match self.kind.as_str() {
+            "view" => SnapshotKind::View,
+            "active" => SnapshotKind::Active,
+            "committed" => SnapshotKind::Committed,
+            other => {
+                let message = format!("read snapshot {}: its kind is {other:?}", self.key);
+                return Err(Error::new(ErrorKind::Storage, message));
+            }
+        };
+        Ok(SnapshotInfo {
+            key: key(&self.key)?,
+            parent: self.parent.as_deref().map(key).transpose()?,
+            kind,
+            labels,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+        })
+    }
+}
+
+fn write_labels(transaction: &Transaction<'_>, id: i64, labels: &Labels) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM snapshot_labels WHERE snapshot_id = ?1", [id])?;
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO snapshot_labels (snapshot_id, name, value) VALUES (?1, ?2, ?3)",
+    )?;
+    for (name, value) in labels {
+        insert.execute(params![id, name, value])?;
+    }
+    Ok(())
+}
+
+fn not_found(key: &SnapshotKey) -> Error {
+    Error::new(ErrorKind::NotFound, format!("find snapshot {key}: there is none"))
+}
+
+fn exists(key: &SnapshotKey) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("make snapshot {key}: the key is taken"))
+}
