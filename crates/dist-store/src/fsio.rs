@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use dist_core::{Context as _, ErrorKind, Result};
+use dist_core::{Cancel, Context as _, Error, ErrorKind, Hasher, Result};
 
 /// `verb path`, the message of most errors here.
 pub(crate) fn at(verb: &str, path: &Path) -> String {
@@ -90,4 +90,52 @@ pub(crate) fn set_aside(path: &Path, into: &Path) -> Result<Option<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).context(ErrorKind::Storage, || at("move away", path)),
     }
+}
+
+/// Removes a file or a whole directory; one that is gone is fine.
+pub(crate) fn remove_all(path: &Path) -> Result<()> {
+    let remove = || match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match remove() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).context(ErrorKind::Storage, || at("remove", path))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Hashes at most `limit` bytes from where `file` stands; returns how many there were.
+pub(crate) fn hash(
+    file: &mut File,
+    limit: u64,
+    hasher: &mut Hasher,
+    cancel: &Cancel,
+) -> io::Result<u64> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut done = 0;
+    while done < limit {
+        cancel.check().map_err(Error::into_io)?;
+        let want = usize::try_from(limit - done).unwrap_or(usize::MAX).min(buffer.len());
+        match file.read(&mut buffer[..want]) {
+            Ok(0) => break,
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                done += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Bytes that this process may still write on the file system of `path`.
+pub(crate) fn free_bytes(path: &Path) -> Result<u64> {
+    let stat =
+        rustix::fs::statvfs(path).context(ErrorKind::Storage, || at("read free space of", path))?;
+    let blocks = if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
+    Ok(blocks.saturating_mul(stat.f_frsize))
 }

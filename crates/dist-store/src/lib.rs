@@ -20,16 +20,22 @@
 
 #![forbid(unsafe_code)]
 
+mod blobs;
 mod db;
 mod durability;
 mod format;
 mod fsio;
+mod images;
+mod ingest;
+mod labels;
 mod locks;
 mod snapshots;
 mod store;
 
+pub use blobs::ContentStore;
 pub use db::{Db, SqlContext};
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
+pub use images::ImageStore;
 pub use locks::LockGuard;
 pub use snapshots::{SnapshotId, SnapshotRecord, SnapshotStore};
 pub use store::{OpenMode, Store, StoreOptions};

@@ -9,14 +9,14 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dist_core::{Context as _, Error, ErrorKind, Result};
+use dist_core::{Context as _, Error, ErrorKind, Namespace, Result};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
 use crate::db::{self, Db};
 use crate::format::{self, Allowed};
 use crate::fsio::{self, at};
-use crate::{Durability, durability};
+use crate::{Durability, ImageStore, durability};
 
 const DIRS: [&str; 9] = [
     "content",
@@ -158,6 +158,12 @@ impl Store {
     #[must_use]
     pub fn db(&self) -> &Arc<Db> {
         &self.0.db
+    }
+
+    /// The images of a namespace.
+    #[must_use]
+    pub fn images(&self, namespace: &Namespace) -> ImageStore {
+        ImageStore::new(self.0.db.clone(), namespace.clone())
     }
 
     /// The id of the running boot, as rows that are not yet durable carry it.

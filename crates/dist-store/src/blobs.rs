@@ -1,0 +1,372 @@
+//! Committed blobs: `ROOT/content/blobs/<alg>/<hex>` and their rows.
+//!
+//! The file is shared by all namespaces; a row says that a namespace has it and how long it is. A
+//! row is only made after the file has its name, so a row without its file, or with a file of
+//! another length, means that the disk lost something: such a blob counts as missing and the next
+//! ingest of its digest makes it again.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use dist_core::{
+    Blob, Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Info, Labels, Namespace,
+    Provider, Result,
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use rustix::fs::OFlags;
+
+use crate::db::SqlContext as _;
+use crate::fsio::{self, at};
+use crate::{Store, labels};
+
+/// The blobs and ingests of one namespace.
+#[derive(Clone, Debug)]
+pub struct ContentStore {
+    pub(crate) store: Store,
+    pub(crate) namespace: Namespace,
+}
+
+/// What lies at a blob's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    File {
+        device: u64,
+        inode: u64,
+        size: u64,
+    },
+    /// A directory, a symbolic link or the like.
+    Other,
+}
+
+/// What the rows of all namespaces say of a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) size: u64,
+    /// Whether one of them is not yet durable.
+    pub(crate) unsettled: bool,
+}
+
+impl ContentStore {
+    /// Describes a blob.
+    ///
+    /// # Errors
+    /// `NotFound` where this namespace has no such blob, or its file is gone or has another
+    /// length; `Storage`.
+    pub fn info(&self, digest: &Digest) -> Result<Info> {
+        let info = self.row(digest)?;
+        match look(&self.store.blob_path(digest))? {
+            Found::File { size, .. } if size == info.size => Ok(info),
+            found => Err(lost(digest, info.size, found)),
+        }
+    }
+
+    /// Lists the blobs of this namespace by digest, without looking at their files.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn list(&self) -> Result<Vec<Info>> {
+        self.store.db().read(|connection| {
+            let rows = || {
+                connection
+                    .prepare_cached(
+                        "SELECT id, digest, size, created_at, updated_at FROM content
+                         WHERE namespace = ?1 ORDER BY digest",
+                    )?
+                    .query_map([self.namespace.as_str()], Record::read)?
+                    .collect::<rusqlite::Result<Vec<_>>>()
+            };
+            let rows = rows().sql(|| "list blobs".into())?;
+            rows.into_iter().map(|row| row.info(connection)).collect()
+        })
+    }
+
+    /// The path of a blob's file, for reading.
+    ///
+    /// # Errors
+    /// As [`ContentStore::info`].
+    pub fn path(&self, digest: &Digest) -> Result<PathBuf> {
+        self.info(digest)?;
+        Ok(self.store.blob_path(digest))
+    }
+
+    /// Sets labels of a blob; an empty value removes one, labels not named stay.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    pub fn update_labels(&self, digest: &Digest, changes: &Labels) -> Result<Info> {
+        self.store.db().write(|transaction| {
+            let id: i64 = transaction
+                .query_row(
+                    "UPDATE content SET updated_at = ?3 WHERE namespace = ?1 AND digest = ?2
+                     RETURNING id",
+                    params![self.namespace.as_str(), digest.to_string(), fsio::now()],
+                    |row| row.get(0),
+                )
+                .optional()
+                .sql(|| format!("label blob {digest}"))?
+                .ok_or_else(|| missing(digest))?;
+            labels::CONTENT.set(transaction, id, changes)?;
+            self.load(transaction, digest)?.ok_or_else(|| missing(digest))
+        })
+    }
+
+    /// Takes a blob from this namespace; its file goes when no namespace has it any more.
+    ///
+    /// # Errors
+    /// `NotFound` where this namespace has no such blob; `Storage`.
+    pub fn delete(&self, digest: &Digest) -> Result<()> {
+        let path = self.store.blob_path(digest);
+        let removed = self.store.db().write(|transaction| {
+            let count = transaction
+                .execute(
+                    "DELETE FROM content WHERE namespace = ?1 AND digest = ?2",
+                    (self.namespace.as_str(), digest.to_string()),
+                )
+                .sql(|| format!("delete blob {digest}"))?;
+            if count == 0 {
+                return Err(missing(digest));
+            }
+            if known(transaction, digest)?.is_some() {
+                return Ok(None);
+            }
+            // A commit of the same blob that runs now finds it gone in its own transaction, and
+            // links it again.
+            fsio::set_aside(&path, &self.store.trash())
+        })?;
+        removed.map_or(Ok(()), |trash| fsio::remove_all(&trash))
+    }
+
+    /// Reads a blob to its end and compares it with its digest.
+    ///
+    /// A damaged file is moved to `ROOT/quarantine`, and no namespace has it any more: fetching it
+    /// again repairs the store.
+    ///
+    /// # Errors
+    /// `Corrupt` with a [`ContentMismatch`]; `NotFound`; `Cancelled`; `Storage`.
+    pub fn verify(&self, digest: &Digest, cancel: &Cancel) -> Result<()> {
+        let mut blob = self.open(digest)?;
+        let path = self.store.blob_path(digest);
+        let mut hasher = digest.hasher();
+        fsio::hash(&mut blob.file, u64::MAX, &mut hasher, cancel)
+            .context(ErrorKind::Storage, || at("read", &path))?;
+        let got = hasher.finish();
+        if got == *digest {
+            return Ok(());
+        }
+        if !self.store.is_read_only() {
+            let meta = blob.file.metadata().context(ErrorKind::Storage, || at("stat", &path))?;
+            self.quarantine(digest, Found::of(&meta))?;
+        }
+        Err(Error::new(ErrorKind::Corrupt, format!("verify blob {digest}"))
+            .with_source(ContentMismatch::Digest { expected: *digest, got }))
+    }
+
+    /// Moves what is at the blob's path to `ROOT/quarantine`, if it is still what was `found`, and
+    /// drops the rows of all namespaces.
+    pub(crate) fn quarantine(&self, digest: &Digest, found: Found) -> Result<()> {
+        let path = self.store.blob_path(digest);
+        self.store.db().write(|transaction| {
+            if look(&path)? != found {
+                return Ok(());
+            }
+            let moved = fsio::set_aside(&path, &self.store.root().join("quarantine"))?;
+            let rows = transaction
+                .execute("DELETE FROM content WHERE digest = ?1", [digest.to_string()])
+                .sql(|| format!("drop rows of blob {digest}"))?;
+            tracing::warn!(%digest, ?moved, rows, "blob is lost or damaged");
+            Ok(())
+        })
+    }
+
+    /// The row of this namespace.
+    pub(crate) fn load(&self, connection: &Connection, digest: &Digest) -> Result<Option<Info>> {
+        connection
+            .prepare_cached(
+                "SELECT id, digest, size, created_at, updated_at FROM content
+                 WHERE namespace = ?1 AND digest = ?2",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_row((self.namespace.as_str(), digest.to_string()), Record::read)
+                    .optional()
+            })
+            .sql(|| format!("read row of blob {digest}"))?
+            .map(|row| row.info(connection))
+            .transpose()
+    }
+
+    /// Makes the row of this namespace, or corrects it.
+    pub(crate) fn insert(
+        &self,
+        transaction: &Transaction<'_>,
+        digest: &Digest,
+        size: u64,
+        unsettled: bool,
+    ) -> Result<Info> {
+        let what = || format!("record blob {digest}");
+        let bytes = i64::try_from(size).context(ErrorKind::InvalidArgument, what)?;
+        let boot_id = unsettled.then(|| self.store.boot_id());
+        let digest_text = digest.to_string();
+        transaction
+            .execute(
+                "INSERT INTO content (namespace, digest, size, created_at, updated_at, boot_id)
+                 VALUES (?1, ?2, ?3, ?4, ?4, ?5) ON CONFLICT (namespace, digest) DO NOTHING",
+                params![self.namespace.as_str(), digest_text, bytes, fsio::now(), boot_id],
+            )
+            .and_then(|_| {
+                // One file, so all rows say the same of it.
+                transaction.execute(
+                    "UPDATE content SET size = ?2, boot_id = ?3 WHERE digest = ?1",
+                    params![digest_text, bytes, boot_id],
+                )
+            })
+            .sql(what)?;
+        self.load(transaction, digest)?.ok_or_else(|| missing(digest))
+    }
+
+    fn row(&self, digest: &Digest) -> Result<Info> {
+        self.store
+            .db()
+            .read(|connection| self.load(connection, digest))?
+            .ok_or_else(|| missing(digest))
+    }
+}
+
+impl Provider for ContentStore {
+    fn open(&self, digest: &Digest) -> Result<Blob> {
+        let info = self.row(digest)?;
+        let path = self.store.blob_path(digest);
+        let file = match open_file(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(lost(digest, info.size, Found::Nothing));
+            }
+            // A symbolic link.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Err(lost(digest, info.size, Found::Other));
+            }
+            Err(error) => return Err(error).context(ErrorKind::Storage, || at("open", &path)),
+        };
+        let meta = file.metadata().context(ErrorKind::Storage, || at("stat", &path))?;
+        match Found::of(&meta) {
+            Found::File { size, .. } if size == info.size => Ok(Blob { file, size }),
+            found => Err(lost(digest, info.size, found)),
+        }
+    }
+}
+
+impl Store {
+    /// The blobs and ingests of a namespace.
+    #[must_use]
+    pub fn content(&self, namespace: &Namespace) -> ContentStore {
+        ContentStore { store: self.clone(), namespace: namespace.clone() }
+    }
+
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join("content/blobs").join(digest.algorithm()).join(digest.hex())
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root().join("trash")
+    }
+}
+
+impl Found {
+    pub(crate) fn of(meta: &std::fs::Metadata) -> Self {
+        if meta.is_file() {
+            Self::File { device: meta.dev(), inode: meta.ino(), size: meta.len() }
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// Looks what is at a path, following no symbolic link.
+pub(crate) fn look(path: &Path) -> Result<Found> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Found::of(&meta)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", path)),
+    }
+}
+
+/// Opens for reading, following no symbolic link and waiting for no fifo.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+}
+
+/// What the rows of all namespaces say of a digest; `None` where there are none.
+pub(crate) fn known(connection: &Connection, digest: &Digest) -> Result<Option<Known>> {
+    let row: Option<(i64, bool)> = connection
+        .prepare_cached(
+            "SELECT max(size), max(boot_id IS NOT NULL) FROM content WHERE digest = ?1
+             GROUP BY digest",
+        )
+        .and_then(|mut statement| {
+            statement
+                .query_row([digest.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
+        })
+        .sql(|| format!("read rows of blob {digest}"))?;
+    row.map(|(size, unsettled)| {
+        let size = u64::try_from(size)
+            .context(ErrorKind::Storage, || format!("read rows of blob {digest}"))?;
+        Ok(Known { size, unsettled })
+    })
+    .transpose()
+}
+
+pub(crate) fn missing(digest: &Digest) -> Error {
+    Error::new(ErrorKind::NotFound, format!("blob {digest} is not there"))
+}
+
+fn lost(digest: &Digest, expected: u64, found: Found) -> Error {
+    let error = |how: &str| {
+        Error::new(ErrorKind::NotFound, format!("blob {digest} is recorded, but its file {how}"))
+    };
+    match found {
+        Found::Nothing => error("is gone"),
+        Found::Other => error("was replaced by something else"),
+        Found::File { size, .. } => {
+            error("has another size").with_source(ContentMismatch::Size { expected, got: size })
+        }
+    }
+}
+
+/// A row as it is, its texts not yet parsed.
+struct Record {
+    id: i64,
+    digest: String,
+    size: i64,
+    created_at: i64,
+    updated_at: i64,
+}
+
+impl Record {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            digest: row.get(1)?,
+            size: row.get(2)?,
+            created_at: row.get(3)?,
+            updated_at: row.get(4)?,
+        })
+    }
+
+    fn info(self, connection: &Connection) -> Result<Info> {
+        let what = || format!("read row of blob {:?}", self.digest);
+        Ok(Info {
+            digest: self.digest.parse().context(ErrorKind::Storage, what)?,
+            size: u64::try_from(self.size).context(ErrorKind::Storage, what)?,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            labels: labels::CONTENT.load(connection, self.id)?,
+        })
+    }
+}

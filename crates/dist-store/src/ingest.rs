@@ -1,0 +1,167 @@
+//! Ingests: content on its way in, `ROOT/content/ingest/<sha256 of key>/`.
+//!
+//! ```text
+//! ref        the key
+//! data       the bytes so far
+//! total      how many there will be, where known
+//! expected   the digest they must have, where known
+//! startedat  nanoseconds since the epoch
+//! state      saved hash states
+//! ```
+//!
+//! Whoever holds the exclusive `flock` of the directory is its writer, and the only one that
+//! changes or removes anything in it. All namespaces share the ingests, as they share the blobs.
+
+mod commit;
+mod dir;
+mod state;
+mod status;
+mod writer;
+
+use std::path::Path;
+
+use dist_core::{
+    Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Info, Ingest,
+    IngestKey, Ingester, Result,
+};
+
+use self::dir::IngestDir;
+use self::writer::FileWriter;
+use crate::blobs::{self, ContentStore, Found, look};
+use crate::fsio::{self, at};
+use crate::{Durability, Store};
+
+impl Ingester for ContentStore {
+    fn ingest(&self, key: &IngestKey, expected: Expected, cancel: &Cancel) -> Result<Ingest> {
+        if let Some(digest) = expected.digest
+            && let Some(info) = self.find(&digest, expected.size)?
+        {
+            if !self.store.is_read_only() {
+                dir::remove_left(&self.store, key);
+            }
+            return Ok(Ingest::Exists(info));
+        }
+        self.store.check_writable()?;
+        let dir = IngestDir::lock(&self.store, key, cancel)?;
+        if let Some(digest) = expected.digest
+            && let Some(info) = self.claim(&digest, expected.size, cancel)?
+        {
+            dir.remove()?;
+            return Ok(Ingest::Exists(info));
+        }
+        let writer = FileWriter::open(self.clone(), dir, key, expected, cancel)?;
+        Ok(Ingest::Writer(Box::new(writer)))
+    }
+}
+
+impl ContentStore {
+    /// The blob, if this namespace has it as durable as this store promises. Changes nothing.
+    fn find(&self, digest: &Digest, size: Option<u64>) -> Result<Option<Info>> {
+        let row = self.store.db().read(|connection| {
+            let known = blobs::known(connection, digest)?;
+            let settled = known.is_some_and(|known| !known.unsettled);
+            if settled || self.store.durability() == Durability::None {
+                self.load(connection, digest)
+            } else {
+                Ok(None)
+            }
+        })?;
+        let Some(info) = row else { return Ok(None) };
+        match look(&self.store.blob_path(digest))? {
+            Found::File { size: there, .. } if there == info.size => {
+                check_size(digest, size, info.size)?;
+                Ok(Some(info))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes a blob that is on the disk into this namespace; `None` where it must be written.
+    ///
+    /// A file with a row of any namespace and that row's size is believed. One without a row (a
+    /// commit was killed half-way, or the row was dropped after another boot) is hashed first.
+    /// What turns out bad goes to quarantine.
+    fn claim(&self, digest: &Digest, size: Option<u64>, cancel: &Cancel) -> Result<Option<Info>> {
+        let path = self.store.blob_path(digest);
+        loop {
+            let known = self.store.db().read(|connection| blobs::known(connection, digest))?;
+            let found = look(&path)?;
+            let Found::File { size: there, .. } = found else {
+                if known.is_some() || found == Found::Other {
+                    self.quarantine(digest, found)?;
+                }
+                return Ok(None);
+            };
+            let unsettled = match known {
+                Some(known) if known.size == there => {
+                    check_size(digest, size, there)?;
+                    known.unsettled
+                }
+                None if size.is_none_or(|size| size == there)
+                    && self.is_content(digest, &path, cancel)? =>
+                {
+                    true
+                }
+                _ => {
+                    self.quarantine(digest, found)?;
+                    return Ok(None);
+                }
+            };
+            let durable = self.store.durability() != Durability::None;
+            if unsettled && durable {
+                self.settle_file(digest, &path, found)?;
+            }
+            let info = self.store.db().write(|transaction| {
+                let same_rows = blobs::known(transaction, digest)? == known;
+                if !same_rows || look(&path)? != found {
+                    return Ok(None); // another process was quicker; look again
+                }
+                self.insert(transaction, digest, there, unsettled && !durable).map(Some)
+            })?;
+            if info.is_some() {
+                return Ok(info);
+            }
+            cancel.check()?;
+        }
+    }
+
+    fn is_content(&self, digest: &Digest, path: &Path, cancel: &Cancel) -> Result<bool> {
+        let mut hasher = digest.hasher();
+        let read = || fsio::hash(&mut blobs::open_file(path)?, u64::MAX, &mut hasher, cancel);
+        match { read }() {
+            Ok(_) => Ok(hasher.finish() == *digest),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true), // looked at again
+            Err(error) => Err(error).context(ErrorKind::Storage, || at("read", path)),
+        }
+    }
+
+    /// Syncs a blob that was not synced before.
+    fn settle_file(&self, digest: &Digest, path: &Path, found: Found) -> Result<()> {
+        match blobs::open_file(path).and_then(|file| file.sync_all()) {
+            Ok(()) => fsio::sync_dir(path.parent().unwrap_or(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()), // looked at again
+            Err(error) => {
+                self.quarantine(digest, found)?;
+                Err(error).context(ErrorKind::Storage, || at("sync", path))
+            }
+        }
+    }
+}
+
+/// The content of a digest has one size; a descriptor with another one is wrong.
+fn check_size(digest: &Digest, expected: Option<u64>, got: u64) -> Result<()> {
+    match expected {
+        Some(expected) if expected != got => {
+            let message = format!("blob {digest} is there with another size than is expected");
+            Err(Error::new(ErrorKind::FailedPrecondition, message)
+                .with_source(ContentMismatch::Size { expected, got }))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Store {
+    fn ingest_path(&self, key: &IngestKey) -> std::path::PathBuf {
+        self.root().join("content/ingest").join(Digest::sha256(key.as_str().as_bytes()).hex())
+    }
+}

@@ -1,0 +1,178 @@
+//! One ingest's directory, locked.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use dist_core::{Cancel, Context as _, ErrorKind, IngestKey, Result};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::fsio::{self, at};
+use crate::{Store, locks};
+
+const SMALL: u64 = 8 << 10;
+
+/// The directory of an ingest, whose writer this is. Dropped, it can be locked by the next.
+#[derive(Debug)]
+pub(super) struct IngestDir {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Drop for IngestDir {
+    fn drop(&mut self) {
+        locks::unlock(&self.lock);
+    }
+}
+
+impl IngestDir {
+    /// Makes the directory where it is missing, and waits for its lock.
+    ///
+    /// The one who held it may have removed the directory meanwhile: then it is made again.
+    pub(super) fn lock(store: &Store, key: &IngestKey, cancel: &Cancel) -> Result<Self> {
+        let path = store.ingest_path(key);
+        loop {
+            fsio::make_dir(&path)?;
+            let lock = match open_dir(&path) {
+                Ok(Some(lock)) => lock,
+                Ok(None) => continue,
+                Err(error) if is_no_dir(&error) => {
+                    fsio::set_aside(&path, &store.root().join("quarantine"))?;
+                    continue;
+                }
+                Err(error) => return Err(error).context(ErrorKind::Storage, || at("open", &path)),
+            };
+            locks::wait(&lock, &path, cancel)?;
+            let dir = Self { path: path.clone(), lock };
+            if locks::leads_to(&path, &dir.lock)? {
+                return Ok(dir);
+            }
+        }
+    }
+
+    /// Locks the directory at `path` if it is there and has no writer.
+    pub(super) fn try_lock(path: &Path) -> Result<Attempt> {
+        let what = || at("lock", path);
+        let Some(lock) = open_dir(path).context(ErrorKind::Storage, what)? else {
+            return Ok(Attempt::Gone);
+        };
+        if !locks::try_exclusive(&lock).context(ErrorKind::Storage, what)? {
+            return Ok(Attempt::Busy);
+        }
+        let dir = Self { path: path.into(), lock };
+        Ok(if locks::leads_to(&dir.path, &dir.lock)? {
+            Attempt::Locked(dir)
+        } else {
+            Attempt::Gone
+        })
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Reads one of the small files.
+    pub(super) fn read(&self, name: &str) -> Result<Option<String>> {
+        read(&self.path, name)
+    }
+
+    /// Writes one of the small files. A torn one is found by comparing it, so nothing is synced.
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.file(name);
+        std::fs::write(&path, text).context(ErrorKind::Storage, || at("write", &path))
+    }
+
+    /// Opens `data`, which nobody else has under another name.
+    ///
+    /// A blob that is already linked is not ours to write to any more: a new file takes its place.
+    pub(super) fn open_data(&self) -> Result<File> {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let path = self.file("data");
+        let open = || -> io::Result<File> {
+            match std::fs::symlink_metadata(&path) {
+                Ok(meta) if !meta.is_file() || meta.nlink() > 1 => remove_any(&path)?,
+                Ok(meta) if meta.permissions().mode() & 0o200 == 0 => {
+                    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => (),
+            }
+            std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+                .open(&path)
+        };
+        open().context(ErrorKind::Storage, || at("open", &path))
+    }
+
+    /// Empties the directory.
+    pub(super) fn clear(&self) -> Result<()> {
+        let entries = std::fs::read_dir(&self.path)
+            .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+            .context(ErrorKind::Storage, || at("list", &self.path))?;
+        entries.iter().try_for_each(|entry| fsio::remove_all(&entry.path()))
+    }
+
+    /// Removes the directory and gives up the lock.
+    pub(super) fn remove(self) -> Result<()> {
+        fsio::remove_all(&self.path)
+    }
+}
+
+/// How [`IngestDir::try_lock`] ended.
+pub(super) enum Attempt {
+    Locked(IngestDir),
+    Busy,
+    Gone,
+}
+
+/// Removes what an earlier writer left of content that is there, if nobody is at it.
+pub(super) fn remove_left(store: &Store, key: &IngestKey) {
+    let path = store.ingest_path(key);
+    let removed = match IngestDir::try_lock(&path) {
+        Ok(Attempt::Locked(dir)) => dir.remove(),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = removed {
+        tracing::warn!(%error, %key, "remove an ingest whose content is there");
+    }
+}
+
+/// Reads one of the small files of an ingest; `None` where it is missing or unreadable as text.
+pub(super) fn read(dir: &Path, name: &str) -> Result<Option<String>> {
+    let bytes = fsio::read_small(&dir.join(name), SMALL)?;
+    Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
+}
+
+/// Opens a directory; `None` where there is none.
+pub(super) fn open_dir(path: &Path) -> io::Result<Option<File>> {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed())
+        .open(path);
+    match opened {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_no_dir(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    errno == Some(Errno::NOTDIR.raw_os_error()) || errno == Some(Errno::LOOP.raw_os_error())
+}
+
+fn remove_any(path: &Path) -> io::Result<()> {
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    }
+}
