@@ -1,0 +1,194 @@
+//! Names and passwords: where they are kept, and how they are written there.
+//!
+//! Docker's `config.json` and podman's `auth.json` have one shape:
+//!
+//! ```json
+//! {
+//!   "auths": {
+//!     "registry.example.com": { "auth": "<base64 of user:password>", "identitytoken": "…" },
+//!     "registry.example.com/team": { "auth": "…" }
+//!   },
+//!   "credHelpers": { "registry.example.com": "name" },
+//!   "credsStore": "name"
+//! }
+//! ```
+//!
+//! The most specific key wins: repository, its prefixes, then the host. `docker.io` is filed under
+//! `https://index.docker.io/v1/`. A helper is the program `docker-credential-<name>`.
+
+mod file;
+mod helper;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use dist_core::Result;
+use http::HeaderValue;
+
+pub use file::{Stored, erase, store};
+
+/// The user name that stands for "the secret is an identity token".
+const TOKEN_USER: &str = "<token>";
+
+/// A name and its password or identity token. Never printed, not by `Debug` either.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    username: String,
+    secret: Secret,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Secret {
+    Password(String),
+    Identity(String),
+}
+
+impl Credentials {
+    /// A name with a password.
+    #[must_use]
+    pub fn password(username: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { username: username.into(), secret: Secret::Password(password.into()) }
+    }
+
+    /// An identity token (an OAuth2 refresh token), with the name it belongs to or an empty one.
+    #[must_use]
+    pub fn identity_token(username: impl Into<String>, token: impl Into<String>) -> Self {
+        Self { username: username.into(), secret: Secret::Identity(token.into()) }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        &self.username
+    }
+
+    pub(crate) fn identity(&self) -> Option<&str> {
+        match &self.secret {
+            Secret::Identity(token) => Some(token),
+            Secret::Password(_) => None,
+        }
+    }
+
+    /// What token servers call the account.
+    pub(crate) fn account(&self) -> &str {
+        if self.username.is_empty() { TOKEN_USER } else { &self.username }
+    }
+
+    fn secret(&self) -> &str {
+        match &self.secret {
+            Secret::Password(secret) | Secret::Identity(secret) => secret,
+        }
+    }
+
+    /// The `Authorization` header of the Basic scheme.
+    pub(crate) fn basic(&self) -> Option<HeaderValue> {
+        let text = STANDARD.encode(format!("{}:{}", self.account(), self.secret()));
+        let mut header = HeaderValue::try_from(format!("Basic {text}")).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// Where to look for credentials.
+#[derive(Clone, Debug)]
+pub struct CredentialSource {
+    /// Used for every registry, before anything else is looked at.
+    pub explicit: Option<Credentials>,
+    /// Files in the shape above, looked at in this order. Missing ones are skipped.
+    pub files: Vec<PathBuf>,
+    /// How long a helper may take.
+    pub helper_timeout: Duration,
+}
+
+impl Default for CredentialSource {
+    fn default() -> Self {
+        Self { explicit: None, files: Vec::new(), helper_timeout: Duration::from_secs(30) }
+    }
+}
+
+impl CredentialSource {
+    /// These credentials and nothing else.
+    #[must_use]
+    pub fn explicit(credentials: Credentials) -> Self {
+        Self { explicit: Some(credentials), ..Self::default() }
+    }
+
+    /// Finds the credentials for a repository of a registry, `None` where there are none.
+    ///
+    /// # Errors
+    /// `Storage` where a file cannot be read, `InvalidArgument` where it does not have the shape
+    /// above, `Unauthenticated` where a helper fails.
+    pub async fn find(&self, registry: &str, repository: &str) -> Result<Option<Credentials>> {
+        if self.explicit.is_some() {
+            return Ok(self.explicit.clone());
+        }
+        for path in &self.files {
+            let Some(file) = file::File::read(path)? else { continue };
+            if let Some(found) = file.find(registry, repository, self.helper_timeout).await? {
+                tracing::debug!(registry, file = %path.display(), "found credentials");
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The name of the registry that `text` stands for: what references begin with.
+///
+/// A scheme, a path and Docker Hub's other names are taken away.
+#[must_use]
+pub fn registry_name(text: &str) -> String {
+    let host = text.trim_start_matches("https://").trim_start_matches("http://");
+    let host = host.split('/').next().unwrap_or_default();
+    match host {
+        "" | "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => "docker.io",
+        host => host,
+    }
+    .to_owned()
+}
+
+/// The key under which a registry is filed, and its name to helpers.
+fn server_key(registry: &str) -> &str {
+    if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_shows_the_secret() {
+        for credentials in
+            [Credentials::password("u", "hunter2"), Credentials::identity_token("", "hunter2")]
+        {
+            let source = CredentialSource::explicit(credentials.clone());
+            assert!(
+                !format!("{credentials:?} {source:?} {:?}", credentials.basic())
+                    .contains("hunter2")
+            );
+        }
+    }
+
+    #[test]
+    fn names() {
+        for (text, name) in [
+            ("docker.io", "docker.io"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("", "docker.io"),
+            ("localhost:5000", "localhost:5000"),
+            ("https://ghcr.io/", "ghcr.io"),
+        ] {
+            assert_eq!(registry_name(text), name);
+        }
+        assert_eq!(server_key("docker.io"), "https://index.docker.io/v1/");
+    }
+}

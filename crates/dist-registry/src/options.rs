@@ -1,0 +1,50 @@
+//! What a caller may choose about talking to registries.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::CredentialSource;
+
+/// How registries are reached, how long they may take, and who is asking.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Whether every registry is spoken to in plain http. Without it http is tried on loopback
+    /// only.
+    pub plain_http: bool,
+    /// Whether the registry's certificate is taken as it is. Other hosts that take part (token
+    /// servers, targets of redirects) are verified all the same.
+    pub insecure: bool,
+    /// PEM files with certificates that are trusted beside the system's.
+    pub ca_certs: Vec<PathBuf>,
+    /// How long a connection may take to be made, TLS included; never more than the stall timeout.
+    pub connect_timeout: Duration,
+    /// How long a registry may be silent, before an answer and within one.
+    pub stall_timeout: Duration,
+    /// How long one resolve or one fetch may take in all, its body included.
+    pub total_timeout: Option<Duration>,
+    /// How often something is tried before it fails, where trying again can help. At least 1.
+    pub attempts: u32,
+    /// The pause before the second attempt; it doubles from there, up to 30 s, with jitter.
+    pub retry_delay: Duration,
+    /// The `User-Agent` header.
+    pub user_agent: String,
+    /// Where names and passwords come from.
+    pub credentials: CredentialSource,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            insecure: false,
+            ca_certs: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(30),
+            total_timeout: None,
+            attempts: 5,
+            retry_delay: Duration::from_millis(200),
+            user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),
+            credentials: CredentialSource::default(),
+        }
+    }
+}

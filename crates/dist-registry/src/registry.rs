@@ -1,0 +1,272 @@
+//! One registry: its scheme, what it wants to see, and what its answers mean.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dist_core::{Error, ErrorKind, Result};
+use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE};
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::time::Instant;
+use url::Url;
+
+use crate::auth::{Auth, Need};
+use crate::failure::{Again, Failed};
+use crate::retry::{self, RetryAfter, Tries};
+use crate::transport::{Answer, Call, Transport};
+use crate::{escape, hosts};
+
+/// How many times a request may be sent with a token.
+const MAX_TOKENS: u32 = 2;
+
+/// A registry and everything that was learned about it.
+pub(crate) struct Registry {
+    name: String,
+    transport: Arc<Transport>,
+    auth: Auth,
+    scheme: Mutex<Scheme>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    /// http is tried; nothing has shown yet that it is right.
+    MaybeHttp,
+    Http,
+    Https,
+}
+
+/// What is wanted of a registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    /// The repository; empty for the registry itself.
+    pub(crate) repository: String,
+    /// What follows `/v2/<repository>/`.
+    pub(crate) rest: String,
+    pub(crate) accept: Option<String>,
+    /// The byte to begin at, where it is not the first.
+    pub(crate) from: u64,
+}
+
+impl Registry {
+    /// # Errors
+    /// `InvalidArgument` where no address can be made of the name.
+    pub(crate) fn new(name: &str, transport: Arc<Transport>) -> Result<Self> {
+        hosts::base(name, "https").map_err(|error| {
+            Error::new(ErrorKind::InvalidArgument, format!("read registry name {name:?}"))
+                .with_source(error)
+        })?;
+        let scheme = if transport.options().plain_http {
+            Scheme::Http
+        } else if hosts::prefers_http(name) {
+            Scheme::MaybeHttp
+        } else {
+            Scheme::Https
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            transport,
+            auth: Auth::new(name),
+            scheme: Mutex::new(scheme),
+        })
+    }
+
+    pub(crate) fn tries(&self) -> Tries {
+        Tries::new(self.transport.options())
+    }
+
+    pub(crate) fn stall(&self) -> Duration {
+        self.transport.options().stall_timeout
+    }
+
+    /// Asks until there is an answer with a good status, or trying again cannot help.
+    pub(crate) async fn ask(&self, ask: &Ask, tries: &mut Tries) -> Result<Answer, Box<Failed>> {
+        loop {
+            match self.ask_once(ask, tries.deadline()).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => tries.pause(failed).await?,
+            }
+        }
+    }
+
+    /// Asks once; finds out whether a registry on loopback speaks https after all.
+    pub(crate) async fn ask_once(
+        &self,
+        ask: &Ask,
+        deadline: Option<Instant>,
+    ) -> Result<Answer, Box<Failed>> {
+        let scheme = self.scheme();
+        let answer = self.authorized(ask, scheme, deadline).await;
+        if scheme != Scheme::MaybeHttp {
+            return answer;
+        }
+        match answer {
+            Err(failed) if failed.maybe_tls => {
+                self.probe_tls(failed, deadline).await?;
+                self.authorized(ask, Scheme::Https, deadline).await
+            }
+            answer => {
+                if answer.as_ref().map_or_else(|failed| failed.failure.status.is_some(), |_| true) {
+                    self.set_scheme(Scheme::Http);
+                }
+                answer
+            }
+        }
+    }
+
+    /// Asks for the registry's root in https; gives `failed` back where nobody speaks it.
+    async fn probe_tls(
+        &self,
+        failed: Box<Failed>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Box<Failed>> {
+        let Ok(mut url) = hosts::base(&self.name, "https") else { return Err(failed) };
+        url.set_path("/v2/");
+        let probe = Call {
+            method: Method::GET,
+            url: url.clone(),
+            headers: HeaderMap::new(),
+            form: None,
+            authorization: None,
+            home: url,
+            deadline,
+        };
+        match self.transport.send(probe).await {
+            Ok(_) => {
+                tracing::debug!(registry = self.name, "speaks https");
+                self.set_scheme(Scheme::Https);
+                Ok(())
+            }
+            Err(https) if https.certificate => Err(https),
+            Err(_) => Err(failed),
+        }
+    }
+
+    async fn authorized(
+        &self,
+        ask: &Ask,
+        scheme: Scheme,
+        deadline: Option<Instant>,
+    ) -> Result<Answer, Box<Failed>> {
+        let https = scheme == Scheme::Https;
+        let Ok(base) = hosts::base(&self.name, if https { "https" } else { "http" }) else {
+            unreachable!("the name was checked when the registry was made")
+        };
+        let need = Need {
+            transport: &self.transport,
+            registry: &base,
+            repository: &ask.repository,
+            deadline,
+        };
+        let mut authorization = self.auth.known(&need).await?;
+        let mut tokens = u32::from(authorization.is_some());
+        loop {
+            let answer = self
+                .transport
+                .send(Call {
+                    method: ask.method.clone(),
+                    url: ask.url(&base),
+                    headers: ask.headers(),
+                    form: None,
+                    authorization: authorization.clone(),
+                    home: base.clone(),
+                    deadline,
+                })
+                .await?;
+            if answer.status().is_success() {
+                return Ok(answer);
+            }
+            if answer.status().as_u16() == 401 && !answer.crossed && tokens < MAX_TOKENS {
+                let headers = answer.response.headers();
+                let next = self.auth.challenged(headers, &need, authorization.as_ref()).await?;
+                if next.is_some() {
+                    authorization = next;
+                    tokens += 1;
+                    continue;
+                }
+            }
+            return Err(refusal(answer, self.stall()).await);
+        }
+    }
+
+    fn scheme(&self) -> Scheme {
+        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_scheme(&self, scheme: Scheme) {
+        *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = scheme;
+    }
+}
+
+impl Ask {
+    fn url(&self, base: &Url) -> Url {
+        let mut url = base.clone();
+        if self.repository.is_empty() {
+            url.set_path("/v2/");
+        } else {
+            url.set_path(&format!("/v2/{}/{}", self.repository, self.rest));
+        }
+        url
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(accept) = self.accept.as_deref().and_then(|text| text.try_into().ok()) {
+            headers.insert(ACCEPT, accept);
+        }
+        if self.from > 0
+            && let Ok(range) = HeaderValue::try_from(format!("bytes={}-", self.from))
+        {
+            headers.insert(RANGE, range);
+        }
+        headers
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Wire {
+    errors: Vec<WireError>,
+}
+
+#[derive(serde::Deserialize)]
+struct WireError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Makes a failure of an answer that is none of success: what the server says about it is read
+/// (distribution-spec, "Error Codes"), shortened and escaped.
+pub(crate) async fn refusal(answer: Answer, stall: Duration) -> Box<Failed> {
+    let status = answer.status();
+    let retry_after = match status.as_u16() {
+        408 | 429 | 500..=599 => retry::retry_after(answer.response.headers()),
+        _ => RetryAfter::Absent,
+    };
+    let (method, url) = (answer.method.clone(), answer.url.clone());
+    let body = answer.into_body(stall).excerpt().await;
+    let wire = serde_json::from_slice::<Wire>(&body).ok();
+    let first = wire.and_then(|wire| wire.errors.into_iter().next());
+    let code = first.as_ref().map(|error| escape::text(&error.code)).filter(|c| !c.is_empty());
+    let said = match &first {
+        Some(error) => [escape::text(&error.code), escape::text(&error.message)].join(": "),
+        None => escape::bytes(&body),
+    };
+    let asks_for_https = said.contains("HTTPS");
+    let mut failed = Failed::status(&method, &url, status, code, &said);
+    failed.maybe_tls = status.as_u16() == 400 && asks_for_https;
+    match retry_after {
+        RetryAfter::Wait(wait) if failed.again == Again::Later => {
+            failed.again = Again::After(wait);
+        }
+        RetryAfter::TooLong(wait) => {
+            let wait = retry::roughly(wait);
+            let said = format!("the registry asks to wait {wait}; {said}");
+            let code = failed.failure.code;
+            failed = Failed::status(&method, &url, status, code, &said).again(Again::Never);
+        }
+        RetryAfter::Wait(_) | RetryAfter::Absent => {}
+    }
+    failed
+}
