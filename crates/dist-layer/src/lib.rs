@@ -1,1 +1,26 @@
-//! dist-layer
+//! Layers as bytes and layers as trees.
+//!
+//! A layer is a tar, perhaps compressed (OCI image-spec, layer.md). [`LayerApplier`] unpacks it
+//! while its bytes arrive: [`decompress`] inflates and counts them, the tar reader refuses every
+//! malformed one with its offset, and the unpacker makes each entry beneath one directory that
+//! nothing in the layer can leave. One pass, no threads, and memory that does not grow with the
+//! layer's size (only with its number of directories).
+
+#![forbid(unsafe_code)]
+
+mod apply;
+mod beneath;
+mod compression;
+mod inherit;
+mod ledger;
+mod limits;
+mod merge;
+mod name;
+mod tar;
+mod warnings;
+mod whiteout;
+
+pub use apply::LayerApplier;
+pub use compression::{decompress, detect};
+pub use inherit::inherit_dirs;
+pub use limits::{ApplyOptions, Limits};

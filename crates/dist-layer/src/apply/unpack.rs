@@ -1,0 +1,480 @@
+//! Entries of a tar as files beneath one directory.
+//!
+//! An ordinary file costs four system calls (create, write, set times, close) where its owner is
+//! this process's and its mode needs no more; each 256 KiB of its body one write more.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use dist_core::{Cancel, Error, ErrorKind, Result, ResultExt};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
+use rustix::io::Errno;
+
+use super::attributes::{
+    Host, set_file_owner, set_node_attributes, set_owner, set_xattrs, timestamps,
+};
+use super::settle::IMPLICIT_MODE;
+use super::{copy_xattrs, open_for_attributes, set_mode, set_times};
+use crate::beneath::{Dir, Missing, Tree, failed};
+use crate::ledger::{Final, Ledger};
+use crate::name::{escape, join, normalize, split};
+use crate::tar::{Entry, Kind, Tar, Time};
+use crate::warnings::Warnings;
+use crate::whiteout::{Marks, Name, OPAQUE_NODE, classify, is_mark};
+
+/// What is known after all entries are made.
+pub(crate) struct Unpacked<R> {
+    pub(crate) ledger: Ledger,
+    pub(crate) warnings: Warnings,
+    /// Whether any mark of a whiteout or opaque directory was made.
+    pub(crate) marked: bool,
+    /// Whose stream is not yet read to its end.
+    pub(crate) tar: Tar<R>,
+}
+
+pub(crate) struct Unpacker<'a> {
+    tree: &'a mut Tree,
+    marks: Marks,
+    host: &'a Host,
+    cancel: &'a Cancel,
+    ledger: Ledger,
+    warnings: Warnings,
+    marked: bool,
+    /// Whether new files may get another group than this process's: the root has setgid.
+    own_always: bool,
+}
+
+impl<'a> Unpacker<'a> {
+    pub(crate) fn new(
+        tree: &'a mut Tree,
+        marks: Marks,
+        host: &'a Host,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Self {
+            tree,
+            marks,
+            host,
+            cancel,
+            ledger: Ledger::default(),
+            warnings: Warnings::default(),
+            marked: false,
+            own_always: false,
+        }
+    }
+
+    /// Makes every entry of `tar`.
+    pub(crate) fn run<R: Read>(mut self, mut tar: Tar<R>) -> Result<Unpacked<R>> {
+        let root = rustix::fs::fstat(&self.tree.root().fd)
+            .map_err(|errno| failed(errno, format!("examine {}", self.tree.show(&[], &[]))))?;
+        self.own_always = root.st_mode & 0o2000 != 0;
+        let mut entry = Entry::default();
+        while tar.next(&mut entry)? {
+            self.cancel.check()?;
+            self.entry(&entry, &mut tar).during(|| {
+                format!("unpack entry {} at byte {}", escape(&entry.path), entry.offset)
+            })?;
+        }
+        let Self { ledger, warnings, marked, .. } = self;
+        Ok(Unpacked { ledger, warnings, marked, tar })
+    }
+
+    fn entry<R: Read>(&mut self, entry: &Entry, tar: &mut Tar<R>) -> Result<()> {
+        let path = normalize(&entry.path)?;
+        if path.is_empty() {
+            return self.root_entry(entry);
+        }
+        let (parent, name) = split(&path);
+        match classify(parent, name)? {
+            Name::Plain => {}
+            Name::Aufs => {
+                self.warnings.add("bookkeeping of aufs skipped", &entry.path);
+                return Ok(());
+            }
+            whiteout => {
+                if !matches!(entry.kind, Kind::File | Kind::Link) {
+                    return Err(Error::new(ErrorKind::Corrupt, "read whiteout: it is no file"));
+                }
+                let dir = self.parent(parent)?;
+                return match whiteout {
+                    Name::Whiteout(hidden) => self.whiteout(entry, &dir, hidden),
+                    _ => self.make_opaque(&dir, &[]),
+                };
+            }
+        }
+        let dir = self.parent(parent)?;
+        match entry.kind {
+            Kind::File => self.file(entry, tar, &dir, name),
+            Kind::Dir => self.directory(entry, &dir, name),
+            Kind::Symlink => self.symlink(entry, &dir, name),
+            Kind::Link => self.link(entry, &dir, name),
+            Kind::Fifo | Kind::Char | Kind::Block => self.node(entry, &dir, name),
+        }
+    }
+
+    /// Opens the directory that an entry belongs in; makes what is missing of it.
+    fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
+        let Self { tree, ledger, marks, marked, host, .. } = self;
+        let mode = host.making_mode(IMPLICIT_MODE);
+        let mut make = |tree: &mut Tree, dir: &Rc<Dir>, name: &[u8], missing: Missing| {
+            let hidden = match missing {
+                Missing::Nothing => false,
+                Missing::Node(stat) if is_mark(&stat) => {
+                    tree.clear(dir, name)?;
+                    true
+                }
+                Missing::Node(_) => {
+                    let message = format!(
+                        "resolve path {}: {} is no directory",
+                        escape(path),
+                        escape(&join(&dir.path, name))
+                    );
+                    return Err(Error::new(ErrorKind::Corrupt, message));
+                }
+            };
+            rustix::fs::mkdirat(&dir.fd, name, mode).map_err(|errno| {
+                failed(errno, format!("make directory {}", tree.show(&dir.path, name)))
+            })?;
+            ledger.set(&join(&dir.path, name), Final::Implicit)?;
+            if hidden {
+                *marked = true;
+                mark_opaque(tree, *marks, dir, name)?;
+            }
+            Ok(true)
+        };
+        let dir = tree.dir(path, &mut make)?;
+        dir.ok_or_else(|| Error::new(ErrorKind::Internal, format!("make {}", escape(path))))
+    }
+
+    /// Runs `make` until it does not find the name taken; what is there is removed.
+    fn replacing<T>(
+        &mut self,
+        dir: &Rc<Dir>,
+        name: &[u8],
+        what: &str,
+        mut make: impl FnMut() -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        for last in [false, true] {
+            match make() {
+                Err(Errno::EXIST) if !last => self.clear(dir, name)?,
+                result => {
+                    return result.map_err(|errno| {
+                        failed(errno, format!("make {what} {}", self.tree.show(&dir.path, name)))
+                    });
+                }
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    fn clear(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
+        if self.tree.clear(dir, name)? {
+            self.ledger.gone(&join(&dir.path, name))?;
+        }
+        Ok(())
+    }
+
+    fn owns(&self, entry: &Entry) -> bool {
+        self.own_always || self.host.differs(entry.uid, entry.gid)
+    }
+
+    fn root_entry(&mut self, entry: &Entry) -> Result<()> {
+        if entry.kind != Kind::Dir {
+            let message = "replace the layer's root: it must stay a directory";
+            return Err(Error::new(ErrorKind::UnsafeLayer, message));
+        }
+        let root = self.tree.root().clone();
+        let shown = || self.tree.show(&[], &[]);
+        set_file_owner(&root.fd, entry, &mut self.warnings, shown)?;
+        set_xattrs(&root.fd, entry, &mut self.warnings, shown)?;
+        let end = Final::Explicit { mode: entry.mode, mtime: entry.mtime, reused: true };
+        self.ledger.set(&[], end)
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        entry: &Entry,
+        tar: &mut Tar<R>,
+        dir: &Rc<Dir>,
+        name: &[u8],
+    ) -> Result<()> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Without it an ordinary user could not set the extended attributes of a read-only file.
+        let writable = if entry.xattrs.is_empty() { 0 } else { 0o200 };
+        let mode = Mode::from_raw_mode(entry.mode & 0o777 | writable);
+        let fd = self.replacing(dir, name, "file", || {
+            rustix::fs::openat(&dir.fd, name, flags, mode)
+        })?;
+        self.body(entry, tar, &fd, &|tree| tree.show(&dir.path, name))?;
+        let owned = self.owns(entry);
+        let shown = || self.tree.show(&dir.path, name);
+        if owned {
+            set_file_owner(&fd, entry, &mut self.warnings, shown)?;
+        }
+        set_xattrs(&fd, entry, &mut self.warnings, shown)?;
+        if self.host.masks(entry.mode) || !entry.xattrs.is_empty() {
+            set_mode(&fd, entry.mode, shown)?;
+        }
+        set_times(&fd, entry.mtime, shown)
+    }
+
+    fn body<R: Read>(
+        &self,
+        entry: &Entry,
+        tar: &mut Tar<R>,
+        fd: &OwnedFd,
+        shown: &dyn Fn(&Tree) -> String,
+    ) -> Result<()> {
+        let wrote = |errno| failed(errno, format!("write file {}", shown(self.tree)));
+        let Some(regions) = &entry.regions else {
+            loop {
+                let chunk = tar.chunk()?;
+                if chunk.is_empty() {
+                    return Ok(());
+                }
+                self.cancel.check()?;
+                let count = retry(|| rustix::io::write(fd, chunk)).map_err(wrote)?;
+                tar.consume(count);
+            }
+        };
+        rustix::fs::ftruncate(fd, entry.size).map_err(wrote)?;
+        for region in regions {
+            let (mut at, end) = (region.start, region.start + region.length);
+            while at < end {
+                let chunk = tar.chunk()?;
+                let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
+                if count == 0 {
+                    return Ok(()); // the reader has checked that the regions are the body
+                }
+                self.cancel.check()?;
+                let count = retry(|| rustix::io::pwrite(fd, &chunk[..count], at)).map_err(wrote)?;
+                tar.consume(count);
+                at += count as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        let mode = self.host.making_mode(entry.mode);
+        let mut reused = false;
+        let mut hidden = false;
+        let made = rustix::fs::mkdirat(&dir.fd, name, mode);
+        if made == Err(Errno::EXIST) {
+            let stat = self.tree.stat(dir, name)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                reused = true;
+            } else {
+                hidden = is_mark(&stat);
+                self.replacing(dir, name, "directory", || {
+                    rustix::fs::mkdirat(&dir.fd, name, mode)
+                })?;
+            }
+        } else {
+            made.map_err(|errno| {
+                failed(errno, format!("make directory {}", self.tree.show(&dir.path, name)))
+            })?;
+        }
+        if hidden {
+            self.make_opaque(dir, name)?;
+        }
+        if reused || self.owns(entry) {
+            set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
+        }
+        if !entry.xattrs.is_empty() {
+            let fd = open_for_attributes(self.tree, dir, name)?;
+            let shown = || self.tree.show(&dir.path, name);
+            set_xattrs(&fd, entry, &mut self.warnings, shown)?;
+        }
+        let end = Final::Explicit { mode: entry.mode, mtime: entry.mtime, reused };
+        self.ledger.set(&join(&dir.path, name), end)
+    }
+
+    fn symlink(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        if entry.link.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, "make symlink: its target is empty"));
+        }
+        self.replacing(dir, name, "symlink", || {
+            rustix::fs::symlinkat(entry.link.as_slice(), &dir.fd, name)
+        })?;
+        if self.owns(entry) {
+            set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
+        }
+        set_node_attributes(self.tree, dir, name, (entry, None), &mut self.warnings)?;
+        self.set_times_at(dir, name, entry.mtime)
+    }
+
+    fn node(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        let (kind, what) = match entry.kind {
+            Kind::Char => (FileType::CharacterDevice, "device"),
+            Kind::Block => (FileType::BlockDevice, "device"),
+            _ => (FileType::Fifo, "fifo"),
+        };
+        if kind == FileType::CharacterDevice && entry.device == (0, 0) {
+            // It would hide what is below, on overlayfs only.
+            self.warnings.add("device 0:0 not created", &entry.path);
+            return Ok(());
+        }
+        let device = makedev(entry.device.0, entry.device.1);
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let made = self.replacing(dir, name, what, || {
+            match rustix::fs::mknodat(&dir.fd, name, kind, mode, device) {
+                Err(Errno::PERM) if kind != FileType::Fifo => Ok(false),
+                result => result.map(|()| true),
+            }
+        })?;
+        if !made {
+            self.clear(dir, name)?;
+            self.warnings.add("device not created", &entry.path);
+            return Ok(());
+        }
+        if self.owns(entry) {
+            set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
+        }
+        let mode = self.host.masks(entry.mode).then_some(entry.mode);
+        set_node_attributes(self.tree, dir, name, (entry, mode), &mut self.warnings)?;
+        self.set_times_at(dir, name, entry.mtime)
+    }
+
+    /// Makes another name of a file of this layer. Its owner, mode and times are those of the
+    /// file's own entry.
+    fn link(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        let corrupt = |what: &str| {
+            let message = format!("make hard link to {}: {what}", escape(&entry.link));
+            Error::new(ErrorKind::Corrupt, message)
+        };
+        let target = normalize(&entry.link)?;
+        let (parent, target_name) = split(&target);
+        let from = self.tree.existing(parent)?.ok_or_else(|| corrupt("it is not in the layer"))?;
+        let stat = match self.tree.try_stat(&from, target_name)? {
+            Some(stat) if !target_name.is_empty() && !is_mark(&stat) => stat,
+            _ => return Err(corrupt("it is not in the layer")),
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory {
+            return Err(corrupt("it is a directory"));
+        }
+        if from.path == dir.path && target_name == name {
+            return Err(corrupt("it is the link itself"));
+        }
+        let linked = self.replacing(dir, name, "hard link", || {
+            match rustix::fs::linkat(&from.fd, target_name, &dir.fd, name, AtFlags::empty()) {
+                Err(Errno::MLINK) => Ok(false),
+                result => result.map(|()| true),
+            }
+        })?;
+        if linked {
+            Ok(())
+        } else if kind == FileType::RegularFile {
+            self.copy(&from, target_name, dir, name)
+        } else {
+            Err(failed(Errno::MLINK, format!("make hard link {}", self.tree.show(&dir.path, name))))
+        }
+    }
+
+    /// Copies a file that can have no more links.
+    fn copy(&mut self, from: &Dir, source: &[u8], dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        self.clear(dir, name)?;
+        let wrap = |tree: &Tree, errno| {
+            failed(errno, format!("copy file {}", tree.show(&dir.path, name)))
+        };
+        let result = (|| {
+            let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let source =
+                rustix::fs::openat(&from.fd, source, flags | OFlags::RDONLY, Mode::empty())?;
+            let flags = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            let copy = rustix::fs::openat(&dir.fd, name, flags, Mode::RUSR | Mode::WUSR)?;
+            while rustix::fs::copy_file_range(&source, None, &copy, None, 1 << 30)? > 0 {}
+            let stat = rustix::fs::fstat(&source)?;
+            Ok((source, copy, stat))
+        })();
+        let (source, copy, stat) = result.map_err(|errno| wrap(self.tree, errno))?;
+        let entry = Entry { uid: stat.st_uid, gid: stat.st_gid, ..Entry::default() };
+        let shown = || self.tree.show(&dir.path, name);
+        set_file_owner(&copy, &entry, &mut self.warnings, shown)?;
+        copy_xattrs(&source, &copy).map_err(|errno| wrap(self.tree, errno))?;
+        set_mode(&copy, stat.st_mode & 0o7777, shown)?;
+        set_times(&copy, time_of(&stat), shown)
+    }
+
+    fn whiteout(&mut self, entry: &Entry, dir: &Rc<Dir>, hidden: &[u8]) -> Result<()> {
+        if self.marks == Marks::Ignored {
+            return Ok(());
+        }
+        self.marked = true;
+        let kind = FileType::CharacterDevice;
+        match rustix::fs::mknodat(&dir.fd, hidden, kind, Mode::empty(), makedev(0, 0)) {
+            Ok(()) => self.set_times_at(dir, hidden, entry.mtime),
+            Err(Errno::EXIST) => {
+                // The layer's own entry stays. A file hides what is below as it is, a directory
+                // must be told to.
+                let stat = self.tree.stat(dir, hidden)?;
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    self.make_opaque(dir, hidden)?;
+                }
+                Ok(())
+            }
+            Err(errno) => {
+                Err(failed(errno, format!("make whiteout {}", self.tree.show(&dir.path, hidden))))
+            }
+        }
+    }
+
+    /// Hides what lies below the directory `name` in `dir`, or `dir` itself where it is empty.
+    fn make_opaque(&mut self, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        self.marked = true;
+        mark_opaque(self.tree, self.marks, dir, name)
+    }
+
+    fn set_times_at(&self, dir: &Dir, name: &[u8], mtime: Time) -> Result<()> {
+        let times = timestamps(mtime);
+        rustix::fs::utimensat(&dir.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| {
+            failed(errno, format!("set times of {}", self.tree.show(&dir.path, name)))
+        })
+    }
+}
+
+fn mark_opaque(tree: &Tree, marks: Marks, dir: &Dir, name: &[u8]) -> Result<()> {
+    if marks == Marks::Ignored {
+        return Ok(());
+    }
+    let opened;
+    let fd = if name.is_empty() {
+        &dir.fd
+    } else {
+        opened = open_for_attributes(tree, dir, name)?;
+        &opened
+    };
+    let made = match marks {
+        Marks::Overlay { user_xattr } => {
+            let key = if user_xattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
+            rustix::fs::fsetxattr(fd, key, b"y", rustix::fs::XattrFlags::empty())
+        }
+        _ => {
+            let kind = FileType::CharacterDevice;
+            match rustix::fs::mknodat(fd, OPAQUE_NODE, kind, Mode::empty(), makedev(0, 0)) {
+                Err(Errno::EXIST) => Ok(()),
+                result => result,
+            }
+        }
+    };
+    made.map_err(|errno| {
+        failed(errno, format!("make directory {} opaque", tree.show(&dir.path, name)))
+    })
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// The modification time of a file.
+pub(crate) fn time_of(stat: &rustix::fs::Stat) -> Time {
+    Time { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+}

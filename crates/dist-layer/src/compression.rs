@@ -1,0 +1,181 @@
+//! Compressed layers as their bytes.
+//!
+//! What a layer is compressed with is told by its first bytes and must be what its media type
+//! says: gzip `1f 8b`, zstd `28 b5 2f fd` (or a skippable frame `5? 2a 4d 18`), else a plain tar.
+//! Every byte of the input belongs to a gzip member or zstd frame; anything after the last one is
+//! an error.
+
+mod gzip;
+mod input;
+mod zstd;
+
+use std::io::{self, Read};
+
+use dist_core::{Compression, DiffId, Error, ErrorKind, Hasher, MediaType, Result};
+
+use self::gzip::Gzip;
+use self::input::Input;
+use self::zstd::Zstd;
+use crate::Limits;
+use crate::limits::exceeded;
+
+/// Bytes inflated at a time: small enough to stay in the second-level cache until they are hashed
+/// and written.
+const CHUNK: usize = 256 << 10;
+
+/// Reads the uncompressed bytes of a layer.
+///
+/// The reader's errors carry a [`dist_core::Error`]; it ends only where `input` does.
+///
+/// # Errors
+/// `Unsupported` where `media_type` is no layer or the compression is not handled; `Corrupt` where
+/// the bytes are not what the media type says; the kind that `input` failed with.
+pub fn decompress(media_type: &MediaType, input: impl Read, limits: Limits) -> Result<impl Read> {
+    Stream::new(media_type, input, limits)
+}
+
+/// Tells a layer's compression by its first bytes; six are enough.
+///
+/// # Errors
+/// `Unsupported` for a compression that is known and not handled.
+pub fn detect(start: &[u8]) -> Result<Compression> {
+    let unsupported = |name: &str| {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("read layer: {name} compression is not supported (gzip and zstd are)"),
+        ))
+    };
+    match start {
+        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => unsupported("bzip2"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => unsupported("lz4"),
+        [0x5d, 0, 0, ..] => unsupported("lzma"),
+        _ => Ok(Compression::None),
+    }
+}
+
+/// A layer's uncompressed bytes, hashed and counted as they are made.
+pub(crate) struct Stream<R> {
+    input: Input<R>,
+    codec: Codec,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    produced: u64,
+    finished: bool,
+    limits: Limits,
+    hasher: Hasher,
+}
+
+enum Codec {
+    Plain,
+    Gzip(Box<Gzip>),
+    Zstd(Zstd),
+}
+
+impl<R: Read> Stream<R> {
+    pub(crate) fn new(media_type: &MediaType, input: R, limits: Limits) -> Result<Self> {
+        let Some(declared) = media_type.layer_compression() else {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "read layer: its media type {} is not one of a layer",
+                    media_type.as_str().escape_debug()
+                ),
+            ));
+        };
+        let mut input = Input::new(input);
+        let start = input.peek(6)?;
+        if start.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, "read layer: it has no bytes"));
+        }
+        let found = detect(start)?;
+        if found != declared {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!("read layer: its media type says {declared}, its first bytes say {found}"),
+            ));
+        }
+        let codec = match found {
+            Compression::None => Codec::Plain,
+            Compression::Gzip => Codec::Gzip(Box::default()),
+            Compression::Zstd => Codec::Zstd(Zstd::new(limits.zstd_window)?),
+        };
+        Ok(Self {
+            input,
+            codec,
+            buffer: vec![0; CHUNK].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            produced: 0,
+            finished: false,
+            limits,
+            hasher: Hasher::sha256(),
+        })
+    }
+
+    /// Bytes that are made and not consumed; makes more where there are none. Empty at the end.
+    pub(crate) fn fill(&mut self) -> Result<&[u8]> {
+        if self.start == self.end && !self.finished {
+            let made = match &mut self.codec {
+                Codec::Plain => self.input.copy(&mut self.buffer)?,
+                Codec::Gzip(gzip) => gzip.decode(&mut self.input, &mut self.buffer)?,
+                Codec::Zstd(zstd) => zstd.decode(&mut self.input, &mut self.buffer)?,
+            };
+            self.finished = made < self.buffer.len();
+            (self.start, self.end) = (0, made);
+            self.produced = self.produced.saturating_add(made as u64);
+            self.check()?;
+            self.hasher.update(&self.buffer[..made]);
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// Marks `bytes` of what [`Stream::fill`] returned as used.
+    pub(crate) fn consume(&mut self, bytes: usize) {
+        self.start = self.end.min(self.start + bytes);
+    }
+
+    /// Reads to the end; returns the digest and number of all uncompressed bytes.
+    pub(crate) fn finish(mut self) -> Result<(DiffId, u64)> {
+        loop {
+            let left = self.fill()?.len();
+            if left == 0 {
+                return Ok((DiffId(self.hasher.finish()), self.produced));
+            }
+            self.consume(left);
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Limits { layer_bytes, ratio_floor, ratio, .. } = self.limits;
+        if self.produced > layer_bytes {
+            let message = format!("read layer: it expands to more than {layer_bytes} bytes");
+            return Err(exceeded("layer-size", layer_bytes, message));
+        }
+        let allowed = ratio_floor.saturating_add(self.input.taken().saturating_mul(ratio));
+        if self.produced > allowed {
+            let message = format!(
+                "read layer: {} compressed bytes expand to more than {allowed}",
+                self.input.taken()
+            );
+            return Err(exceeded("layer-ratio", ratio, message));
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Stream<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill().map_err(Error::into_io)?;
+        let count = bytes.len().min(out.len());
+        out[..count].copy_from_slice(&bytes[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! gzip members (RFC 1952), any number of them, each inflated raw and checked against its own
+//! CRC-32 and length.
+
+use std::io::Read;
+
+use dist_core::{Error, ErrorKind, Result};
+use flate2::{Decompress, FlushDecompress, Status};
+
+use super::input::Input;
+
+/// Bytes that the optional fields of one member's header may have.
+const HEADER_LIMIT: u32 = 128 << 10;
+
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("it is cut off")]
+    Truncated,
+    #[error("the bytes after the last gzip member are no member")]
+    Trailing,
+    #[error("the gzip header is malformed")]
+    Header,
+    #[error("the gzip header is longer than {HEADER_LIMIT} bytes")]
+    LongHeader,
+    #[error("the deflate stream is malformed")]
+    Deflate(#[source] Option<flate2::DecompressError>),
+    #[error("the gzip checksum is {expected:08x}, the bytes have {got:08x}")]
+    Checksum { expected: u32, got: u32 },
+    #[error("the gzip length is {expected} (modulo 2^32), the bytes are {got}")]
+    Length { expected: u32, got: u64 },
+}
+
+pub(crate) struct Gzip {
+    inflate: Decompress,
+    crc: crc32fast::Hasher,
+    in_member: bool,
+}
+
+impl Default for Gzip {
+    fn default() -> Self {
+        Self { inflate: Decompress::new(false), crc: crc32fast::Hasher::new(), in_member: false }
+    }
+}
+
+impl Gzip {
+    /// Fills `out`; less than all of it at the input's end only.
+    pub(crate) fn decode<R: Read>(&mut self, input: &mut Input<R>, out: &mut [u8]) -> Result<usize> {
+        let mut filled = 0;
+        while filled < out.len() {
+            if !self.in_member {
+                if input.available()?.is_empty() {
+                    break;
+                }
+                header(input)?;
+                self.in_member = true;
+            }
+            let (bytes_in, bytes_out) = (self.inflate.total_in(), self.inflate.total_out());
+            let bytes = input.available()?;
+            let ended = bytes.is_empty();
+            let status =
+                match self.inflate.decompress(bytes, &mut out[filled..], FlushDecompress::None) {
+                    Ok(status) => status,
+                    Err(error) => return Err(fault(input, Fault::Deflate(Some(error)))),
+                };
+            let used = (self.inflate.total_in() - bytes_in) as usize;
+            let made = (self.inflate.total_out() - bytes_out) as usize;
+            input.advance(used);
+            self.crc.update(&out[filled..filled + made]);
+            filled += made;
+            if status == Status::StreamEnd {
+                self.trailer(input)?;
+            } else if used == 0 && made == 0 {
+                let what = if ended { Fault::Truncated } else { Fault::Deflate(None) };
+                return Err(fault(input, what));
+            }
+        }
+        Ok(filled)
+    }
+
+    fn trailer<R: Read>(&mut self, input: &mut Input<R>) -> Result<()> {
+        let &[c0, c1, c2, c3, l0, l1, l2, l3] = input.peek(8)? else {
+            return Err(fault(input, Fault::Truncated));
+        };
+        let expected = u32::from_le_bytes([c0, c1, c2, c3]);
+        let got = std::mem::take(&mut self.crc).finalize();
+        if got != expected {
+            return Err(fault(input, Fault::Checksum { expected, got }));
+        }
+        let expected = u32::from_le_bytes([l0, l1, l2, l3]);
+        let got = self.inflate.total_out();
+        if got & u64::from(u32::MAX) != u64::from(expected) {
+            return Err(fault(input, Fault::Length { expected, got }));
+        }
+        input.advance(8);
+        self.inflate.reset(false);
+        self.in_member = false;
+        Ok(())
+    }
+}
+
+fn fault<R: Read>(input: &Input<R>, what: Fault) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("inflate layer at compressed byte {}", input.offset()))
+        .with_source(what)
+}
+
+/// Reads a member's header.
+fn header<R: Read>(input: &mut Input<R>) -> Result<()> {
+    let fixed = match input.peek(10)? {
+        [0x1f, 0x8b, rest @ ..] if rest.len() == 8 => [rest[0], rest[1]],
+        [0x1f, 0x8b, ..] | [0x1f] => return Err(fault(input, Fault::Truncated)),
+        _ => return Err(fault(input, Fault::Trailing)),
+    };
+    let [method, flags] = fixed;
+    if method != 8 || flags & 0xe0 != 0 {
+        return Err(fault(input, Fault::Header));
+    }
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(input.peek(10)?);
+    input.advance(10);
+    let mut left = HEADER_LIMIT;
+    let mut next = |input: &mut Input<R>| -> Result<u8> {
+        left = match left.checked_sub(1) {
+            Some(left) => left,
+            None => return Err(fault(input, Fault::LongHeader)),
+        };
+        match input.byte()? {
+            Some(byte) => {
+                crc.update(&[byte]);
+                Ok(byte)
+            }
+            None => Err(fault(input, Fault::Truncated)),
+        }
+    };
+    if flags & 4 != 0 {
+        let length = u16::from_le_bytes([next(input)?, next(input)?]);
+        for _ in 0..length {
+            next(input)?;
+        }
+    }
+    for flag in [8, 16] {
+        if flags & flag != 0 {
+            while next(input)? != 0 {}
+        }
+    }
+    if flags & 2 != 0 {
+        let expected = match *input.peek(2)? {
+            [low, high] => u16::from_le_bytes([low, high]),
+            _ => return Err(fault(input, Fault::Truncated)),
+        };
+        if crc.finalize() & 0xffff != u32::from(expected) {
+            return Err(fault(input, Fault::Header));
+        }
+        input.advance(2);
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Directories that a stacked layer has no entry for take their attributes from below.
+
+use std::path::{Path, PathBuf};
+
+use dist_core::Result;
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
+
+use crate::apply::{copy_xattrs, time_of, timestamps};
+use crate::beneath::{Dir, Tree, failed, open_child};
+use crate::name::join;
+
+/// Gives directories of a stacked layer the mode, owner, times and extended attributes they have
+/// in the nearest layer below that has them.
+///
+/// `target` is the layer's directory, `parents` those of the layers below it, nearest first, and
+/// `dirs` what [`dist_core::Applied::implicit_dirs`] named. A directory that a layer in between
+/// hides, by a whiteout, an opaque directory or anything else in its place, keeps what it has.
+/// What this process may not set (an owner, as ordinary user) is left.
+///
+/// # Errors
+/// `Storage`.
+pub fn inherit_dirs(target: &Path, parents: &[PathBuf], dirs: &[Vec<u8>]) -> Result<()> {
+    if dirs.is_empty() || parents.is_empty() {
+        return Ok(());
+    }
+    let mut target = Tree::open(target)?;
+    let mut parents = parents.iter().map(|path| Tree::open(path)).collect::<Result<Vec<_>>>()?;
+    for path in dirs {
+        let Found::There(to) = find(&mut target, path)? else { continue };
+        if hides_below(&target, path)? {
+            continue;
+        }
+        for parent in &mut parents {
+            match find(parent, path)? {
+                Found::There(from) => {
+                    copy(&target, &from, &to)?;
+                    break;
+                }
+                Found::Hidden => break,
+                Found::Absent => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Found {
+    There(Dir),
+    /// Neither here nor in any layer below as far as this one shows.
+    Hidden,
+    Absent,
+}
+
+/// Walks to a directory without following any symlink.
+fn find(tree: &mut Tree, path: &[u8]) -> Result<Found> {
+    let mut dir = clone_root(tree)?;
+    for name in components(path) {
+        match open_child(&dir, name) {
+            Ok(fd) => dir = Dir { fd, path: join(&dir.path, name) },
+            Err(Errno::NOENT) => {
+                let hidden = is_opaque(tree, &dir)? || hides_below(tree, &dir.path)?;
+                return Ok(if hidden { Found::Hidden } else { Found::Absent });
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Found::Hidden),
+            Err(errno) => {
+                let shown = tree.show(&dir.path, name);
+                return Err(failed(errno, format!("open directory {shown}")));
+            }
+        }
+    }
+    Ok(Found::There(dir))
+}
+
+/// Whether a directory above `path` is opaque.
+fn hides_below(tree: &Tree, path: &[u8]) -> Result<bool> {
+    let mut dir = clone_root(tree)?;
+    for name in components(path) {
+        if is_opaque(tree, &dir)? {
+            return Ok(true);
+        }
+        let fd = open_child(&dir, name).map_err(|errno| {
+            failed(errno, format!("open directory {}", tree.show(&dir.path, name)))
+        })?;
+        dir = Dir { fd, path: join(&dir.path, name) };
+    }
+    Ok(false)
+}
+
+fn is_opaque(tree: &Tree, dir: &Dir) -> Result<bool> {
+    for key in ["trusted.overlay.opaque", "user.overlay.opaque"] {
+        let mut value = [0; 8];
+        match rustix::fs::fgetxattr(&dir.fd, key, &mut value) {
+            Ok(length) if &value[..length] == b"y" => return Ok(true),
+            Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::PERM) => {}
+            Err(errno) => {
+                let shown = tree.show(&dir.path, &[]);
+                return Err(failed(errno, format!("read extended attribute {key} of {shown}")));
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn copy(target: &Tree, from: &Dir, to: &Dir) -> Result<()> {
+    let wrap = |errno| failed(errno, format!("set attributes of {}", target.show(&to.path, &[])));
+    let stat = rustix::fs::fstat(&from.fd).map_err(wrap)?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    match rustix::fs::fchown(&to.fd, Some(uid), Some(gid)) {
+        Err(Errno::PERM | Errno::INVAL) => {}
+        result => result.map_err(wrap)?,
+    }
+    copy_xattrs(&from.fd, &to.fd).map_err(wrap)?;
+    rustix::fs::fchmod(&to.fd, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(wrap)?;
+    rustix::fs::futimens(&to.fd, &timestamps(time_of(&stat))).map_err(wrap)
+}
+
+fn clone_root(tree: &Tree) -> Result<Dir> {
+    let fd = tree.root().fd.try_clone().map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
+        failed(errno, format!("open directory {}", tree.show(&[], &[])))
+    })?;
+    Ok(Dir { fd, path: Vec::new() })
+}
+
+fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/').filter(|name| !name.is_empty())
+}
