@@ -1,0 +1,26 @@
+//! The binary, tested as users have it: real registries, real faults, real kills.
+//!
+//! One integration binary; each module is a suite and prints its seconds. What
+//! needs root, an installed tool or the built images fails and says so.
+
+#![forbid(unsafe_code)]
+
+mod support;
+
+mod adversarial;
+mod auth;
+mod bad_input;
+mod concurrency;
+mod durability;
+mod faults;
+mod graph;
+mod kills;
+mod output;
+mod pipelines;
+mod power_cut;
+mod pull;
+mod resume;
+mod rootless;
+mod sweep;
+mod tls;
+mod trees;
