@@ -231,6 +231,9 @@ fn read<T: DeserializeOwned>(noun: &str, bytes: &[u8]) -> Result<T> {
         )
         .with_source(crate::Limit { name: "manifest-size", limit: MAX_DOCUMENT_BYTES }));
     }
+    // The parser does not look into strings that it skips.
+    std::str::from_utf8(bytes)
+        .context(ErrorKind::Corrupt, || format!("read {noun}: it is not UTF-8"))?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json)
         .context(ErrorKind::Corrupt, || format!("read {noun}: not valid"))?;
@@ -301,6 +304,15 @@ mod tests {
             assert_eq!(error.kind(), kind, "{text}");
             assert!(format!("{error:?}").contains(part), "{error:?} lacks {part}");
         }
+    }
+
+    #[test]
+    fn skipped_strings_are_utf8_too() {
+        let mut bytes = manifest(r#","a":"?""#).into_bytes();
+        let at = bytes.iter().position(|byte| *byte == b'?').unwrap();
+        bytes[at] = 0xff;
+        let error = Document::parse(&MediaType::Manifest, &bytes).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 
     #[test]
