@@ -47,7 +47,7 @@ impl Body {
         let chunk = match tokio::time::timeout_at(until, self.response.chunk()).await {
             Err(_) if until < silent => return Err(self.failed("not finished in the time given")),
             Err(_) => {
-                let problem = format!("no data for {} s", self.stall.as_secs_f32());
+                let problem = format!("no data for {:.1} s", self.stall.as_secs_f32());
                 return Err(self.failed(problem).again(Again::Once));
             }
             Ok(Err(error)) => return Err(Failed::exchange(&self.method, &self.url, error)),
@@ -58,7 +58,7 @@ impl Body {
         if self.waited >= 2 * self.stall {
             if self.came < TRICKLE && chunk.is_some() {
                 let problem =
-                    format!("only {} bytes in {} s", self.came, self.waited.as_secs_f32());
+                    format!("only {} bytes in {:.1} s", self.came, self.waited.as_secs_f32());
                 return Err(self.failed(problem).again(Again::Once));
             }
             (self.waited, self.came) = (Duration::ZERO, 0);

@@ -121,6 +121,12 @@ impl Failed {
         self
     }
 
+    /// Adds what may be behind it.
+    pub(crate) fn perhaps(mut self: Box<Self>, hint: &str) -> Box<Self> {
+        self.failure.problem.push_str(hint);
+        self
+    }
+
     /// The failure that a status stands for; `problem` is what the body says.
     pub(crate) fn status(
         method: &Method,
@@ -169,8 +175,7 @@ impl Failed {
         {
             ("the header of the answer is too large".to_owned(), Again::Never, false)
         } else if http.is_some_and(hyper::Error::is_parse) {
-            let hint = if url.scheme() == "http" { " (an https server, perhaps)" } else { "" };
-            (format!("the answer is not HTTP{hint}"), Again::Never, true)
+            ("the answer is not HTTP".to_owned(), Again::Never, true)
         } else if http.is_some_and(|http| http.is_incomplete_message() || http.is_closed()) {
             ("the connection was closed in the middle".to_owned(), Again::Later, true)
         } else {

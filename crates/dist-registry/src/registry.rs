@@ -30,6 +30,8 @@ pub(crate) struct Registry {
 enum Scheme {
     /// http is tried; nothing has shown yet that it is right.
     MaybeHttp,
+    /// The caller wants http; nothing has shown yet that it is right.
+    WantedHttp,
     Http,
     Https,
 }
@@ -56,7 +58,7 @@ impl Registry {
                 .with_source(error)
         })?;
         let scheme = if transport.options().plain_http {
-            Scheme::Http
+            Scheme::WantedHttp
         } else if hosts::prefers_http(name) {
             Scheme::MaybeHttp
         } else {
@@ -96,14 +98,15 @@ impl Registry {
     ) -> Result<Answer, Box<Failed>> {
         let scheme = self.scheme();
         let answer = self.authorized(ask, scheme, deadline).await;
-        if scheme != Scheme::MaybeHttp {
+        if matches!(scheme, Scheme::Http | Scheme::Https) {
             return answer;
         }
         match answer {
-            Err(failed) if failed.maybe_tls => {
+            Err(failed) if failed.maybe_tls && scheme == Scheme::MaybeHttp => {
                 self.probe_tls(failed, deadline).await?;
                 self.authorized(ask, Scheme::Https, deadline).await
             }
+            Err(failed) if failed.maybe_tls => Err(failed.perhaps(" (an https server, perhaps)")),
             answer => {
                 if answer.as_ref().map_or_else(|failed| failed.failure.status.is_some(), |_| true) {
                     self.set_scheme(Scheme::Http);
@@ -262,7 +265,8 @@ pub(crate) async fn refusal(answer: Answer, stall: Duration) -> Box<Failed> {
         }
         RetryAfter::TooLong(wait) => {
             let wait = retry::roughly(wait);
-            let said = format!("the registry asks to wait {wait}; {said}");
+            let separator = if said.is_empty() { "" } else { ": " };
+            let said = format!("the registry asks to wait {wait}{separator}{said}");
             let code = failed.failure.code;
             failed = Failed::status(&method, &url, status, code, &said).again(Again::Never);
         }

@@ -131,7 +131,7 @@ impl Transport {
                 return Err(Failed::unavailable(method, url, problem));
             }
             Err(_) => {
-                let problem = format!("no answer in {} s", stall.as_secs_f32());
+                let problem = format!("no answer in {:.1} s", stall.as_secs_f32());
                 return Err(Failed::unavailable(method, url, problem).again(Again::Once));
             }
             Ok(Err(error)) => return Err(Failed::exchange(method, url, error)),

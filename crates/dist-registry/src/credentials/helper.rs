@@ -124,7 +124,7 @@ impl Helper {
             Err(Error::new(ErrorKind::Unauthenticated, format!("{}: {problem}", what())))
         };
         let (status, output) = match tokio::time::timeout(self.timeout, talk).await {
-            Err(_) => return failed(format!("no answer in {} s", self.timeout.as_secs_f32())),
+            Err(_) => return failed(format!("no answer in {:.1} s", self.timeout.as_secs_f32())),
             Ok(result) => {
                 let result: std::io::Result<_> = result;
                 result.context(ErrorKind::Unauthenticated, what)?
