@@ -1,0 +1,30 @@
+//! Hands `git describe` to the version command; a tree without git has the package's version.
+
+use std::process::Command;
+
+fn git(args: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(args).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
+}
+
+fn main() {
+    let version = format!("v{}", std::env::var("CARGO_PKG_VERSION").unwrap_or_default());
+    let described = git(&["describe", "--match", "v[0-9]*", "--dirty=.m", "--always"]);
+    let described = match described {
+        // Without a tag there is only the commit; the package's version says more.
+        Some(text) if !text.starts_with('v') => format!("{version}-g{text}"),
+        Some(text) => text,
+        None => version,
+    };
+    println!("cargo::rustc-env=DIST_VERSION={described}");
+    println!("cargo::rerun-if-changed=build.rs");
+    for name in ["HEAD", "index", "packed-refs"] {
+        // Cargo takes a path that does not exist for one that has changed.
+        if let Some(path) = git(&["rev-parse", "--git-path", name])
+            && std::path::Path::new(&path).exists()
+        {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What was typed: the grammar of the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args as ClapArgs, Parser, ValueEnum};
+use dist_core::Namespace;
+use tracing::level_filters::LevelFilter;
+
+use crate::commands::Command;
+use crate::progress::Mode;
+use crate::report::{self, EXIT_CODES};
+use crate::units::{parse_duration, parse_size};
+
+/// Name, package and version, as `--version` prints them after `dist`.
+pub(crate) const VERSION: &str = concat!("github.com/dist-rs/dist ", env!("DIST_VERSION"));
+
+/// Pull, keep and unpack container images. No daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dist",
+    version = VERSION,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    infer_long_args = false,
+    max_term_width = 100,
+    after_help = EXIT_CODES
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print name, package and version
+    #[arg(short = 'v', long = "version", action = ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// What every command knows.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Global {
+    /// Directory that holds everything [env: DIST_ROOT] [default: /var/lib/dist as root, else
+    /// $XDG_DATA_HOME/dist]
+    #[arg(long, global = true, value_name = "DIR", help_heading = STORE)]
+    pub(crate) root: Option<PathBuf>,
+
+    /// Namespace of images, snapshots and labels [env: CONTAINERD_NAMESPACE] [default: default]
+    #[arg(short = 'n', long, global = true, value_name = "NAME", help_heading = STORE)]
+    pub(crate) namespace: Option<Namespace>,
+
+    /// What a power cut may cost
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = STORE)]
+    pub(crate) durability: DurabilityArg,
+
+    /// Snapshotter: overlayfs or native [default: overlayfs where it works, else native]
+    #[arg(long, global = true, value_name = "NAME", help_heading = STORE)]
+    pub(crate) snapshotter: Option<String>,
+
+    /// Form of the progress on standard error
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = OUTPUT)]
+    pub(crate) progress: Mode,
+
+    /// What is logged to standard error: off, error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", help_heading = OUTPUT)]
+    pub(crate) log_level: LevelFilter,
+
+    /// The same as --log-level debug
+    #[arg(long, global = true, help_heading = OUTPUT)]
+    pub(crate) debug: bool,
+
+    #[command(flatten)]
+    pub(crate) network: Network,
+
+    /// Most bytes a layer may have uncompressed
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, hide_short_help = true, help_heading = LIMITS)]
+    pub(crate) max_layer_size: Option<u64>,
+
+    /// Most memory a zstd layer may ask for [default: 8MiB]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, hide_short_help = true, help_heading = LIMITS)]
+    pub(crate) max_zstd_window: Option<u64>,
+
+    /// Blobs that are worked on at once
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = LIMITS)]
+    pub(crate) jobs: Option<u16>,
+}
+
+/// How registries are spoken to.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Network {
+    /// User for the registry; with a password only where nobody else sees the arguments
+    #[arg(short = 'u', long, global = true, value_name = "NAME[:PASSWORD]", help_heading = NETWORK)]
+    pub(crate) user: Option<String>,
+
+    /// Read the password from standard input
+    #[arg(long, global = true, requires = "user", help_heading = NETWORK)]
+    pub(crate) password_stdin: bool,
+
+    /// Speak http, not https, to the registry
+    #[arg(long, global = true, help_heading = NETWORK)]
+    pub(crate) plain_http: bool,
+
+    /// Take any certificate of the registry
+    #[arg(short = 'k', long, alias = "skip-verify", global = true, help_heading = NETWORK)]
+    pub(crate) insecure: bool,
+
+    /// Trust the certificates in this PEM file too; can be repeated
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) tls_ca_cert: Vec<PathBuf>,
+
+    /// How long a connection may take [default: 10s]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) connect_timeout: Option<Duration>,
+
+    /// How long the registry may send nothing [default: 30s]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) stall_timeout: Option<Duration>,
+
+    /// How long the command may take in all [env, for fetch-object: CONTAINERD_FETCH_TIMEOUT]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// How often a failed request is tried again [default: 4]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1000), hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) retries: Option<u16>,
+
+    /// Pause before the first retry; it doubles from there [default: 250ms]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) retry_delay: Option<Duration>,
+}
+
+const STORE: &str = "Store";
+const OUTPUT: &str = "Output";
+const NETWORK: &str = "Registry";
+const LIMITS: &str = "Limits";
+
+/// What a power cut may cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DurabilityArg {
+    /// Anything: nothing is synced
+    None,
+    /// Work, never content: blobs and names are on the disk, trees are unpacked again where needed
+    #[default]
+    Content,
+    /// Nothing: trees are on the disk as well
+    Full,
+}
+
+/// Reads the command line. Usage errors and help are printed; the exit code is returned.
+pub(crate) fn parse() -> Result<Args, u8> {
+    Args::try_parse().map_err(|error| {
+        let code = u8::try_from(error.exit_code()).unwrap_or(2);
+        let text = error.render();
+        let plain = text.to_string();
+        let raw = plain.chars().any(|c| c.is_control() && c != '\n');
+        if raw {
+            // What was typed is in the message: it must not command the terminal.
+            report::plain_text(&plain);
+        } else {
+            // Nobody can be told that printing failed.
+            drop(error.print());
+        }
+        code
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_and_behind() {
+        for line in [["dist", "--timeout", "5s", "version"], ["dist", "version", "--timeout", "5s"]]
+        {
+            let args = Args::try_parse_from(line).unwrap();
+            assert_eq!(args.global.network.timeout, Some(Duration::from_secs(5)));
+        }
+    }
+
+    #[test]
+    fn usage_errors() {
+        for line in [
+            &["dist"][..],
+            &["dist", "no-such-command"],
+            &["dist", "version", "--timeout", "5"],
+            &["dist", "version", "--namespace", "../x"],
+            &["dist", "version", "--jobs", "0"],
+            &["dist", "version", "--password-stdin"],
+        ] {
+            assert_eq!(Args::try_parse_from(line).unwrap_err().exit_code(), 2, "{line:?}");
+        }
+    }
+}

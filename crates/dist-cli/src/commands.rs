@@ -1,0 +1,143 @@
+//! One file a verb: its arguments, its help, and what it does.
+
+mod abort;
+mod active;
+mod apply;
+mod completions;
+mod delete;
+mod documents;
+mod fetch;
+mod fetch_object;
+mod get;
+mod images;
+mod ingest;
+mod inspect;
+mod list;
+mod listing;
+mod login;
+mod logout;
+mod multi_fetch;
+mod objects;
+mod path;
+mod pull;
+mod rmi;
+mod rootfs;
+mod several;
+mod snapshots;
+mod transfer;
+mod unpack;
+mod version;
+
+use clap::Subcommand;
+use dist_core::{Context, Digest, ErrorKind, Result};
+
+use crate::config::Config;
+
+pub(crate) use several::Reported;
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fetch, unpack and register an image
+    Pull(pull::Args),
+
+    /// Fetch everything that belongs to an image, without unpacking it
+    Fetch(fetch::Args),
+
+    /// Print the raw bytes of one object of a repository
+    FetchObject(fetch_object::Args),
+
+    /// Fetch objects of a repository, named on standard input, into the store
+    MultiFetch(multi_fetch::Args),
+
+    /// Unpack an image into a plain directory
+    Unpack(unpack::Args),
+
+    /// Show what an image is made of
+    Inspect(inspect::Args),
+
+    /// List registered images
+    #[command(visible_alias = "image")]
+    Images(images::Args),
+
+    /// Remove names of images
+    Rmi(rmi::Args),
+
+    /// Unpack content into snapshots, and make them mountable
+    Rootfs(rootfs::Args),
+
+    /// List, mount and remove snapshots
+    #[command(alias = "snapshot")]
+    Snapshots(snapshots::Args),
+
+    /// List the blobs in the store
+    #[command(visible_alias = "ls")]
+    List(list::Args),
+
+    /// Print a blob
+    Get(get::Args),
+
+    /// Print where blobs lie
+    Path(path::Args),
+
+    /// Delete blobs
+    #[command(visible_alias = "rm", aliases = ["del", "remove"])]
+    Delete(delete::Args),
+
+    /// Write standard input into the store
+    Ingest(ingest::Args),
+
+    /// List writes that are under way or were broken off
+    Active(active::Args),
+
+    /// Throw away writes that were broken off
+    Abort(abort::Args),
+
+    /// Apply a layer from standard input to a directory
+    Apply(apply::Args),
+
+    /// Check credentials for a registry and keep them
+    Login(login::Args),
+
+    /// Forget the credentials for a registry
+    Logout(logout::Args),
+
+    /// Print shell completions
+    Completions(completions::Args),
+
+    /// Print name, package and version
+    Version,
+}
+
+/// Does what was asked.
+pub(crate) fn run(config: &Config, command: Command) -> Result<()> {
+    match command {
+        Command::Pull(args) => pull::run(config, &args),
+        Command::Fetch(args) => fetch::run(config, &args),
+        Command::FetchObject(args) => fetch_object::run(config, &args),
+        Command::MultiFetch(args) => multi_fetch::run(config, &args),
+        Command::Unpack(args) => unpack::run(config, &args),
+        Command::Inspect(args) => inspect::run(config, &args),
+        Command::Images(args) => images::run(config, &args),
+        Command::Rmi(args) => rmi::run(config, &args),
+        Command::Rootfs(args) => rootfs::run(config, &args),
+        Command::Snapshots(args) => snapshots::run(config, &args),
+        Command::List(args) => list::run(config, &args),
+        Command::Get(args) => get::run(config, &args),
+        Command::Path(args) => path::run(config, &args),
+        Command::Delete(args) => delete::run(config, &args),
+        Command::Ingest(args) => ingest::run(config, &args),
+        Command::Active(args) => active::run(config, &args),
+        Command::Abort(args) => abort::run(config, &args),
+        Command::Apply(args) => apply::run(config, &args),
+        Command::Login(args) => login::run(config, &args),
+        Command::Logout(args) => logout::run(config, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Version => version::run(),
+    }
+}
+
+/// Reads a digest where one bad one must not keep the others from being worked on.
+fn parse_digest(text: &str) -> Result<Digest> {
+    text.parse().context(ErrorKind::InvalidArgument, || format!("read digest {text:?}"))
+}

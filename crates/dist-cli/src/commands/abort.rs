@@ -1,0 +1,61 @@
+//! `dist abort`: throws ingests away.
+
+use std::time::Duration;
+
+use dist_core::{ErrorKind, IngestKey, Result};
+use dist_store::ContentStore;
+
+use super::several::each;
+use crate::config::Config;
+use crate::output;
+use crate::table::printable;
+use crate::units::{parse_duration, since};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints each ingest that it removed. One that a live process writes is busy (exit 9); with
+--older-than such ones are passed over.
+
+Examples:
+  dist abort layer-sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1
+  dist abort --older-than 24h")]
+pub(crate) struct Args {
+    /// References of ingests, as `dist active` shows them
+    #[arg(required_unless_present = "older_than", value_name = "REF")]
+    refs: Vec<IngestKey>,
+
+    /// Only those that were not written to for this long; without REF all such
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    older_than: Option<Duration>,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    let Some(store) = config.store_to_change()? else { return each(&args.refs, missing) };
+    let content = store.content(&config.namespace);
+    let Some(limit) = args.older_than else {
+        return each(&args.refs, |key| abort(&content, key));
+    };
+    let mut old = content.ingests()?;
+    old.retain(|ingest| {
+        !ingest.active
+            && since(ingest.updated_at) >= limit
+            && (args.refs.is_empty() || args.refs.contains(&ingest.key))
+    });
+    each(&old, |ingest| match abort(&content, &ingest.key) {
+        // Somebody resumed it, or was faster.
+        Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::NotFound) => Ok(()),
+        result => result,
+    })
+}
+
+fn abort(content: &ContentStore, key: &IngestKey) -> Result<()> {
+    content.abort(key)?;
+    output::line(&printable(key.as_str()))
+}
+
+fn missing(key: &IngestKey) -> Result<()> {
+    Err(dist_core::Error::new(
+        ErrorKind::NotFound,
+        format!("abort ingest {key}: there is no store yet"),
+    ))
+}

@@ -1,0 +1,66 @@
+//! `dist delete`: removes blobs from the namespace.
+
+use std::collections::HashMap;
+
+use dist_core::{Descriptor, Digest, ErrorKind, Image, MAX_DEPTH, Provider, Result, children};
+
+use super::several::each;
+use crate::config::Config;
+use crate::{output, report};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints each digest that it deleted. A blob that is not there is passed over in silence and is no
+error, so that two commands may delete the same things. A blob that an image needs is deleted with
+a warning; the next pull fetches it again.
+
+Examples:
+  dist delete sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1
+  dist list -q | xargs dist delete")]
+pub(crate) struct Args {
+    /// The blobs
+    #[arg(required = true, value_name = "DIGEST")]
+    digests: Vec<String>,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    let store = config.store_to_change()?;
+    let needed = match &store {
+        Some(store) => {
+            let images = store.images(&config.namespace).list()?;
+            needed_by(&store.content(&config.namespace), &images)
+        }
+        None => HashMap::new(),
+    };
+    each(&args.digests, |text| {
+        let digest = super::parse_digest(text)?;
+        let Some(store) = &store else { return Ok(()) };
+        match store.content(&config.namespace).delete(&digest) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            result => result?,
+        }
+        if let Some(image) = needed.get(&digest) {
+            report::warn(&format!("image {image} needs {digest}, which is deleted now"));
+        }
+        output::line(&digest.to_string())
+    })
+}
+
+/// What the images are made of, as far as their documents are there.
+fn needed_by(content: &dyn Provider, images: &[Image]) -> HashMap<Digest, String> {
+    let mut needed = HashMap::new();
+    for image in images {
+        let mut level: Vec<Descriptor> = vec![image.target.clone()];
+        for _ in 0..MAX_DEPTH {
+            let mut next = Vec::new();
+            for desc in level {
+                if needed.insert(desc.digest, image.name.to_string()).is_none() {
+                    // A document that is not there, or is damaged, names nothing.
+                    next.extend(children(content, &desc).unwrap_or_default());
+                }
+            }
+            level = next;
+        }
+    }
+    needed
+}

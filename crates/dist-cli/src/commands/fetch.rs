@@ -1,0 +1,45 @@
+//! `dist fetch`: everything that belongs to an image into the store, nothing unpacked.
+
+use dist::{FetchOptions, Platforms};
+use dist_core::Result;
+use dist_store::SettleMode;
+
+use super::transfer::{self, Transfer};
+use crate::config::Config;
+use crate::reference;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Broken off, it goes on where it was when it is run again. The last line on standard output is
+NAME@DIGEST. No image is registered: `dist pull` does that.
+
+Examples:
+  dist fetch redis:7
+  dist fetch --all-platforms ghcr.io/owner/app:1
+  dist fetch oci:/srv/layout:v1")]
+pub(crate) struct Args {
+    /// Image in a registry, or oci:PATH[:TAG]
+    #[arg(value_name = "REF")]
+    name: String,
+
+    #[command(flatten)]
+    transfer: Transfer,
+
+    /// Every platform of an index
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    reference::check(&args.name)?;
+    let engine = config.engine()?;
+    let pull = config.pull_options(args.transfer.platform.as_ref());
+    let platforms = if args.all_platforms { Platforms::All } else { Platforms::One(pull.platform) };
+    let options = FetchOptions { platforms, jobs: pull.jobs };
+    let (engine_ref, name) = (&engine, &args.name);
+    let resolved = transfer::run(config, args.transfer.quiet, |progress| async move {
+        Ok((dist::fetch(engine_ref, name, &options, progress).await?, Vec::new()))
+    })?;
+    transfer::print_pinned(&resolved.name, &resolved.target.digest)?;
+    engine.store().settle(SettleMode::Exit).map(drop)
+}

@@ -1,0 +1,143 @@
+//! `dist images`: the registered images.
+
+use std::collections::BTreeMap;
+
+use dist_core::{Digest, Image, ImageConfig, ImageName, Provider, Result};
+use dist_store::ContentStore;
+use serde::Serialize;
+
+use super::documents::manifests;
+use super::listing::Listing;
+use crate::config::Config;
+use crate::output::{self, Format};
+use crate::table::{Table, printable};
+use crate::units::{binary_size, rfc3339};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Columns: REF, TYPE (the media type of what it names), DIGEST, SIZE of manifests, configs and layers
+that are in the store, PLATFORM of those. SIZE and PLATFORM are `-` where nothing is there any more.
+With --format json: name, media_type, digest, size (bytes or null), platforms, complete (whether
+all blobs of these platforms are there), created_at, updated_at, labels.
+
+Examples:
+  dist images
+  dist images -q
+  dist image ls --format json | jq -r '.[].name'")]
+pub(crate) struct Args {
+    /// `ls`, where you like to say so
+    #[arg(value_parser = ["ls", "list"], hide = true)]
+    ls: Option<String>,
+
+    /// Only these
+    #[arg(value_name = "REF")]
+    names: Vec<ImageName>,
+
+    #[command(flatten)]
+    listing: Listing,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    media_type: &'a str,
+    digest: String,
+    size: Option<u64>,
+    platforms: Vec<String>,
+    complete: bool,
+    created_at: String,
+    updated_at: String,
+    labels: &'a dist_core::Labels,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    let Some(store) = config.store_to_read()? else { return print(args, &[], None) };
+    let mut images = store.images(&config.namespace).list()?;
+    images.retain(|image| args.names.is_empty() || args.names.contains(&image.name));
+    print(args, &images, Some(&store.content(&config.namespace)))
+}
+
+fn print(args: &Args, images: &[Image], content: Option<&ContentStore>) -> Result<()> {
+    if args.listing.quiet {
+        return output::lines(images.iter().map(|image| printable(image.name.as_str())));
+    }
+    let mut rows = Vec::new();
+    for image in images {
+        let found = content.map(|content| measure(content, image)).unwrap_or_default();
+        rows.push(Row {
+            name: image.name.as_str(),
+            media_type: image.target.media_type.as_str(),
+            digest: image.target.digest.to_string(),
+            size: (!found.blobs.is_empty()).then(|| found.blobs.values().sum()),
+            complete: !found.platforms.is_empty() && found.missing == 0,
+            platforms: found.platforms,
+            created_at: rfc3339(image.created_at),
+            updated_at: rfc3339(image.updated_at),
+            labels: &image.labels,
+        });
+    }
+    if args.listing.format == Format::Json {
+        return output::json_array(&rows);
+    }
+    let mut table = Table::new(&["REF", "TYPE", "DIGEST", "SIZE", "PLATFORM"]);
+    for row in rows {
+        let platforms = row.platforms.join(",");
+        table.row([
+            row.name.into(),
+            row.media_type.into(),
+            row.digest,
+            row.size.map_or_else(|| "-".into(), binary_size),
+            if platforms.is_empty() { "-".into() } else { platforms },
+        ]);
+    }
+    output::print(|out| table.print(out))
+}
+
+/// What of an image is in the store.
+#[derive(Default)]
+struct Found {
+    /// Blobs that are there, each once.
+    blobs: BTreeMap<Digest, u64>,
+    missing: usize,
+    platforms: Vec<String>,
+}
+
+fn measure(content: &ContentStore, image: &Image) -> Found {
+    let mut found = Found::default();
+    found.count(content, &image.target.digest);
+    for (desc, manifest) in manifests(content, &image.target) {
+        found.count(content, &desc.digest);
+        let has_config = found.count(content, &manifest.config.digest);
+        for layer in &manifest.layers {
+            found.count(content, &layer.digest);
+        }
+        let config = has_config.then(|| dist::read_document(content, &manifest.config));
+        let platform = match config {
+            Some(Ok(bytes)) => ImageConfig::parse(&bytes).ok().map(|config| config.platform),
+            _ => desc.platform,
+        };
+        let platform = platform.map_or_else(|| "unknown".into(), |platform| platform.to_string());
+        if !found.platforms.contains(&platform) {
+            found.platforms.push(platform);
+        }
+    }
+    found
+}
+
+impl Found {
+    /// Counts a blob where it is there, and says whether it is.
+    fn count(&mut self, content: &ContentStore, digest: &Digest) -> bool {
+        if self.blobs.contains_key(digest) {
+            return true;
+        }
+        let size = content.open(digest).map(|blob| blob.size);
+        match size {
+            Ok(size) => self.blobs.insert(*digest, size),
+            Err(_) => {
+                self.missing += 1;
+                return false;
+            }
+        };
+        true
+    }
+}

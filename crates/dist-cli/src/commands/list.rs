@@ -1,0 +1,74 @@
+//! `dist list`: the committed blobs of the namespace.
+
+use dist_core::{Labels, Result};
+use serde::Serialize;
+
+use super::listing::Listing;
+use crate::config::Config;
+use crate::output::{self, Format};
+use crate::table::Table;
+use crate::units::{age, decimal_size, rfc3339, since};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Columns: DIGEST, SIZE in decimal units, AGE since the commit, LABELS.
+With --format json: digest, size (bytes), created_at, updated_at, labels.
+
+Examples:
+  dist list
+  dist list -q | xargs dist delete
+  dist list --format json | jq '[.[].size] | add'")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    listing: Listing,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    digest: String,
+    size: u64,
+    created_at: String,
+    updated_at: String,
+    labels: &'a Labels,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    let blobs = match config.store_to_read()? {
+        Some(store) => store.content(&config.namespace).list()?,
+        None => Vec::new(),
+    };
+    if args.listing.quiet {
+        return output::lines(blobs.iter().map(|blob| blob.digest));
+    }
+    if args.listing.format == Format::Json {
+        let rows: Vec<_> = blobs
+            .iter()
+            .map(|blob| Row {
+                digest: blob.digest.to_string(),
+                size: blob.size,
+                created_at: rfc3339(blob.created_at),
+                updated_at: rfc3339(blob.updated_at),
+                labels: &blob.labels,
+            })
+            .collect();
+        return output::json_array(&rows);
+    }
+    let mut table = Table::new(&["DIGEST", "SIZE", "AGE", "LABELS"]);
+    for blob in &blobs {
+        table.row([
+            blob.digest.to_string(),
+            decimal_size(blob.size),
+            age(since(blob.created_at)),
+            labels(&blob.labels),
+        ]);
+    }
+    output::print(|out| table.print(out))
+}
+
+/// `a=1,b=2`, or `-` where there are none.
+pub(crate) fn labels(labels: &Labels) -> String {
+    if labels.is_empty() {
+        return "-".into();
+    }
+    labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+}

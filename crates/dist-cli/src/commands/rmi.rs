@@ -1,0 +1,50 @@
+//! `dist rmi`: removes names of images.
+
+use dist_core::{Context, Error, ErrorKind, ImageName, Reference, Result};
+use dist_store::ImageStore;
+
+use super::several::each;
+use crate::config::Config;
+use crate::output;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints each name that it removed. Only the name goes: content and snapshots stay until they are
+deleted (`dist delete`, `dist snapshots rm`).
+
+Examples:
+  dist rmi redis:7
+  dist images -q | xargs dist rmi")]
+pub(crate) struct Args {
+    /// Images, as `dist images` shows them or as they were pulled
+    #[arg(required = true, value_name = "REF")]
+    names: Vec<String>,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    let store = config.store_to_change()?;
+    let images = store.map(|store| store.images(&config.namespace));
+    each(&args.names, |text| {
+        let missing =
+            || Error::new(ErrorKind::NotFound, format!("remove image {text}: there is none"));
+        let images = images.as_ref().ok_or_else(missing)?;
+        let name = registered(images, text)?.ok_or_else(missing)?;
+        images.delete(&name)?;
+        output::line(name.as_str())
+    })
+}
+
+/// The name under which an image is registered: as it was typed, or its full form.
+pub(super) fn registered(images: &ImageStore, text: &str) -> Result<Option<ImageName>> {
+    let full = Reference::parse_familiar(text).ok().map(|reference| reference.to_string());
+    for text in [Some(text.to_owned()), full].into_iter().flatten() {
+        let name: ImageName =
+            text.parse().context(ErrorKind::InvalidArgument, || format!("read name {text:?}"))?;
+        match images.get(&name) {
+            Ok(image) => return Ok(Some(image.name)),
+            Err(error) if error.kind() == ErrorKind::NotFound => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}

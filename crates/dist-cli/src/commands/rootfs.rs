@@ -1,0 +1,147 @@
+//! `dist rootfs`: images into snapshots, snapshots to mount.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use dist::Engine;
+use dist_core::{
+    ChainId, Digest, ErrorKind, ImageConfig, Labels, Mount, Platform, Result, SnapshotKey,
+    chain_ids,
+};
+use dist_store::SettleMode;
+
+use crate::config::Config;
+use crate::progress::Reporter;
+use crate::{output, report, runtime, user_namespace};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Unpack an image whose content is in the store
+    Unpack(Unpack),
+
+    /// Make a snapshot on top of an unpacked image and print how to mount it
+    Prepare(Prepare),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints the chain ID: the name of the snapshot that holds the whole image.
+
+Examples:
+  dist fetch redis:7 && dist rootfs unpack $MANIFEST")]
+struct Unpack {
+    /// Digest of the manifest, or of an index
+    digest: Digest,
+
+    /// Platform, where it is an index [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints mount commands for a shell. The snapshot stays until `dist snapshots rm KEY`.
+
+Examples:
+  dist rootfs prepare --view $CHAIN_ID /mnt/redis | sh
+  dist rootfs prepare $CHAIN_ID my-key --target /mnt/redis | sh")]
+struct Prepare {
+    /// Make it read-only
+    #[arg(long)]
+    view: bool,
+
+    /// Where the commands mount it [default: KEY]
+    #[arg(long, value_name = "DIR")]
+    target: Option<PathBuf>,
+
+    /// The unpacked image, as `rootfs unpack` printed it
+    chain_id: Digest,
+
+    /// Name of the new snapshot
+    key: SnapshotKey,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    user_namespace::enter(config)?;
+    let engine = config.engine()?;
+    match &args.command {
+        Command::Unpack(args) => {
+            let chain_id =
+                unpack(config, &engine, &args.digest, args.platform.as_ref(), args.quiet)?;
+            match chain_id {
+                Some(chain_id) => output::line(&chain_id.to_string())?,
+                None => report::warn(&format!("{} has no layers, so no snapshot", args.digest)),
+            }
+        }
+        Command::Prepare(args) => prepare(config, &engine, args)?,
+    }
+    engine.store().settle(SettleMode::Exit).map(drop)
+}
+
+fn unpack(
+    config: &Config,
+    engine: &Engine,
+    digest: &Digest,
+    platform: Option<&Platform>,
+    quiet: bool,
+) -> Result<Option<ChainId>> {
+    let reporter = Reporter::start(config.progress_unless(quiet), &config.terminal);
+    let options = config.pull_options(platform);
+    let work = dist::unpack_manifest(engine, digest, &options, reporter.clone());
+    let result = runtime::run(config.timeout, work);
+    if let Ok((_, warnings)) = &result {
+        reporter.warn(warnings);
+    }
+    reporter.finish();
+    Ok(result?.0)
+}
+
+fn prepare(config: &Config, engine: &Engine, args: &Prepare) -> Result<()> {
+    let chain_id = ChainId(args.chain_id);
+    let mounts = match make(engine, args, chain_id) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // An unclean stop drops snapshots that were not known to be on the disk.
+            let Some(manifest) = manifest_with(engine, chain_id)? else { return Err(error) };
+            unpack(config, engine, &manifest, None, false)?;
+            make(engine, args, chain_id)?
+        }
+        result => result?,
+    };
+    let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
+    output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())
+}
+
+fn make(engine: &Engine, args: &Prepare, chain_id: ChainId) -> Result<Vec<Mount>> {
+    let (snapshotter, parent) = (engine.snapshotter()?, SnapshotKey::from(chain_id));
+    if args.view {
+        snapshotter.view(&args.key, Some(&parent), &Labels::new())
+    } else {
+        snapshotter.prepare(&args.key, Some(&parent), &Labels::new())
+    }
+}
+
+/// The manifest of an image that has `chain_id` among its layers, from content that is there.
+fn manifest_with(engine: &Engine, chain_id: ChainId) -> Result<Option<Digest>> {
+    let content = engine.content();
+    for image in engine.images().list()? {
+        let below = super::documents::manifests(&content, &image.target);
+        for (manifest, parts) in below {
+            let Ok(bytes) = dist::read_document(&content, &parts.config) else { continue };
+            let Ok(parsed) = ImageConfig::parse(&bytes) else { continue };
+            if chain_ids(&parsed.diff_ids).contains(&chain_id) {
+                return Ok(Some(manifest.digest));
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,42 @@
+//! `dist unpack`: an image straight into a plain directory, without a store.
+
+use std::path::PathBuf;
+
+use dist_core::Result;
+
+use super::transfer::{self, Transfer};
+use crate::config::Config;
+use crate::reference;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The directory gets its name when all of it has been unpacked and verified; where that fails,
+nothing is left. Nothing is kept in the store. The last line on standard output is NAME@DIGEST.
+
+Without root all files belong to the user who unpacks; what could not be set is told at the end.
+
+Examples:
+  dist unpack redis:7 rootfs
+  dist unpack oci:/srv/layout:v1 rootfs")]
+pub(crate) struct Args {
+    /// Image in a registry, or oci:PATH[:TAG]
+    #[arg(value_name = "REF")]
+    name: String,
+
+    /// The directory: empty, or not there yet
+    dir: PathBuf,
+
+    #[command(flatten)]
+    transfer: Transfer,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    reference::check(&args.name)?;
+    let remotes = config.remotes()?;
+    let options = config.pull_options(args.transfer.platform.as_ref());
+    let (remotes, options) = (&remotes, &options);
+    let resolved = transfer::run(config, args.transfer.quiet, |progress| {
+        dist::unpack_to_directory(remotes, &args.name, &args.dir, options, &config.limits, progress)
+    })?;
+    transfer::print_pinned(&resolved.name, &resolved.target.digest)
+}

@@ -1,0 +1,411 @@
+//! What is meant: flags, then the environment, then defaults. The only place that reads the
+//! environment.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dist::{Engine, EngineConfig, PullOptions, Remotes};
+use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
+use dist_layer::Limits;
+use dist_registry::{CredentialSource, Credentials, RegistryOptions};
+use dist_store::{ContentStore, Durability, OpenMode, Store, StoreOptions};
+use tracing::level_filters::LevelFilter;
+
+use crate::args::{DurabilityArg, Global, Network};
+use crate::progress::Mode;
+use crate::report;
+use crate::terminal::{self, Terminal};
+use crate::units::parse_duration;
+
+/// The environment, as far as it has a say.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    pub(crate) dist_root: Option<OsString>,
+    pub(crate) containerd_namespace: Option<OsString>,
+    pub(crate) containerd_fetch_timeout: Option<OsString>,
+    pub(crate) docker_config: Option<OsString>,
+    pub(crate) registry_auth_file: Option<OsString>,
+    pub(crate) xdg_data_home: Option<OsString>,
+    pub(crate) xdg_config_home: Option<OsString>,
+    pub(crate) xdg_runtime_dir: Option<OsString>,
+    pub(crate) home: Option<OsString>,
+    pub(crate) no_color: Option<OsString>,
+    pub(crate) term: Option<OsString>,
+}
+
+impl Environment {
+    /// Reads the environment; an empty variable is none.
+    fn read() -> Self {
+        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            dist_root: var("DIST_ROOT"),
+            containerd_namespace: var("CONTAINERD_NAMESPACE"),
+            containerd_fetch_timeout: var("CONTAINERD_FETCH_TIMEOUT"),
+            docker_config: var("DOCKER_CONFIG"),
+            registry_auth_file: var("REGISTRY_AUTH_FILE"),
+            xdg_data_home: var("XDG_DATA_HOME"),
+            xdg_config_home: var("XDG_CONFIG_HOME"),
+            xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
+            home: var("HOME"),
+            no_color: var("NO_COLOR"),
+            term: var("TERM"),
+        }
+    }
+}
+
+/// Everything a command needs to know.
+#[derive(Debug)]
+pub(crate) struct Config {
+    root: Option<PathBuf>,
+    /// The namespace.
+    pub(crate) namespace: Namespace,
+    /// Standard error.
+    pub(crate) terminal: Terminal,
+    /// How long the command may take.
+    pub(crate) timeout: Option<Duration>,
+    /// What a layer may cost.
+    pub(crate) limits: Limits,
+    progress: Mode,
+    durability: Durability,
+    snapshotter: Option<String>,
+    jobs: Option<usize>,
+    user: Option<String>,
+    password_stdin: bool,
+    registry: RegistryOptions,
+    environment: Environment,
+}
+
+impl Config {
+    /// Resolves the flags with the environment of this process, and starts the log.
+    pub(crate) fn resolve(global: &Global) -> Result<Self> {
+        let environment = Environment::read();
+        let dumb = environment.term.as_deref().is_some_and(|term| term == "dumb");
+        let color = environment.no_color.is_none() && !dumb && terminal::is_terminal();
+        let terminal = Terminal::new(dumb, color);
+        let level = if global.debug { LevelFilter::DEBUG } else { global.log_level };
+        terminal::install_log(&terminal, level, color);
+        Self::new(global, environment, terminal, rustix::process::geteuid().is_root())
+    }
+
+    fn new(
+        global: &Global,
+        environment: Environment,
+        terminal: Terminal,
+        is_root: bool,
+    ) -> Result<Self> {
+        let defaults = Limits::default();
+        Ok(Self {
+            root: root(global, &environment, is_root),
+            namespace: namespace(global, &environment)?,
+            terminal,
+            timeout: global.network.timeout,
+            limits: Limits {
+                layer_bytes: global.max_layer_size.unwrap_or(defaults.layer_bytes),
+                zstd_window: global.max_zstd_window.unwrap_or(defaults.zstd_window),
+                ..defaults
+            },
+            progress: global.progress,
+            durability: match global.durability {
+                DurabilityArg::None => Durability::None,
+                DurabilityArg::Content => Durability::Content,
+                DurabilityArg::Full => Durability::Full,
+            },
+            snapshotter: global.snapshotter.clone(),
+            jobs: global.jobs.map(usize::from),
+            user: global.network.user.clone(),
+            password_stdin: global.network.password_stdin,
+            registry: registry(&global.network, &environment),
+            environment,
+        })
+    }
+
+    /// The root directory.
+    pub(crate) fn root(&self) -> Result<&Path> {
+        self.root.as_deref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                "find the root directory: give --root or DIST_ROOT where there is no HOME",
+            )
+        })
+    }
+
+    /// The store, for reading; `None` where none has been made yet.
+    pub(crate) fn store_to_read(&self) -> Result<Option<Store>> {
+        found(self.store(OpenMode::ReadOnly))
+    }
+
+    /// The store, for changing what is there; `None` where none has been made yet.
+    pub(crate) fn store_to_change(&self) -> Result<Option<Store>> {
+        found(self.store(OpenMode::Existing))
+    }
+
+    /// The store, made where it is missing.
+    pub(crate) fn store_to_make(&self) -> Result<Store> {
+        self.store(OpenMode::Create)
+    }
+
+    /// The content of a store that must be there.
+    pub(crate) fn content_to_read(&self) -> Result<ContentStore> {
+        Ok(self.store(OpenMode::ReadOnly)?.content(&self.namespace))
+    }
+
+    fn store(&self, mode: OpenMode) -> Result<Store> {
+        let options = StoreOptions { durability: self.durability, mode, ..StoreOptions::default() };
+        Store::open(self.root()?, options)
+    }
+
+    /// The engine on a store that is made where it is missing.
+    pub(crate) fn engine(&self) -> Result<Engine> {
+        self.engine_in(OpenMode::Create)
+    }
+
+    /// The engine.
+    pub(crate) fn engine_in(&self, mode: OpenMode) -> Result<Engine> {
+        Engine::open(EngineConfig {
+            root: self.root()?.to_owned(),
+            mode,
+            namespace: self.namespace.clone(),
+            snapshotter: self.snapshotter.clone(),
+            durability: self.durability,
+            limits: self.limits,
+            registry: self.registry()?,
+        })
+    }
+
+    /// The remotes, for commands without a store.
+    pub(crate) fn remotes(&self) -> Result<Remotes> {
+        Ok(Remotes::new(self.registry()?))
+    }
+
+    fn registry(&self) -> Result<RegistryOptions> {
+        let mut options = self.registry.clone();
+        options.credentials.explicit = self.credentials()?;
+        Ok(options)
+    }
+
+    /// How registries are spoken to, with what the files say about credentials.
+    pub(crate) fn registry_without_credentials(&self) -> RegistryOptions {
+        self.registry.clone()
+    }
+
+    /// Whether standard input holds a password.
+    pub(crate) fn reads_password(&self) -> bool {
+        self.password_stdin
+    }
+
+    /// The credentials that were given; the password is read or asked for now.
+    pub(crate) fn credentials(&self) -> Result<Option<Credentials>> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let (user, password) = match user.split_once(':') {
+            Some((user, _)) if self.password_stdin => {
+                let message = format!("give one password for {user}, not two");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+            Some((user, password)) => {
+                report::warn(
+                    "other users of this machine can see a password in the arguments; \
+                     --password-stdin hides it",
+                );
+                (user, password.to_owned())
+            }
+            None if self.password_stdin => (user.as_str(), password_from_stdin()?),
+            None => {
+                let ask = || rpassword::prompt_password(format!("Password for {user}: "));
+                let password = ask().context(ErrorKind::InvalidArgument, || {
+                    format!("ask for the password of {user}: give it with --password-stdin")
+                })?;
+                (user.as_str(), password)
+            }
+        };
+        Ok(Some(Credentials::password(user, password)))
+    }
+
+    /// The file that logins are kept in.
+    pub(crate) fn credential_file(&self) -> Result<PathBuf> {
+        docker_config(&self.environment).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                "find docker's config.json: set DOCKER_CONFIG where there is no HOME",
+            )
+        })
+    }
+
+    /// Platform and number of jobs.
+    pub(crate) fn pull_options(&self, platform: Option<&Platform>) -> PullOptions {
+        let defaults = PullOptions::default();
+        PullOptions {
+            platform: platform.cloned().unwrap_or(defaults.platform),
+            jobs: self.jobs.unwrap_or(defaults.jobs),
+        }
+    }
+
+    /// The form of progress.
+    pub(crate) fn progress_unless(&self, quiet: bool) -> Mode {
+        if quiet { Mode::None } else { self.progress }
+    }
+
+    /// How long `fetch-object` may take: it has a variable of its own.
+    pub(crate) fn fetch_timeout(&self) -> Result<Option<Duration>> {
+        if self.timeout.is_some() {
+            return Ok(self.timeout);
+        }
+        const NAME: &str = "CONTAINERD_FETCH_TIMEOUT";
+        let Some(value) = &self.environment.containerd_fetch_timeout else { return Ok(None) };
+        parse_duration(&value.to_string_lossy()).map(Some).map_err(|problem| {
+            Error::new(ErrorKind::InvalidArgument, format!("read {NAME}: {problem}"))
+        })
+    }
+
+    /// The snapshotter that was asked for.
+    pub(crate) fn snapshotter_flag(&self) -> Option<&str> {
+        self.snapshotter.as_deref()
+    }
+
+    /// The snapshotter: the one that was asked for, else the best one that works here.
+    pub(crate) fn snapshotter(&self) -> &str {
+        self.snapshotter_flag().unwrap_or_else(|| dist_snapshot::default_name())
+    }
+}
+
+/// Turns the error for a store that is not there into nothing.
+fn found(result: Result<Store>) -> Result<Option<Store>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+fn password_from_stdin() -> Result<String> {
+    const MOST: u64 = 64 << 10;
+    let mut password = String::new();
+    std::io::stdin()
+        .lock()
+        .take(MOST)
+        .read_to_string(&mut password)
+        .context(ErrorKind::InvalidArgument, || "read the password from standard input".into())?;
+    let password = password.strip_suffix('\n').unwrap_or(&password);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "read the password from standard input: it is empty",
+        ));
+    }
+    Ok(password.to_owned())
+}
+
+fn registry(network: &Network, environment: &Environment) -> RegistryOptions {
+    let defaults = RegistryOptions::default();
+    RegistryOptions {
+        plain_http: network.plain_http,
+        insecure: network.insecure,
+        ca_certs: network.tls_ca_cert.clone(),
+        connect_timeout: network.connect_timeout.unwrap_or(defaults.connect_timeout),
+        stall_timeout: network.stall_timeout.unwrap_or(defaults.stall_timeout),
+        attempts: network.retries.map_or(defaults.attempts, |retries| u32::from(retries) + 1),
+        retry_delay: network.retry_delay.unwrap_or(defaults.retry_delay),
+        user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),
+        credentials: CredentialSource {
+            files: credential_files(environment),
+            ..CredentialSource::default()
+        },
+        ..defaults
+    }
+}
+
+/// The files that credentials are looked for in, in this order.
+fn credential_files(environment: &Environment) -> Vec<PathBuf> {
+    let below = |dir: &Option<OsString>, file: &str| Some(PathBuf::from(dir.as_ref()?).join(file));
+    [
+        environment.registry_auth_file.as_ref().map(PathBuf::from),
+        docker_config(environment),
+        below(&environment.xdg_runtime_dir, "containers/auth.json"),
+        below(&environment.xdg_config_home, "containers/auth.json")
+            .or_else(|| below(&environment.home, ".config/containers/auth.json")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn docker_config(environment: &Environment) -> Option<PathBuf> {
+    match &environment.docker_config {
+        Some(dir) => Some(PathBuf::from(dir).join("config.json")),
+        None => Some(PathBuf::from(environment.home.as_ref()?).join(".docker/config.json")),
+    }
+}
+
+fn root(global: &Global, environment: &Environment, is_root: bool) -> Option<PathBuf> {
+    if let Some(root) = &global.root {
+        return Some(root.clone());
+    }
+    if let Some(root) = &environment.dist_root {
+        return Some(root.into());
+    }
+    if is_root {
+        return Some("/var/lib/dist".into());
+    }
+    match &environment.xdg_data_home {
+        Some(data) => Some(PathBuf::from(data).join("dist")),
+        None => Some(PathBuf::from(environment.home.as_ref()?).join(".local/share/dist")),
+    }
+}
+
+fn namespace(global: &Global, environment: &Environment) -> Result<Namespace> {
+    if let Some(namespace) = &global.namespace {
+        return Ok(namespace.clone());
+    }
+    let Some(value) = &environment.containerd_namespace else { return Ok(Namespace::default()) };
+    let text = value.to_string_lossy();
+    text.parse().context(ErrorKind::InvalidArgument, || format!("read CONTAINERD_NAMESPACE={text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn resolve(line: &[&str], environment: Environment, is_root: bool) -> Result<Config> {
+        let line = ["dist", "version"].iter().chain(line);
+        let args = crate::args::Args::try_parse_from(line).unwrap();
+        Config::new(&args.global, environment, Terminal::new(true, false), is_root)
+    }
+
+    #[test]
+    fn flags_then_environment_then_defaults() {
+        let full = || Environment {
+            dist_root: Some("/env".into()),
+            containerd_namespace: Some("k8s.io".into()),
+            home: Some("/home/u".into()),
+            ..Environment::default()
+        };
+        let config = resolve(&["--root", "/flag", "-n", "mine"], full(), false).unwrap();
+        assert_eq!(config.root().unwrap(), Path::new("/flag"));
+        assert_eq!(config.namespace.as_str(), "mine");
+        let config = resolve(&[], full(), true).unwrap();
+        assert_eq!(config.root().unwrap(), Path::new("/env"));
+        assert_eq!(config.namespace.as_str(), "k8s.io");
+        let home = Environment { home: Some("/home/u".into()), ..Environment::default() };
+        let config = resolve(&[], home, false).unwrap();
+        assert_eq!(config.root().unwrap(), Path::new("/home/u/.local/share/dist"));
+        let config = resolve(&[], Environment::default(), true).unwrap();
+        assert_eq!(config.root().unwrap(), Path::new("/var/lib/dist"));
+        assert_eq!(config.namespace.as_str(), "default");
+    }
+
+    #[test]
+    fn without_a_home_only_what_needs_the_root_fails() {
+        let config = resolve(&[], Environment::default(), false).unwrap();
+        assert_eq!(config.root().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn a_bad_environment_is_a_usage_error() {
+        let environment =
+            Environment { containerd_namespace: Some("../x".into()), ..Environment::default() };
+        let error = resolve(&[], environment, true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    }
+}

@@ -1,0 +1,279 @@
+//! The one place that turns an error into words, hints and an exit code.
+
+use std::error::Error as StdError;
+use std::io::{self, Write};
+
+use dist_core::{ContentMismatch, Error, ErrorKind, Limit};
+use rustix::io::Errno;
+
+use crate::commands::Reported;
+use crate::output::ReaderGone;
+use crate::reference::BadReference;
+use crate::signals::Stopped;
+use crate::table::printable;
+
+/// Exit codes as `--help` lists them.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+    0  done (also where the reader of the output has gone away)
+    1  another error
+    2  wrong usage: a flag, a reference, a digest, a platform
+    3  not found: an image, a tag, a blob, a snapshot, a platform in an index
+    4  credentials are missing, were not accepted, or do not allow it
+    5  the registry or the network did not answer, or not as the protocol demands
+    6  invalid content: a digest or size that differs, a format, a limit exceeded
+    7  an unsafe layer was refused
+    8  storage: no space, no permission, I/O error, a damaged store
+    9  busy: another process holds it
+   10  a policy forbids it
+  130  stopped by SIGINT (Ctrl-C)
+  143  stopped by SIGTERM";
+
+/// Prints the error and returns the exit code.
+pub(crate) fn report(error: &Error) -> u8 {
+    if find::<ReaderGone>(error).is_some() {
+        return 0;
+    }
+    if find::<Reported>(error).is_some() {
+        return exit_code(error);
+    }
+    let mut text = format!("dist: {}\n", one_line(error));
+    if let Some(bad) = find::<BadReference>(error) {
+        text.push_str(&bad.caret());
+    }
+    for hint in hints(error) {
+        text.push_str("hint: ");
+        text.push_str(&printable(&hint));
+        text.push('\n');
+    }
+    write(&text);
+    exit_code(error)
+}
+
+/// Prints something a person should know that is no error.
+pub(crate) fn warn(message: &str) {
+    write(&format!("dist: warning: {}\n", printable(message)));
+}
+
+/// Prints several lines with everything escaped that is not their text.
+pub(crate) fn plain_text(text: &str) {
+    let lines: Vec<String> = text.lines().map(printable).collect();
+    write(&format!("{}\n", lines.join("\n")));
+}
+
+/// Where standard error is gone, nobody can be told.
+fn write(text: &str) {
+    drop(io::stderr().lock().write_all(text.as_bytes()));
+}
+
+/// The error and its causes in one line, safe for a terminal.
+pub(crate) fn one_line(error: &dyn StdError) -> String {
+    let mut line = printable(&error.to_string());
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = printable(&cause.to_string());
+        // Some libraries print their cause in their own message.
+        if !text.is_empty() && !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        next = cause.source();
+    }
+    line
+}
+
+/// Whether an error ends everything: nobody listens any more, or a signal has come.
+pub(crate) fn is_over(error: &Error) -> bool {
+    find::<ReaderGone>(error).is_some() || find::<Stopped>(error).is_some()
+}
+
+/// The exit code for an error.
+pub(crate) fn exit_code(error: &Error) -> u8 {
+    if let Some(stopped) = find::<Stopped>(error) {
+        return stopped.exit_code();
+    }
+    if find::<ContentMismatch>(error).is_some() {
+        return 6;
+    }
+    match error.kind() {
+        ErrorKind::InvalidArgument => 2,
+        ErrorKind::NotFound => 3,
+        ErrorKind::Unauthenticated | ErrorKind::PermissionDenied => 4,
+        ErrorKind::Unavailable => 5,
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::ResourceExhausted => 6,
+        ErrorKind::UnsafeLayer => 7,
+        ErrorKind::Storage => 8,
+        ErrorKind::Busy => 9,
+        ErrorKind::Denied => 10,
+        _ => 1,
+    }
+}
+
+/// The first error of type `T` in the chain, also inside an `io::Error` that carries one.
+fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// What there is to do about it.
+fn hints(error: &Error) -> Vec<String> {
+    let mut hints = Vec::new();
+    if find::<Stopped>(error).is_some() {
+        hints.push("what was fetched is kept; run the same command again to continue".into());
+        return hints;
+    }
+    if let Some(limit) = find::<Limit>(error)
+        && let Some(flag) = limit_flag(limit.name)
+    {
+        hints.push(format!("if you trust the image, raise the limit with {flag}"));
+    }
+    if let Some(hint) = errno(error).and_then(errno_hint) {
+        hints.push(hint.into());
+        return hints;
+    }
+    match error.kind() {
+        ErrorKind::Unauthenticated => {
+            hints.push(
+                "log in with `dist login REGISTRY`, or give --user and --password-stdin".into(),
+            );
+        }
+        ErrorKind::PermissionDenied => {
+            hints.push("the account is known but may not do this; log in with another one".into());
+        }
+        ErrorKind::Unavailable => {
+            hints.push(
+                "what was fetched is kept; the same command continues where it broke off".into(),
+            );
+        }
+        ErrorKind::UnsafeLayer => {
+            hints.push("nothing outside the target was touched; don't use this image".into());
+        }
+        ErrorKind::Busy => {
+            hints.push("another process is at work on it; try again when it is done".into());
+        }
+        _ => (),
+    }
+    hints
+}
+
+/// The flag that sets a limit.
+fn limit_flag(name: &str) -> Option<&'static str> {
+    match name {
+        "layer-size" => Some("--max-layer-size"),
+        "zstd-window" => Some("--max-zstd-window"),
+        _ => None,
+    }
+}
+
+/// The first error number in the chain.
+fn errno(error: &Error) -> Option<Errno> {
+    find::<Errno>(error)
+        .copied()
+        .or_else(|| find::<io::Error>(error).and_then(Errno::from_io_error))
+}
+
+fn errno_hint(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::NOSPC | Errno::DQUOT => {
+            "make room, or use another --root; what was fetched is kept and the same command continues"
+        }
+        Errno::ACCESS | Errno::PERM => {
+            "this user may not do that there; run as the owner of the store, or use another --root"
+        }
+        Errno::ROFS => "the file system is read-only; use another --root",
+        Errno::MFILE | Errno::NFILE => "raise the number of open files (ulimit -n)",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dist_core::{Context, Digest, ResultExt};
+
+    #[test]
+    fn codes() {
+        for (kind, code) in [
+            (ErrorKind::NotFound, 3),
+            (ErrorKind::AlreadyExists, 1),
+            (ErrorKind::InvalidArgument, 2),
+            (ErrorKind::OutOfRange, 1),
+            (ErrorKind::FailedPrecondition, 1),
+            (ErrorKind::Unauthenticated, 4),
+            (ErrorKind::PermissionDenied, 4),
+            (ErrorKind::Denied, 10),
+            (ErrorKind::Unavailable, 5),
+            (ErrorKind::Busy, 9),
+            (ErrorKind::Unsupported, 6),
+            (ErrorKind::Corrupt, 6),
+            (ErrorKind::UnsafeLayer, 7),
+            (ErrorKind::ResourceExhausted, 6),
+            (ErrorKind::Storage, 8),
+            (ErrorKind::Aborted, 1),
+            (ErrorKind::Cancelled, 1),
+            (ErrorKind::Internal, 1),
+        ] {
+            assert_eq!(exit_code(&Error::new(kind, "x")), code, "{kind:?}");
+        }
+        assert_eq!(exit_code(&Stopped::Interrupt.into_error()), 130);
+        assert_eq!(exit_code(&Stopped::Terminate.into_error()), 143);
+    }
+
+    #[test]
+    fn a_mismatch_is_invalid_content_whatever_the_kind() {
+        let got = Digest::sha256(b"x");
+        let error = Error::new(ErrorKind::FailedPrecondition, "commit ingest k")
+            .with_source(ContentMismatch::Digest { expected: Digest::sha256(b""), got });
+        let error = Err::<(), _>(error).during(|| "fetch layer".into()).unwrap_err();
+        assert_eq!(exit_code(&error), 6);
+        let line = one_line(&error);
+        assert!(line.starts_with("fetch layer: commit ingest k: expected digest sha256:e3b0"));
+        assert!(line.ends_with(&got.to_string()));
+    }
+
+    #[test]
+    fn one_line_is_one_line() {
+        let error =
+            Error::new(ErrorKind::Corrupt, "entry a\nb").with_source(io::Error::other("\x1b[2J"));
+        assert_eq!(one_line(&error), "entry a\\nb: \\u{1b}[2J");
+        let twice =
+            Error::new(ErrorKind::Internal, "outer: inner").with_source(io::Error::other("inner"));
+        assert_eq!(one_line(&twice), "outer: inner");
+    }
+
+    #[test]
+    fn a_closed_output_is_success_and_a_closed_connection_is_not() {
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(report(&crate::output::output_error(pipe())), 0);
+        let network = Err::<(), _>(pipe())
+            .context(ErrorKind::Unavailable, || "send request".into())
+            .unwrap_err();
+        assert_eq!(exit_code(&network), 5);
+    }
+
+    #[test]
+    fn hints_name_what_to_do() {
+        let full = Err::<(), _>(io::Error::from_raw_os_error(28))
+            .context(ErrorKind::Storage, || "write blob".into())
+            .unwrap_err();
+        assert!(hints(&full)[0].starts_with("make room"));
+        let carried = Error::new(ErrorKind::Storage, "x").with_source(io::Error::other(
+            Error::new(ErrorKind::Storage, "y").with_source(Errno::NOSPC),
+        ));
+        assert!(hints(&carried)[0].starts_with("make room"), "through an io::Error");
+        let limit = Error::new(ErrorKind::ResourceExhausted, "unpack layer")
+            .with_source(Limit { name: "layer-size", limit: 1 });
+        assert!(hints(&limit)[0].contains("--max-layer-size"));
+        let stopped = Stopped::Interrupt.into_error();
+        assert!(hints(&stopped)[0].contains("run the same command again"));
+    }
+}

@@ -1,0 +1,42 @@
+//! The bridge from commands to the async engine. Commands that need no network do not come here.
+
+use std::time::Duration;
+
+use dist_core::{Context, Error, ErrorKind, Result};
+
+use crate::signals::Signals;
+
+/// How long blocking writers may take to close their ingests after a stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs `work` to its end, or to the first signal or the timeout: then it is dropped, and the
+/// blocking halves that it had running get [`GRACE`] to close their files.
+pub(crate) fn run<T>(
+    timeout: Option<Duration>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut signals = Signals::take_over()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(ErrorKind::Internal, || "start the runtime".into())?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = limited(timeout, work) => result,
+            stopped = signals.stopped() => Err(stopped.into_error()),
+        }
+    });
+    if result.is_ok() {
+        runtime.shutdown_background();
+    } else {
+        runtime.shutdown_timeout(GRACE);
+    }
+    result
+}
+
+async fn limited<T>(timeout: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(timeout) = timeout else { return work.await };
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Unavailable, format!("give up after --timeout {timeout:?}")))
+    })
+}
