@@ -2,7 +2,7 @@
 //!
 //! Really mounts, so it needs root; what it mounts it unmounts, on a panic too.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test says why by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test says why by panicking")]
 
 mod boots;
 mod commands;
