@@ -6,6 +6,8 @@
 //! [`Handler`], and turned into file systems by [`Applier`] and
 //! [`Snapshotter`].
 
+#![forbid(unsafe_code)]
+
 mod content;
 mod descriptor;
 mod diff;

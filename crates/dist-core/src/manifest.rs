@@ -67,7 +67,7 @@ pub enum Document {
     /// An index or manifest list.
     Index(Index),
     /// A manifest.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 #[derive(serde::Deserialize)]
@@ -149,7 +149,11 @@ impl Document {
         } else {
             let Some(config) = wire.config else { return corrupt("it has no config") };
             let Some(layers) = wire.layers else { return corrupt("it has no layers") };
-            Ok(Self::Manifest(Manifest { config, layers, artifact_type: wire.artifact_type }))
+            Ok(Self::Manifest(Box::new(Manifest {
+                config,
+                layers,
+                artifact_type: wire.artifact_type,
+            })))
         }
     }
 

@@ -57,7 +57,7 @@ impl Engine {
                 .snapshotter
                 .unwrap_or_else(|| dist_snapshot::default_name().to_owned()),
             limits: config.limits,
-            remotes: Remotes::new(config.registry)?,
+            remotes: Remotes::new(config.registry),
         })
     }
 

@@ -115,6 +115,12 @@ pub(crate) enum Unfinished {
     Final(Error),
 }
 
+impl From<Error> for Unfinished {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
 impl From<Unfinished> for Error {
     fn from(unfinished: Unfinished) -> Self {
         match unfinished {
@@ -158,10 +164,11 @@ impl Arriving {
 
     /// Ends without a commit. What arrived can be resumed, unless `error` says that it is wrong.
     pub(crate) fn give_up(self, error: Error) -> Error {
-        if self.broken && error.kind() == ErrorKind::Corrupt {
-            if let Err(failed) = self.writer.abort() {
-                return failed;
-            }
+        if self.broken
+            && error.kind() == ErrorKind::Corrupt
+            && let Err(failed) = self.writer.abort()
+        {
+            return failed;
         }
         error
     }

@@ -42,10 +42,7 @@ pub async fn unpack_to_directory(
     let work = Work {
         downloads: alive.downloads(fetcher),
         cancel: alive.cancel(),
-        applier: LayerApplier::new(ApplyOptions {
-            form: LayerForm::Merged,
-            limits: limits.clone(),
-        }),
+        applier: LayerApplier::new(ApplyOptions { form: LayerForm::Merged, limits: *limits }),
         progress,
     };
     let directory = directory.to_owned();

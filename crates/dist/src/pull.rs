@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use dist_core::{
     ChainId, Context as _, Descriptor, Digest, ErrorKind, Event, Image, ImageName, Labels,
-    MediaType, Platform, Progress, Provider as _, Result, Warning, dispatch,
+    MediaType, Platform, Progress, Provider as _, Resolver as _, Result, Warning, dispatch,
 };
-use dist_store::{Durability, SettleMode};
+use dist_store::SettleMode;
 
 use crate::Engine;
 use crate::blocking::{Alive, Downloads, blocking};
@@ -44,7 +44,7 @@ pub struct Pulled {
 /// Resolves `name`, brings its content into the store, unpacks it and registers the image.
 ///
 /// When this returns, blobs and rows are durable (as far as the engine's durability asks), and the
-/// snapshots as well with [`Durability::Full`]. Dropping the future stops at once; what was fetched
+/// snapshots as well with [`dist_store::Durability::Full`]. Dropping the future stops at once; what was fetched
 /// stays and a later pull goes on from there.
 ///
 /// # Errors
@@ -84,9 +84,7 @@ pub async fn pull(
     let (images, store) = (engine.images(), engine.store().clone());
     let image = blocking(move || {
         let image = images.put(&image_name, &target, &Labels::new())?;
-        if store.durability() == Durability::Full {
-            store.settle(SettleMode::Always)?;
-        }
+        store.settle(SettleMode::Answer)?;
         Ok(image)
     })
     .await?;
@@ -123,7 +121,7 @@ async fn unpack(
         store: engine.store().clone(),
         namespace: engine.namespace().clone(),
         snapshotter: engine.snapshotter()?,
-        limits: engine.limits().clone(),
+        limits: *engine.limits(),
         intake,
         jobs: options.jobs,
     };
@@ -147,9 +145,7 @@ pub async fn unpack_manifest(
     let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
     let (plan, warnings) = unpack(engine, intake, &target, options).await?;
     let store = engine.store().clone();
-    if store.durability() == Durability::Full {
-        blocking(move || store.settle(SettleMode::Always)).await?;
-    }
+    blocking(move || store.settle(SettleMode::Answer)).await?;
     Ok((plan.chain_id(), warnings))
 }
 

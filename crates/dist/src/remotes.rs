@@ -16,11 +16,9 @@ pub struct Remotes {
 
 impl Remotes {
     /// Makes the remotes; connects to nothing.
-    ///
-    /// # Errors
-    /// `InvalidArgument` where the options cannot be used.
-    pub fn new(options: RegistryOptions) -> Result<Self> {
-        Ok(Self { registry: RegistryResolver::new(options)?, layout: LayoutResolver::new() })
+    #[must_use]
+    pub fn new(options: RegistryOptions) -> Self {
+        Self { registry: RegistryResolver::new(options), layout: LayoutResolver::new() }
     }
 
     /// The full form of a name, as images are registered: `redis` is

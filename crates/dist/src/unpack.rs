@@ -91,7 +91,11 @@ impl Unpacker {
         match failed {
             Some(error) => {
                 let work = Arc::clone(&work);
-                blocking(move || Ok(work.discard_ready())).await?;
+                blocking(move || {
+                    work.discard_ready();
+                    Ok(())
+                })
+                .await?;
                 Err(error)
             }
             None => Ok(std::mem::take(&mut work.state().warnings)),
@@ -249,7 +253,7 @@ impl Work {
     /// Unpacks one layer into `mounts` from wherever its bytes are, and verifies it.
     fn fill(&self, layer: &Layer, mounts: &[Mount]) -> Result<Applied, Unfinished> {
         let Unpacker { snapshotter, intake, limits, .. } = &self.unpacker;
-        let options = ApplyOptions { form: snapshotter.layer_form(), limits: limits.clone() };
+        let options = ApplyOptions { form: snapshotter.layer_form(), limits: *limits };
         let applier = LayerApplier::new(options);
         let applied = match intake.open(&layer.desc)? {
             Opened::Exists => {
