@@ -76,7 +76,7 @@ impl Db {
         let mut connection =
             connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         let create = |connection: &mut Connection| {
-            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "synchronous", "OFF")?; // one sync below does for all
             let mode: String =
                 connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
             if mode != "wal" {
@@ -89,9 +89,12 @@ impl Db {
             transaction.commit()
         };
         create(&mut connection).sql(|| at("create database", &new))?;
-        // The last connection writes the log back into the database, syncs that and removes the log.
+        // The last connection writes the log back into the database and removes the log.
         connection.close().map_err(|(_, error)| error).sql(|| at("close database", &new))?;
-        std::fs::rename(&new, &path).context(ErrorKind::Storage, || at("create database", &path))
+        File::open(&new)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| std::fs::rename(&new, &path))
+            .context(ErrorKind::Storage, || at("create database", &path))
     }
 
     /// Opens `root/meta.db` for reading only, without writing anything anywhere.
@@ -156,13 +159,13 @@ impl Db {
             return Err(Error::new(ErrorKind::Storage, at("write read-only database", &self.path)));
         }
         let mut connection = self.take()?;
-        let _gate = self.enter()?;
+        let gate = self.enter()?;
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .sql(|| at("write database", &self.path))?;
         let value = f(&transaction)?;
         transaction.commit().sql(|| at("write database", &self.path))?;
-        drop(_gate);
+        drop(gate);
         self.give_back(connection);
         Ok(value)
     }

@@ -5,11 +5,13 @@
 //! feature that older programs may ignore is named in `compatible`, one that forbids them to write
 //! in `read_only`, one that keeps them out in `incompatible`.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 
 use dist_core::{Context as _, Error, ErrorKind, Result};
 
-use crate::fsio;
+use crate::fsio::{self, at};
 
 pub(crate) const VERSION: u64 = 1;
 const LIMIT: u64 = 64 << 10;
@@ -66,7 +68,7 @@ fn check(bytes: &[u8], root: &Path) -> Result<Allowed> {
     Ok(if format.read_only.is_empty() { Allowed::Write } else { Allowed::Read })
 }
 
-/// Writes `root/format`, durably.
+/// Writes `root/format`, durably, after the names of all else in `root` are on the disk.
 pub(crate) fn write(root: &Path) -> Result<()> {
     let format = Format {
         version: VERSION,
@@ -77,7 +79,15 @@ pub(crate) fn write(root: &Path) -> Result<()> {
     let mut bytes = serde_json::to_vec(&format)
         .context(ErrorKind::Internal, || "write the store's format".into())?;
     bytes.push(b'\n');
-    fsio::write_new(&root.join("format"), &bytes)?;
+    let (path, new) = (root.join("format"), root.join("format.new"));
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        File::open(root)?.sync_all()?;
+        std::fs::rename(&new, &path)
+    };
+    write().context(ErrorKind::Storage, || at("write", &path))?;
     fsio::sync_dir(root)
 }
 

@@ -206,11 +206,10 @@ fn create(root: &Path) -> Result<()> {
     for dir in DIRS {
         fsio::make_dir(&root.join(dir))?;
     }
+    Db::create(root)?;
     for dir in ["content/blobs", "content"] {
         fsio::sync_dir(&root.join(dir))?;
     }
-    Db::create(root)?;
-    fsio::sync_dir(root)?;
     format::write(root)?;
     if let Some(parent) = root.parent() {
         fsio::sync_dir(parent)?;

@@ -1,4 +1,5 @@
 //! Blobs and ingests within one process.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -261,7 +262,8 @@ fn labels() {
 /// A re-pull repairs whatever happened to a blob's file.
 #[test]
 fn lost_and_damaged_blobs_are_written_again() {
-    let damage: [(&str, fn(&Path)); 4] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 4] = [
         ("lost", |path| std::fs::remove_file(path).unwrap()),
         ("short", |path| {
             std::fs::remove_file(path).unwrap();

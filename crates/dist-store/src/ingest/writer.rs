@@ -271,6 +271,13 @@ impl Writer for FileWriter {
 
     fn reset(&mut self) -> Result<()> {
         let path = self.data_path();
+        if self.failed
+            && let Some(dir) = &self.dir
+        {
+            // Not even the emptied file is trusted: its errors may have been reported already.
+            fsio::remove_all(&path)?;
+            self.data = dir.open_data()?;
+        }
         self.data
             .set_len(0)
             .and_then(|()| self.data.rewind())
