@@ -256,9 +256,8 @@ pub(crate) async fn refusal(answer: Answer, stall: Duration) -> Box<Failed> {
         Some(error) => [escape::text(&error.code), escape::text(&error.message)].join(": "),
         None => escape::bytes(&body),
     };
-    let asks_for_https = said.contains("HTTPS");
     let mut failed = Failed::status(&method, &url, status, code, &said);
-    failed.maybe_tls = status.as_u16() == 400 && asks_for_https;
+    failed.maybe_tls = status.as_u16() == 400; // how servers that expect TLS answer http
     match retry_after {
         RetryAfter::Wait(wait) if failed.again == Again::Later => {
             failed.again = Again::After(wait);

@@ -108,6 +108,7 @@ struct Resolving<'a> {
     /// The tag or the digest.
     object: String,
     wanted: Option<&'a Digest>,
+    tried_blob: bool,
     tries: Tries,
 }
 
@@ -122,33 +123,34 @@ impl<'a> Resolving<'a> {
             repository: reference.repository(),
             object,
             wanted: reference.digest(),
+            tried_blob: false,
             tries: registry.tries(),
         }
     }
 
     async fn run(mut self) -> Result<Descriptor, Problem> {
-        match self.manifest().await {
-            Err(Problem::Failed(failed))
-                if failed.kind == ErrorKind::NotFound && self.wanted.is_some() =>
-            {
-                let Some(digest) = self.wanted else { return Err(failed.into()) };
-                match self.blob(*digest).await {
-                    Err(Problem::Failed(second)) if second.kind == ErrorKind::NotFound => {
-                        Err(failed.into())
-                    }
-                    result => result,
-                }
-            }
-            result => result,
-        }
-    }
-
-    async fn manifest(&mut self) -> Result<Descriptor, Problem> {
         let rest = format!("manifests/{}", self.object);
         let accept = MediaType::accepted().map(|media_type| media_type.as_str().to_owned());
         let accept = Some(format!("{}, */*;q=0.5", accept.join(", ")));
         let head = self.query(Method::HEAD, &rest, accept.clone());
-        match self.registry.ask(&head, &mut self.tries).await {
+        let answer = loop {
+            let failed = match self.registry.ask_once(&head, self.tries.deadline()).await {
+                Ok(answer) => break Ok(answer),
+                Err(failed) => failed,
+            };
+            // Of a blob's digest docker-registry 2.8 says 500, others 404.
+            if let Some(digest) = self.wanted
+                && matches!(failed.failure.status, Some(404 | 500))
+                && !std::mem::replace(&mut self.tried_blob, true)
+                && let Ok(blob) = self.blob(*digest).await
+            {
+                return Ok(blob);
+            }
+            if let Err(failed) = self.tries.pause(failed).await {
+                break Err(failed);
+            }
+        };
+        match answer {
             Ok(answer) => {
                 let said = self.said(&answer)?;
                 if let Said { media_type: Some(media_type), digest: Some(digest), size: Some(size) } =

@@ -138,3 +138,70 @@ impl Helper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    /// Runs a shell script as a helper.
+    async fn with<T>(script: &str, work: impl AsyncFnOnce(Helper) -> T) -> T {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("helper");
+        let mut file = std::fs::OpenOptions::new();
+        let mut file = file.write(true).create(true).mode(0o755).open(&program).unwrap();
+        std::io::Write::write_all(&mut file, format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
+        drop(file);
+        let timeout = Duration::from_millis(1500);
+        work(Helper { program: program.display().to_string(), timeout }).await
+    }
+
+    #[tokio::test]
+    async fn gets() {
+        let script = r#"read -r server; printf '{"Username":"%s","Secret":"s"}' "$1-$server""#;
+        let found = with(script, async |helper| helper.get("h:1").await.unwrap()).await;
+        assert_eq!(found, Some(Credentials::password("get-h:1", "s")));
+        let script = r#"cat >&2; echo '{"Username":"<token>","Secret":"t"}'"#;
+        let found = with(script, async |helper| helper.get("h").await.unwrap()).await;
+        assert_eq!(found, Some(Credentials::identity_token("", "t")));
+        let script = "echo credentials not found in native keychain; exit 1";
+        let found = with(script, async |helper| helper.get("h").await.unwrap()).await;
+        assert_eq!(found, None);
+    }
+
+    #[tokio::test]
+    async fn stores_and_erases() {
+        let script = r#"test "$(cat)" = '{"ServerURL":"h","Username":"u","Secret":"p"}'"#;
+        let user = Credentials::password("u", "p");
+        with(script, async |helper| helper.store("h", &user).await.unwrap()).await;
+        assert!(with("cat", async |helper| helper.erase("h").await.unwrap()).await);
+    }
+
+    #[tokio::test]
+    async fn bad_helpers_are_bounded() {
+        for script in [
+            "sleep 20",
+            "yes",
+            "echo '\u{1b}[31mno'; exit 3",
+            "echo junk",
+            "kill -9 $$",
+            "exec 1>&-; sleep 20",
+        ] {
+            let began = std::time::Instant::now();
+            let error = with(script, async |helper| helper.get("h").await.unwrap_err()).await;
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{script}");
+            assert!(!format!("{error:?}").contains('\u{1b}'));
+            assert!(began.elapsed() < Duration::from_secs(10), "{script}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for name in ["", "../x", "A", "a b", "a/b", "x\n"] {
+            assert!(Helper::new(name, Duration::ZERO).is_err(), "{name:?}");
+        }
+        let helper = Helper::new("osxkeychain", Duration::ZERO).unwrap();
+        assert_eq!(helper.program, "docker-credential-osxkeychain");
+    }
+}
