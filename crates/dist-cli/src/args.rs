@@ -57,7 +57,7 @@ pub(crate) struct Global {
     pub(crate) durability: DurabilityArg,
 
     /// Snapshotter: overlayfs or native [default: overlayfs where it works, else native]
-    #[arg(long, global = true, value_name = "NAME", help_heading = STORE)]
+    #[arg(long, global = true, value_name = "NAME", value_parser = ["overlayfs", "native"], hide_possible_values = true, help_heading = STORE)]
     pub(crate) snapshotter: Option<String>,
 
     /// Form of the progress on standard error

@@ -34,6 +34,7 @@ use dist_core::{Context, Digest, ErrorKind, Result};
 use crate::config::Config;
 
 pub(crate) use several::Reported;
+pub(crate) use transfer::Kept;
 
 /// The verbs.
 #[derive(Debug, Subcommand)]

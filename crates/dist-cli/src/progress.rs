@@ -5,8 +5,8 @@ mod json;
 mod model;
 mod plain;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use dist_core::{Event, Progress, Warning};
@@ -14,6 +14,7 @@ use dist_core::{Event, Progress, Warning};
 use crate::report;
 use crate::terminal::Terminal;
 use crate::units;
+use model::Model;
 
 /// Which form progress takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -33,6 +34,8 @@ pub(crate) enum Mode {
 
 /// Shows the progress of one command and gathers what is said at its end.
 pub(crate) struct Reporter {
+    start: Instant,
+    model: Arc<Mutex<Model>>,
     view: View,
     warnings: Mutex<Vec<String>>,
 }
@@ -47,14 +50,17 @@ enum View {
 impl Reporter {
     /// Starts showing progress on `terminal`.
     pub(crate) fn start(mode: Mode, terminal: &Terminal) -> Arc<Self> {
+        let start = Instant::now();
+        let model = Arc::new(Mutex::new(Model::default()));
         let view = match mode {
-            Mode::Auto if terminal.can_draw() => View::Bars(bars::Bars::start(terminal)),
-            Mode::Tty => View::Bars(bars::Bars::start(terminal)),
-            Mode::Auto | Mode::Plain => View::Plain(plain::Plain::start(terminal)),
-            Mode::Json => View::Json(json::Json::start(terminal)),
+            Mode::Auto | Mode::Tty if terminal.can_draw(mode == Mode::Tty) => {
+                View::Bars(bars::Bars::start(terminal, start, &model))
+            }
+            Mode::Auto | Mode::Tty | Mode::Plain => View::Plain(plain::Plain::new(terminal)),
+            Mode::Json => View::Json(json::Json::new(terminal)),
             Mode::None => View::None,
         };
-        Arc::new(Self { view, warnings: Mutex::default() })
+        Arc::new(Self { start, model, view, warnings: Mutex::default() })
     }
 
     /// Adds what could not be done and is no error.
@@ -68,13 +74,19 @@ impl Reporter {
         }
     }
 
+    /// Bytes that are known to be wanted and have not arrived; `None` where nothing was begun.
+    pub(crate) fn missing(&self) -> Option<u64> {
+        self.model().missing()
+    }
+
     /// Draws the last state and prints the warnings. Nothing is shown after this.
     pub(crate) fn finish(&self) {
+        let now = self.start.elapsed();
         match &self.view {
             View::Bars(bars) => bars.finish(),
-            View::Plain(plain) => plain.finish(),
+            View::Plain(plain) => plain.finish(&self.model(), now),
             View::Json(json) => {
-                json.finish();
+                json.finish(now);
                 return; // the warnings were events
             }
             View::None => (),
@@ -83,6 +95,10 @@ impl Reporter {
         for warning in warnings.drain(..) {
             report::warn(&warning);
         }
+    }
+
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,11 +110,13 @@ impl Progress for Reporter {
                 warnings.push(message.to_owned());
             }
         }
+        let now = self.start.elapsed();
+        let mut model = self.model();
+        model.take(&event, now);
         match &self.view {
-            View::Bars(bars) => bars.event(&event),
-            View::Plain(plain) => plain.event(&event),
-            View::Json(json) => json.event(&event),
-            View::None => (),
+            View::Bars(_) | View::None => (),
+            View::Plain(plain) => plain.event(&model, &event, now),
+            View::Json(json) => json.event(&event, now),
         }
     }
 }

@@ -6,11 +6,13 @@ use std::io::{self, Write};
 use dist_core::{ContentMismatch, Error, ErrorKind, Limit};
 use rustix::io::Errno;
 
-use crate::commands::Reported;
+use crate::commands::{Kept, Reported};
 use crate::output::ReaderGone;
 use crate::reference::BadReference;
 use crate::signals::Stopped;
 use crate::table::printable;
+use crate::units::binary_size;
+use crate::user_namespace::NoUserNamespace;
 
 /// Exit codes as `--help` lists them.
 pub(crate) const EXIT_CODES: &str = "\
@@ -126,9 +128,12 @@ fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
 
 /// What there is to do about it.
 fn hints(error: &Error) -> Vec<String> {
+    let kept = find::<Kept>(error);
     let mut hints = Vec::new();
     if find::<Stopped>(error).is_some() {
-        hints.push("what was fetched is kept; run the same command again to continue".into());
+        if kept.is_some() {
+            hints.push("what was fetched is kept; run the same command again to continue".into());
+        }
         return hints;
     }
     if let Some(limit) = find::<Limit>(error)
@@ -136,26 +141,22 @@ fn hints(error: &Error) -> Vec<String> {
     {
         hints.push(format!("if you trust the image, raise the limit with {flag}"));
     }
-    if let Some(hint) = errno(error).and_then(errno_hint) {
-        hints.push(hint.into());
-        return hints;
+    if find::<NoUserNamespace>(error).is_some() {
+        hints
+            .push("`dist fetch` and `dist unpack` need none; nor does --snapshotter native".into());
     }
+    hints.extend(tls_hint(error).map(Into::into));
+    hints.extend(errno(error).and_then(|errno| errno_hint(errno, kept)));
     match error.kind() {
-        ErrorKind::Unauthenticated => {
-            hints.push(
-                "log in with `dist login REGISTRY`, or give --user and --password-stdin".into(),
-            );
+        ErrorKind::Unauthenticated => hints
+            .push("log in with `dist login REGISTRY`, or give --user and --password-stdin".into()),
+        ErrorKind::PermissionDenied if hints.is_empty() => {
+            hints.push("the account may not do this, or there is none; try `dist login`".into());
         }
-        ErrorKind::PermissionDenied => {
-            hints.push("the account is known but may not do this; log in with another one".into());
-        }
-        ErrorKind::Unavailable => {
-            hints.push(
-                "what was fetched is kept; the same command continues where it broke off".into(),
-            );
-        }
+        ErrorKind::Unavailable if kept.is_some() => hints
+            .push("what was fetched is kept; the same command continues where it broke off".into()),
         ErrorKind::UnsafeLayer => {
-            hints.push("nothing outside the target was touched; don't use this image".into());
+            hints.push("nothing outside the target was touched; do not use this image".into())
         }
         ErrorKind::Busy => {
             hints.push("another process is at work on it; try again when it is done".into());
@@ -163,6 +164,17 @@ fn hints(error: &Error) -> Vec<String> {
         _ => (),
     }
     hints
+}
+
+fn tls_hint(error: &Error) -> Option<&'static str> {
+    use rustls::{CertificateError, Error as Tls};
+    match find::<Tls>(error)? {
+        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            Some("trust its authority with --tls-ca-cert FILE, or any certificate with --insecure")
+        }
+        Tls::InvalidMessage(_) => Some("for a server that speaks only http there is --plain-http"),
+        _ => None,
+    }
 }
 
 /// The flag that sets a limit.
@@ -181,16 +193,22 @@ fn errno(error: &Error) -> Option<Errno> {
         .or_else(|| find::<io::Error>(error).and_then(Errno::from_io_error))
 }
 
-fn errno_hint(errno: Errno) -> Option<&'static str> {
+fn errno_hint(errno: Errno, kept: Option<&Kept>) -> Option<String> {
     Some(match errno {
-        Errno::NOSPC | Errno::DQUOT => {
-            "make room, or use another --root; what was fetched is kept and the same command continues"
-        }
+        Errno::NOSPC | Errno::DQUOT => match kept {
+            Some(Kept { missing, .. }) => format!(
+                "make room, or use another --root: {} are still to be fetched, and what is \
+                 unpacked needs more; what was fetched is kept and the same command continues",
+                binary_size(*missing)
+            ),
+            None => "make room, or use another --root".into(),
+        },
         Errno::ACCESS | Errno::PERM => {
-            "this user may not do that there; run as the owner of the store, or use another --root"
+            "this user may not do that there; be the owner of the store, or use another --root"
+                .into()
         }
-        Errno::ROFS => "the file system is read-only; use another --root",
-        Errno::MFILE | Errno::NFILE => "raise the number of open files (ulimit -n)",
+        Errno::ROFS => "the file system is read-only; use another --root".into(),
+        Errno::MFILE | Errno::NFILE => "raise the number of open files (ulimit -n)".into(),
         _ => return None,
     })
 }
@@ -273,7 +291,5 @@ mod tests {
         let limit = Error::new(ErrorKind::ResourceExhausted, "unpack layer")
             .with_source(Limit { name: "layer-size", limit: 1 });
         assert!(hints(&limit)[0].contains("--max-layer-size"));
-        let stopped = Stopped::Interrupt.into_error();
-        assert!(hints(&stopped)[0].contains("run the same command again"));
     }
 }

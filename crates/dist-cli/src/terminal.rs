@@ -8,12 +8,13 @@ use indicatif::{MultiProgress, ProgressDrawTarget};
 #[derive(Clone, Debug)]
 pub(crate) struct Terminal {
     bars: MultiProgress,
-    can_draw: bool,
+    is_terminal: bool,
+    is_dumb: bool,
 }
 
 impl Terminal {
     /// Looks at standard error. `dumb` says that it cannot move its cursor.
-    pub(crate) fn new(dumb: bool, color: bool) -> Self {
+    pub(crate) fn new(is_dumb: bool, color: bool) -> Self {
         console::set_colors_enabled_stderr(color);
         let is_terminal = is_terminal();
         let target = if is_terminal {
@@ -21,12 +22,12 @@ impl Terminal {
         } else {
             ProgressDrawTarget::hidden()
         };
-        Self { bars: MultiProgress::with_draw_target(target), can_draw: is_terminal && !dumb }
+        Self { bars: MultiProgress::with_draw_target(target), is_terminal, is_dumb }
     }
 
-    /// Whether bars can be drawn.
-    pub(crate) fn can_draw(&self) -> bool {
-        self.can_draw
+    /// Whether bars can be drawn; `insist` says that they are wanted on a dumb terminal too.
+    pub(crate) fn can_draw(&self, insist: bool) -> bool {
+        self.is_terminal && (insist || !self.is_dumb)
     }
 
     /// Rows and columns.

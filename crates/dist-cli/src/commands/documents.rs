@@ -39,7 +39,7 @@ impl Source {
         let mut desc = target.clone();
         for _ in 0..MAX_DEPTH {
             match self.parse(&desc).await? {
-                Document::Manifest(manifest) => return Ok((desc, manifest)),
+                Document::Manifest(manifest) => return Ok((desc, *manifest)),
                 Document::Index(index) => {
                     let best = select_platform(index.manifests, platform)?.into_iter().next();
                     let Some(best) = best else { break };
@@ -70,7 +70,7 @@ pub(crate) fn manifests(
                 && let Ok(bytes) = dist::read_document(content, &desc)
                 && let Ok(Document::Manifest(manifest)) = Document::parse(&desc.media_type, &bytes)
             {
-                found.push((desc, manifest));
+                found.push((desc, *manifest));
             }
         }
         level = next;

@@ -38,9 +38,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     }
     crate::reference::check(&args.repository)?;
     let engine = config.engine()?;
+    let what = format!("fetch objects of {}", args.repository);
     let options = config.pull_options(args.transfer.platform.as_ref());
     let (engine_ref, options) = (&engine, &options);
-    transfer::run(config, args.transfer.quiet, |progress| async move {
+    transfer::into_store(config, args.transfer.quiet, &what, |progress| async move {
         let mut failures = Failures::default();
         let lines = stream::unfold(read_lines()?, async |mut lines| {
             lines.recv().await.map(|line| (line, lines))

@@ -48,7 +48,11 @@ impl Object {
         let base = match dist_core::scheme(repository, reference::SCHEMES) {
             Some(_) => repository.to_owned(),
             None if object.is_some() => reference::parse(repository)?.locator(),
-            None => reference::parse(repository)?.to_string(),
+            None => {
+                let own = reference::parse(repository)?;
+                read.digest = own.digest().copied();
+                own.to_string()
+            }
         };
         read.name = match object {
             None => base,

@@ -33,9 +33,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     reference::check(&args.name)?;
     user_namespace::enter(config)?;
     let engine = config.engine()?;
+    let what = format!("pull {}", args.name);
     let options = config.pull_options(args.transfer.platform.as_ref());
     let (engine_ref, name) = (&engine, &args.name);
-    let pulled = transfer::run(config, args.transfer.quiet, |progress| async move {
+    let pulled = transfer::into_store(config, args.transfer.quiet, &what, |progress| async move {
         let mut pulled = dist::pull(engine_ref, name, &options, progress).await?;
         let warnings = std::mem::take(&mut pulled.warnings);
         Ok((pulled, warnings))

@@ -10,9 +10,10 @@ use dist_core::{
 };
 use dist_store::SettleMode;
 
+use super::transfer;
 use crate::config::Config;
 use crate::progress::Reporter;
-use crate::{output, report, runtime, user_namespace};
+use crate::{output, report, user_namespace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -97,13 +98,9 @@ fn unpack(
 ) -> Result<Option<ChainId>> {
     let reporter = Reporter::start(config.progress_unless(quiet), &config.terminal);
     let options = config.pull_options(platform);
-    let work = dist::unpack_manifest(engine, digest, &options, reporter.clone());
-    let result = runtime::run(config.timeout, work);
-    if let Ok((_, warnings)) = &result {
-        reporter.warn(warnings);
-    }
-    reporter.finish();
-    Ok(result?.0)
+    transfer::run(config, &reporter, |progress| async move {
+        dist::unpack_manifest(engine, digest, &options, progress).await
+    })
 }
 
 fn prepare(config: &Config, engine: &Engine, args: &Prepare) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What commands that bring an image have in common.
 
+use std::fmt;
 use std::sync::Arc;
 
 use dist_core::{Digest, Error, ErrorKind, Platform, Progress, Result, Warning};
@@ -21,13 +22,52 @@ pub(crate) struct Transfer {
     pub(crate) platform: Option<Platform>,
 }
 
-/// Runs `work` with progress on standard error, then tells its warnings.
-pub(crate) fn run<T, F: Future<Output = Result<(T, Vec<Warning>)>>>(
+/// The cause of an error after which the same command goes on with what is kept in the store.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    error: Error,
+    /// Bytes that are known to be wanted and have not arrived.
+    pub(crate) missing: u64,
+}
+
+impl fmt::Display for Kept {
+    /// Says nothing: the error above it has the words.
+    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl std::error::Error for Kept {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+/// Runs `work`, which brings something into the store, with progress on standard error, then tells
+/// its warnings. `what` is said where a signal stops it: the command and its argument.
+pub(crate) fn into_store<T, F: Future<Output = Result<(T, Vec<Warning>)>>>(
     config: &Config,
     quiet: bool,
+    what: &str,
     work: impl FnOnce(Arc<dyn Progress>) -> F,
 ) -> Result<T> {
     let reporter = Reporter::start(config.progress_unless(quiet), &config.terminal);
+    run(config, &reporter, work).map_err(|error| {
+        let Some(missing) = reporter.missing() else { return error };
+        let message = match error.kind() {
+            ErrorKind::Cancelled => what.to_owned(),
+            _ => error.to_string(),
+        };
+        Error::new(error.kind(), message).with_source(Kept { error, missing })
+    })
+}
+
+/// Runs `work`, which keeps nothing where it fails, in the same way.
+pub(crate) fn run<T, F: Future<Output = Result<(T, Vec<Warning>)>>>(
+    config: &Config,
+    reporter: &Arc<Reporter>,
+    work: impl FnOnce(Arc<dyn Progress>) -> F,
+) -> Result<T> {
     let result = runtime::run(config.timeout, work(reporter.clone()));
     if let Ok((_, warnings)) = &result {
         reporter.warn(warnings);

@@ -6,6 +6,7 @@ use dist_core::Result;
 
 use super::transfer::{self, Transfer};
 use crate::config::Config;
+use crate::progress::Reporter;
 use crate::reference;
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +36,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let remotes = config.remotes()?;
     let options = config.pull_options(args.transfer.platform.as_ref());
     let (remotes, options) = (&remotes, &options);
-    let resolved = transfer::run(config, args.transfer.quiet, |progress| {
+    let mode = config.progress_unless(args.transfer.quiet);
+    let reporter = Reporter::start(mode, &config.terminal);
+    let resolved = transfer::run(config, &reporter, |progress| {
         dist::unpack_to_directory(remotes, &args.name, &args.dir, options, &config.limits, progress)
     })?;
     transfer::print_pinned(&resolved.name, &resolved.target.digest)

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dist_core::Event;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::model::Model;
@@ -17,8 +16,6 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// Draws until it is finished.
 pub(super) struct Bars {
-    start: Instant,
-    model: Arc<Mutex<Model>>,
     drawer: Mutex<Option<Drawer>>,
 }
 
@@ -28,29 +25,20 @@ struct Drawer {
 }
 
 impl Bars {
-    pub(super) fn start(terminal: &Terminal) -> Self {
-        let start = Instant::now();
-        let model = Arc::new(Mutex::new(Model::default()));
+    pub(super) fn start(terminal: &Terminal, start: Instant, model: &Arc<Mutex<Model>>) -> Self {
         let (stop, stopped) = channel();
-        let screen = Screen { terminal: terminal.clone(), lines: Vec::new() };
-        let drawn = model.clone();
+        let mut screen = Screen { terminal: terminal.clone(), lines: Vec::new() };
+        let model = Arc::clone(model);
         let thread = std::thread::Builder::new().name("progress".into()).spawn(move || {
-            let mut screen = screen;
             let mut wait = FIRST;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(wait) {
-                screen.draw(&drawn, start.elapsed());
+                screen.draw(&model, start.elapsed());
                 wait = EVERY;
             }
-            screen.end(&drawn, start.elapsed());
+            screen.end(&model, start.elapsed());
         });
         // Without a thread there are no bars, and the work goes on.
-        let drawer = thread.ok().map(|thread| Drawer { stop, thread });
-        Self { start, model, drawer: Mutex::new(drawer) }
-    }
-
-    pub(super) fn event(&self, event: &Event<'_>) {
-        let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        model.take(event, self.start.elapsed());
+        Self { drawer: Mutex::new(thread.ok().map(|thread| Drawer { stop, thread })) }
     }
 
     pub(super) fn finish(&self) {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dist_core::{Descriptor, Digest, Event};
 use serde_json::{Value, json};
@@ -17,7 +17,6 @@ const EVERY: Duration = Duration::from_millis(100);
 
 /// Prints events until it is finished.
 pub(super) struct Json {
-    start: Instant,
     terminal: Terminal,
     held: Mutex<HashMap<Digest, Held>>,
 }
@@ -30,20 +29,18 @@ struct Held {
 }
 
 impl Json {
-    pub(super) fn start(terminal: &Terminal) -> Self {
-        Self { start: Instant::now(), terminal: terminal.clone(), held: Mutex::default() }
+    pub(super) fn new(terminal: &Terminal) -> Self {
+        Self { terminal: terminal.clone(), held: Mutex::default() }
     }
 
-    pub(super) fn event(&self, event: &Event<'_>) {
-        let now = self.start.elapsed();
+    pub(super) fn event(&self, event: &Event<'_>, now: Duration) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         for value in lines(&mut held, event, now) {
             self.print(value, now);
         }
     }
 
-    pub(super) fn finish(&self) {
-        let now = self.start.elapsed();
+    pub(super) fn finish(&self, now: Duration) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let digests: Vec<Digest> = held.keys().copied().collect();
         for digest in digests {

@@ -117,6 +117,12 @@ impl Model {
         self.blobs.iter().map(|blob| blob.brought).sum()
     }
 
+    /// Bytes that have not arrived of the blobs that are known; `None` where none was begun.
+    pub(super) fn missing(&self) -> Option<u64> {
+        let begun = self.blobs.iter().any(|blob| blob.have > 0);
+        begun.then(|| self.blobs.iter().map(|blob| blob.size.saturating_sub(blob.have)).sum())
+    }
+
     fn find(&mut self, digest: &Digest) -> Option<&mut Blob> {
         self.index.get(digest).map(|&at| &mut self.blobs[at])
     }
@@ -257,6 +263,7 @@ mod tests {
         model.take(&Event::Advanced { digest, bytes: 100 }, SECOND);
         let blob = model.blob(&digest).unwrap();
         assert_eq!((blob.have, blob.brought, blob.state), (500, 100, State::Downloading));
+        assert_eq!(model.missing(), Some(500));
         let line = &model.lines(SECOND, 120, 10)[0];
         assert!(line.contains("|++++++++++----------|  500 B of 1000 B  100 B/s"), "{line}");
         model.take(&Event::Committed { digest }, SECOND);

@@ -1,7 +1,7 @@
 //! Plain lines: one for each change of a blob's state, and a sign of life now and then.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dist_core::Event;
 
@@ -17,41 +17,30 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// Prints lines until it is finished.
 pub(super) struct Plain {
-    start: Instant,
     terminal: Terminal,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    model: Model,
-    last_line: Duration,
+    last_line: Mutex<Duration>,
 }
 
 impl Plain {
-    pub(super) fn start(terminal: &Terminal) -> Self {
-        Self { start: Instant::now(), terminal: terminal.clone(), inner: Mutex::default() }
+    pub(super) fn new(terminal: &Terminal) -> Self {
+        Self { terminal: terminal.clone(), last_line: Mutex::default() }
     }
 
-    pub(super) fn event(&self, event: &Event<'_>) {
-        let now = self.start.elapsed();
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.model.take(event, now);
-        let line = match state_line(&inner.model, event) {
+    /// Prints what `event` changed; `model` has taken it.
+    pub(super) fn event(&self, model: &Model, event: &Event<'_>, now: Duration) {
+        let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = match state_line(model, event) {
             Some(line) => line,
-            None if now.saturating_sub(inner.last_line) >= SIGN_OF_LIFE => {
-                summary(inner.model.brought(), now)
-            }
+            None if now.saturating_sub(*last_line) >= SIGN_OF_LIFE => summary(model.brought(), now),
             None => return,
         };
-        inner.last_line = now;
+        *last_line = now;
         self.terminal.print(&line);
     }
 
-    pub(super) fn finish(&self) {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.model.brought() > 0 {
-            self.terminal.print(&summary(inner.model.brought(), self.start.elapsed()));
+    pub(super) fn finish(&self, model: &Model, now: Duration) {
+        if model.brought() > 0 {
+            self.terminal.print(&summary(model.brought(), now));
         }
     }
 }
