@@ -71,9 +71,8 @@ impl Applier for LayerApplier {
             )
         })?;
         let job = Job { options: self.options, layer, cancel, host: Host::probe() };
-        let applied = job
-            .run(input, &target)
-            .during(|| format!("unpack layer {}", layer.digest))?;
+        let applied =
+            job.run(input, &target).during(|| format!("unpack layer {}", layer.digest))?;
         for warning in &applied.warnings {
             tracing::debug!(what = warning.what, count = warning.count, first = warning.first);
         }
@@ -115,7 +114,8 @@ impl Job<'_> {
             }
             LayerForm::Merged => {
                 let staging = Staging::new(&tree)?;
-                let mut done = self.unpack(stream, &mut staging.open(&tree, target)?, Marks::Nodes)?;
+                let mut done =
+                    self.unpack(stream, &mut staging.open(&tree, target)?, Marks::Nodes)?;
                 let mut staged = staging.open(&tree, target)?;
                 merge(&mut tree, &mut staged, &staging.name, &mut done.finals, done.marked)?;
                 drop(staged);

@@ -167,7 +167,10 @@ impl Tree {
                     continue;
                 }
                 Err(errno) => {
-                    return Err(failed(errno, format!("open directory {}", self.show(&dir.path, &name))));
+                    return Err(failed(
+                        errno,
+                        format!("open directory {}", self.show(&dir.path, &name)),
+                    ));
                 }
             }
             rest.push_front(name); // it is there now
@@ -231,7 +234,9 @@ impl Tree {
         match rustix::fs::readlinkat(&dir.fd, name, Vec::new()) {
             Ok(target) => Ok(Some(target.into_bytes())),
             Err(Errno::INVAL) => Ok(None),
-            Err(errno) => Err(failed(errno, format!("read symlink {}", self.show(&dir.path, name)))),
+            Err(errno) => {
+                Err(failed(errno, format!("read symlink {}", self.show(&dir.path, name))))
+            }
         }
     }
 

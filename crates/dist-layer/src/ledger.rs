@@ -104,10 +104,8 @@ impl Ledger {
                 left.push((Record { what: What::Is(end), ..records[first] }, end));
             }
         }
-        let entries = left
-            .into_iter()
-            .map(|(record, end)| (record.start, record.length, end))
-            .collect();
+        let entries =
+            left.into_iter().map(|(record, end)| (record.start, record.length, end)).collect();
         Finals { names, entries }
     }
 }
@@ -144,8 +142,9 @@ impl Finals {
     }
 
     fn find(&self, path: &[u8]) -> Result<usize, usize> {
-        self.entries
-            .binary_search_by(|&(start, length, _)| compare(&self.names[start..start + length], path))
+        self.entries.binary_search_by(|&(start, length, _)| {
+            compare(&self.names[start..start + length], path)
+        })
     }
 }
 
@@ -156,8 +155,7 @@ fn compare(a: &[u8], b: &[u8]) -> Ordering {
 }
 
 fn contains(dir: &[u8], path: &[u8]) -> bool {
-    dir.is_empty()
-        || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    dir.is_empty() || path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 #[cfg(test)]
@@ -210,10 +208,7 @@ mod tests {
         let mut finals = ledger.finish();
         finals.replace(b"b", explicit(1));
         finals.replace(b"a", explicit(2));
-        assert_eq!(
-            list(&finals),
-            [("a", explicit(2)), ("b", explicit(1)), ("c", Final::Implicit)]
-        );
+        assert_eq!(list(&finals), [("a", explicit(2)), ("b", explicit(1)), ("c", Final::Implicit)]);
         assert_eq!(finals.get(b"c"), Some(Final::Implicit));
     }
 }

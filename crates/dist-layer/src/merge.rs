@@ -102,8 +102,9 @@ fn remove_marks(target: &mut Tree, path: Vec<u8>) -> Result<()> {
             if kind == FileType::Directory {
                 todo.push(join(&path, name));
             } else if kind == FileType::CharacterDevice && is_mark(&target.stat(&dir, name)?) {
-                remove(&dir.fd, name)
-                    .map_err(|errno| failed(errno, format!("remove {}", target.show(&path, name))))?;
+                remove(&dir.fd, name).map_err(|errno| {
+                    failed(errno, format!("remove {}", target.show(&path, name)))
+                })?;
             }
             Ok(())
         })?;

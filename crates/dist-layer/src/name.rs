@@ -26,7 +26,8 @@ pub(crate) fn normalize(raw: &[u8]) -> Result<Vec<u8>> {
         match component {
             b"" | b"." => {}
             b".." => {
-                let message = format!("resolve path {}: it leaves its directory by ..", escape(raw));
+                let message =
+                    format!("resolve path {}: it leaves its directory by ..", escape(raw));
                 return Err(Error::new(ErrorKind::UnsafeLayer, message));
             }
             _ => {
@@ -57,8 +58,7 @@ pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 /// is cut.
 pub(crate) fn escape(name: &[u8]) -> String {
     let mut text = String::from("\"");
-    let (shown, cut) =
-        if name.len() > SHOWN { (&name[..SHOWN], true) } else { (name, false) };
+    let (shown, cut) = if name.len() > SHOWN { (&name[..SHOWN], true) } else { (name, false) };
     for chunk in shown.utf8_chunks() {
         for c in chunk.valid().chars() {
             let bidi = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');

@@ -261,7 +261,7 @@ impl<R: Read> Tar<R> {
     fn extension(&mut self, header: &Header<'_>, at: u64) -> Result<Vec<u8>> {
         let size = header.size().map_err(|error| fault(at, error))?;
         if size > HEADER_LIMIT {
-            let message = format!("read tar header at byte {at}: its extended header has {size} bytes");
+            let message = format!("read tar at byte {at}: its extended header has {size} bytes");
             return Err(exceeded("tar-header", HEADER_LIMIT, message));
         }
         let mut bytes = Vec::new();
@@ -297,7 +297,7 @@ impl<R: Read> Tar<R> {
         self.entries += 1;
         if self.entries > self.limits.entries {
             let limit = self.limits.entries;
-            let message = format!("read tar header at byte {at}: it has more than {limit} entries");
+            let message = format!("read tar at byte {at}: it has more than {limit} entries");
             return Err(exceeded("entries", limit, message));
         }
         let local = std::mem::take(&mut self.local);
@@ -327,7 +327,11 @@ impl<R: Read> Tar<R> {
     fn check_size(&self, stored: u64, entry: &Entry) -> Result<()> {
         let Limits { file_bytes, layer_bytes, .. } = self.limits;
         let message = |bytes: u64| {
-            format!("unpack entry {} at byte {}: it has {bytes} bytes", escape(&entry.path), entry.offset)
+            format!(
+                "unpack entry {} at byte {}: it has {bytes} bytes",
+                escape(&entry.path),
+                entry.offset
+            )
         };
         if entry.size > file_bytes {
             return Err(exceeded("file-size", file_bytes, message(entry.size)));
@@ -477,7 +481,7 @@ fn check_name(name: &[u8], what: &'static str) -> Result<(), Fault> {
 }
 
 fn fault(offset: u64, what: Fault) -> Error {
-    Error::new(what.kind(), format!("read tar header at byte {offset}")).with_source(what)
+    Error::new(what.kind(), format!("read tar at byte {offset}")).with_source(what)
 }
 
 fn named(offset: u64, path: &[u8], what: Fault) -> Error {

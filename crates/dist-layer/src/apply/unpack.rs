@@ -199,14 +199,16 @@ impl<'a> Unpacker<'a> {
         dir: &Rc<Dir>,
         name: &[u8],
     ) -> Result<()> {
+        if entry.size == 0 && entry.xattrs.is_empty() && !self.host.masks(entry.mode) {
+            return self.empty_file(entry, dir, name);
+        }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Without it an ordinary user could not set the extended attributes of a read-only file.
         let writable = if entry.xattrs.is_empty() { 0 } else { 0o200 };
         let mode = Mode::from_raw_mode(entry.mode & 0o777 | writable);
-        let fd = self.replacing(dir, name, "file", || {
-            rustix::fs::openat(&dir.fd, name, flags, mode)
-        })?;
+        let fd =
+            self.replacing(dir, name, "file", || rustix::fs::openat(&dir.fd, name, flags, mode))?;
         self.body(entry, tar, &fd, &|tree| tree.show(&dir.path, name))?;
         let owned = self.owns(entry);
         let shown = || self.tree.show(&dir.path, name);
@@ -218,6 +220,18 @@ impl<'a> Unpacker<'a> {
             set_mode(&fd, entry.mode, shown)?;
         }
         set_times(&fd, entry.mtime, shown)
+    }
+
+    /// Makes a file that need not be opened.
+    fn empty_file(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        self.replacing(dir, name, "file", || {
+            rustix::fs::mknodat(&dir.fd, name, FileType::RegularFile, mode, 0)
+        })?;
+        if self.owns(entry) {
+            set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
+        }
+        self.set_times_at(dir, name, entry.mtime)
     }
 
     fn body<R: Read>(
@@ -377,9 +391,8 @@ impl<'a> Unpacker<'a> {
     /// Copies a file that can have no more links.
     fn copy(&mut self, from: &Dir, source: &[u8], dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
         self.clear(dir, name)?;
-        let wrap = |tree: &Tree, errno| {
-            failed(errno, format!("copy file {}", tree.show(&dir.path, name)))
-        };
+        let wrap =
+            |tree: &Tree, errno| failed(errno, format!("copy file {}", tree.show(&dir.path, name)));
         let result = (|| {
             let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let source =

@@ -35,30 +35,40 @@ pub(crate) fn empty_dir(top: &OwnedFd, except: &[u8]) -> Result<(), Errno> {
     let mut moved = 0u64;
     loop {
         let mut again = false;
-        each(top, |errno| errno, |name, kind| {
-            if name == except {
-                return Ok(());
-            }
-            if kind != FileType::Directory {
-                return remove(top, name);
-            }
-            match rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-                result => return result,
-            }
-            again = true;
-            let inner = open_for_removal(top, name)?;
-            each(&inner, |errno| errno, |child, kind| {
+        each(
+            top,
+            |errno| errno,
+            |name, kind| {
+                if name == except {
+                    return Ok(());
+                }
                 if kind != FileType::Directory {
-                    return remove(&inner, child);
+                    return remove(top, name);
                 }
-                match rustix::fs::unlinkat(&inner, child, AtFlags::REMOVEDIR) {
-                    Err(Errno::NOTEMPTY | Errno::EXIST) => move_up(&inner, child, top, &mut moved),
-                    result => result,
+                match rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR) {
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                    result => return result,
                 }
-            })?;
-            rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)
-        })?;
+                again = true;
+                let inner = open_for_removal(top, name)?;
+                each(
+                    &inner,
+                    |errno| errno,
+                    |child, kind| {
+                        if kind != FileType::Directory {
+                            return remove(&inner, child);
+                        }
+                        match rustix::fs::unlinkat(&inner, child, AtFlags::REMOVEDIR) {
+                            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                                move_up(&inner, child, top, &mut moved)
+                            }
+                            result => result,
+                        }
+                    },
+                )?;
+                rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)
+            },
+        )?;
         if !again {
             return Ok(());
         }

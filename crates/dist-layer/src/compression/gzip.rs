@@ -43,7 +43,11 @@ impl Default for Gzip {
 
 impl Gzip {
     /// Fills `out`; less than all of it at the input's end only.
-    pub(crate) fn decode<R: Read>(&mut self, input: &mut Input<R>, out: &mut [u8]) -> Result<usize> {
+    pub(crate) fn decode<R: Read>(
+        &mut self,
+        input: &mut Input<R>,
+        out: &mut [u8],
+    ) -> Result<usize> {
         let mut filled = 0;
         while filled < out.len() {
             if !self.in_member {

@@ -93,7 +93,8 @@ fn read(reader: &mut impl Read, out: &mut [u8], offset: u64) -> Result<usize> {
         match reader.read(out) {
             Err(error) if error.kind() == IoErrorKind::Interrupted => {}
             result => {
-                return result.context(ErrorKind::Storage, || format!("read layer at byte {offset}"));
+                return result
+                    .context(ErrorKind::Storage, || format!("read layer at byte {offset}"));
             }
         }
     }

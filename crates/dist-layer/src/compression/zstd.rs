@@ -38,7 +38,11 @@ impl Zstd {
     }
 
     /// Fills `out`; less than all of it at the input's end only.
-    pub(crate) fn decode<R: Read>(&mut self, input: &mut Input<R>, out: &mut [u8]) -> Result<usize> {
+    pub(crate) fn decode<R: Read>(
+        &mut self,
+        input: &mut Input<R>,
+        out: &mut [u8],
+    ) -> Result<usize> {
         let mut filled = 0;
         while filled < out.len() {
             if !self.in_frame && !self.begin(input)? {
@@ -79,7 +83,8 @@ impl Zstd {
                         return Err(fault(input, Fault::Truncated));
                     };
                     if window > limit {
-                        let message = format!("read layer: a zstd frame has a window of {window} bytes");
+                        let message =
+                            format!("read layer: a zstd frame has a window of {window} bytes");
                         return Err(exceeded("zstd-window", limit, message));
                     }
                     self.in_frame = true;

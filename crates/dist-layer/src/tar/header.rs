@@ -120,7 +120,8 @@ fn map(bytes: &[u8], regions: &mut Vec<Region>) -> Result<(), Fault> {
         if region[0] == 0 {
             break;
         }
-        let part = |field| u64::try_from(number(field, "sparse map")?).map_err(|_| Fault::SparseMap);
+        let part =
+            |field| u64::try_from(number(field, "sparse map")?).map_err(|_| Fault::SparseMap);
         regions.push(Region { start: part(&region[..12])?, length: part(&region[12..])? });
     }
     Ok(())

@@ -7,6 +7,9 @@
 use super::sparse::Sparse;
 use super::{Fault, Time, check_name, header};
 
+/// Extended attributes that one entry may have.
+const XATTR_LIMIT: usize = 4096;
+
 /// What extended headers say about an entry.
 #[derive(Debug, Default)]
 pub(crate) struct Pax {
@@ -93,8 +96,10 @@ impl Pax {
         if key.is_empty() {
             return Err(Fault::Empty("name of an extended attribute"));
         }
+        let full = self.xattrs.len() == XATTR_LIMIT;
         match self.xattrs.iter_mut().find(|(known, _)| *known == key) {
             Some((_, old)) => *old = value,
+            None if full => return Err(Fault::Range("number of extended attributes")),
             None => self.xattrs.push((key, value)),
         }
         Ok(())
@@ -229,7 +234,7 @@ mod tests {
             b"abc path=x\n",
             b" 9 path=x\n",
             b"9 =xxxx\n\n",
-            b"10 path=x\n",
+            b"11 path=x\n",
             b"1 \n",
             b"2 ",
         ] {
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn records() {
         let mut pax = Pax::default();
-        pax.read(b"5 a=\n9 path=x\n9 path=y\n10 size=12\n8 uid=7\n8 gid=8\n7 gid=\n").unwrap();
+        pax.read(b"5 a=\n9 path=x\n9 path=y\n11 size=12\n8 uid=7\n8 gid=8\n7 gid=\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"y"[..]));
         assert_eq!((pax.size, pax.uid, pax.gid), (Some(12), Some(7), None));
         assert!(pax.check_global().is_err());
