@@ -115,10 +115,11 @@ pub(crate) fn hash(
     Ok(done)
 }
 
-/// Bytes that this process may still write on the file system of `path`.
+/// Bytes that this process may still write on the file system of `path`; the largest number where
+/// the file system doesn't count.
 pub(crate) fn free_bytes(path: &Path) -> Result<u64> {
     let stat =
         rustix::fs::statvfs(path).context(ErrorKind::Storage, || at("read free space of", path))?;
     let blocks = if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
-    Ok(blocks.saturating_mul(stat.f_frsize))
+    Ok(if stat.f_blocks == 0 { u64::MAX } else { blocks.saturating_mul(stat.f_frsize) })
 }

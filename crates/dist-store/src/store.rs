@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dist_core::{Context as _, Error, ErrorKind, Namespace, Result};
+use dist_core::{Context as _, Error, ErrorKind, Namespace, Result, ResultExt as _};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
@@ -123,8 +123,8 @@ impl Store {
         } else {
             Db::open(&root, options.durability != Durability::None)?
         };
-        if !read_only && db.read(|connection| durability::has_stale(connection, &boot_id))? {
-            db.write(|transaction| durability::drop_stale(transaction, &boot_id))?;
+        if !read_only {
+            drop_stale(&db, &boot_id).during(|| at("open store", &root))?;
         }
         Ok(Self(Arc::new(Inner {
             root,
@@ -192,6 +192,13 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn drop_stale(db: &Db, boot_id: &str) -> Result<()> {
+    if db.read(|connection| durability::has_stale(connection, boot_id))? {
+        db.write(|transaction| durability::drop_stale(transaction, boot_id))?;
+    }
+    Ok(())
 }
 
 /// Makes the store, or waits for the process that does.

@@ -232,6 +232,10 @@ impl Root {
         self.0.path().join("root")
     }
 
+    fn ingest_path(&self, name: &str) -> PathBuf {
+        self.path().join("content/ingest").join(Digest::sha256(name.as_bytes()).hex())
+    }
+
     fn job(&self, verb: &str, rest: &str) -> String {
         format!("{verb} {} {rest}", self.path().display())
     }
@@ -344,6 +348,31 @@ fn killed_at_any_call() {
     }
 }
 
+/// Several at one key, killed one after another wherever they are; in the end one goes through.
+#[test]
+fn killed_anywhere() {
+    let root = Root::new();
+    for round in 0..12 {
+        let name = format!("k {round},9000000");
+        let mut children: Vec<_> = (0..4).map(|_| start(&[], &root.job("ingest", &name))).collect();
+        for (n, child) in children.iter_mut().enumerate() {
+            // Not a wait for anything: it only spreads the kills over the job's course.
+            let micros = (round * 7_919 + n as u64 * 3_571) % 23_000;
+            std::thread::sleep(std::time::Duration::from_micros(micros));
+            child.kill().unwrap();
+        }
+        for mut child in children {
+            child.wait().unwrap();
+        }
+        let store = check(&root.path());
+        let bytes = content(&format!("{round},9000000"));
+        write(&store, "k", &bytes).unwrap();
+        store.verify(&Digest::sha256(&bytes), &Cancel::default()).unwrap();
+        assert!(store.ingests().unwrap().is_empty());
+    }
+    assert_eq!(open(&root.path()).unwrap().list().unwrap().len(), 12);
+}
+
 /// After a sync that failed nothing it was for is trusted; the same job then succeeds.
 #[test]
 fn a_failed_sync_throws_the_ingest_away() {
@@ -372,6 +401,78 @@ fn a_failed_sync_throws_the_ingest_away() {
         store.delete(&digest).unwrap();
     }
     assert!(failed >= 3, "{failed}");
+}
+
+/// Any call fails: the store stays good, and the same job succeeds without a repair.
+#[test]
+fn any_call_fails() {
+    let root = Root::new();
+    drop(open(&root.path()).unwrap());
+    for call in [
+        "write",
+        "pwrite64",
+        "pread64",
+        "openat",
+        "mkdir",
+        "linkat",
+        "rename",
+        "ftruncate",
+        "fchmod",
+        "unlinkat",
+        "rmdir",
+        "unlink",
+        "lseek",
+        "flock",
+        "statfs",
+        "fcntl",
+        "fadvise64",
+    ] {
+        for (error, when) in [("EIO", "1"), ("EIO", "2+"), ("ENOSPC", "1+"), ("EIO", "4")] {
+            // Only calls on paths below the store, so that the test's own output works.
+            let inject = format!("inject={call}:error={error}:when={when}");
+            let trace = format!("trace={call}");
+            let path = root.path();
+            let mut strace = vec!["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &trace];
+            let names = [
+                "",
+                "/meta.db",
+                "/meta.db-wal",
+                "/meta.db-shm",
+                "/meta.lock",
+                "/format",
+                "/content/ingest",
+                "/content/blobs/sha256",
+                "/trash",
+            ];
+            let ingest = root.ingest_path("k");
+            let paths: Vec<String> = names
+                .iter()
+                .map(|name| format!("{}{name}", path.display()))
+                .chain(
+                    ["", "/ref", "/data", "/state", "/state.new", "/total", "/expected"]
+                        .map(|name| format!("{}{name}", ingest.display())),
+                )
+                .collect();
+            for path in &paths {
+                strace.extend(["-P", path]);
+            }
+            strace.extend(["-e", &inject]);
+            let answer = run(&strace, &root.job("ingest", "k 5,300000"));
+            assert!(
+                ["new", "exists"].contains(&&*answer)
+                    || answer.starts_with("error Storage")
+                    || answer.starts_with("error Busy"),
+                "{call} {error} {when}: {answer}"
+            );
+            let store = check(&root.path());
+            let bytes = content("5,300000");
+            write(&store, "k", &bytes).unwrap();
+            let digest = Digest::sha256(&bytes);
+            store.verify(&digest, &Cancel::default()).unwrap();
+            store.delete(&digest).unwrap();
+            assert!(store.ingests().unwrap().is_empty(), "{call} {error} {when}");
+        }
+    }
 }
 
 #[test]

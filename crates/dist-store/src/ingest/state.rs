@@ -16,7 +16,7 @@ use dist_core::{Cancel, Context as _, Digest, ErrorKind, Hasher, Result};
 
 use crate::fsio::{self, at};
 
-/// Longer logs are cut: a checkpoint each 8 MiB makes this enough for 700 GiB.
+/// A longer log counts as none; a checkpoint each 8 MiB makes this enough for 700 GiB.
 const LOG_LIMIT: u64 = 32 << 20;
 
 /// A hash state and the offset it belongs to.
