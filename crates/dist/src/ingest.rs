@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Event, Expected, Ingest,
-    Ingester as _, Progress, Result, ResultExt as _, Writer,
+    Ingester as _, Progress, Result, Writer,
 };
 use dist_store::ContentStore;
 use tracing::debug;
@@ -79,7 +79,7 @@ impl Intake {
                     chunk: Bytes::new(),
                     progress: Arc::clone(&self.progress),
                     resumed: offset > 0,
-                    broken: false,
+                    failure: None,
                 })))
             }
         }
@@ -148,7 +148,7 @@ pub(crate) struct Arriving {
     chunk: Bytes,
     progress: Arc<dyn Progress>,
     resumed: bool,
-    broken: bool,
+    failure: Option<Error>,
 }
 
 impl Arriving {
@@ -157,20 +157,25 @@ impl Arriving {
         self.left = None;
     }
 
-    /// Whether reading failed because of the network or the disk, not because of a reader.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken
+    /// Why the bytes stopped, where reading failed because of the network or the disk.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
     }
 
-    /// Ends without a commit. What arrived can be resumed, unless `error` says that it is wrong.
+    /// Keeps `error` for whoever ends the ingest; the reader in between only has to stop.
+    fn fail(&mut self, error: Error) -> io::Error {
+        let stop = Error::new(error.kind(), "the bytes stopped");
+        self.failure = Some(error);
+        stop.into_io()
+    }
+
+    /// Ends without a commit, because of an error of the body or the disk. What arrived can be
+    /// resumed, unless the error says that it is wrong.
     pub(crate) fn give_up(self, error: Error) -> Error {
-        if self.broken
-            && error.kind() == ErrorKind::Corrupt
-            && let Err(failed) = self.writer.abort()
-        {
-            return failed;
+        if error.kind() != ErrorKind::Corrupt {
+            return error;
         }
-        error
+        self.writer.abort().err().unwrap_or(error)
     }
 
     /// Receives what is left of the body, at most `limit` bytes; returns whether it ended.
@@ -190,18 +195,14 @@ impl Arriving {
     /// Receives one chunk into the ingest and keeps it in `chunk`; `false` at the end.
     fn receive(&mut self) -> Result<bool> {
         let Some(body) = &mut self.body else { return Ok(false) };
-        let result = body.next_chunk().and_then(|chunk| {
-            let Some(chunk) = chunk else { return Ok(false) };
-            self.writer.write_all(&chunk).context(ErrorKind::Storage, || {
-                format!("write the ingest of {}", self.desc.digest)
-            })?;
-            let bytes = chunk.len() as u64;
-            self.progress.event(Event::Advanced { digest: self.desc.digest, bytes });
-            self.chunk = chunk;
-            Ok(true)
-        });
-        self.broken |= result.is_err();
-        result.during(|| format!("fetch {} {}", self.desc.media_type.noun(), self.desc.digest))
+        let Some(chunk) = body.next_chunk()? else { return Ok(false) };
+        self.writer
+            .write_all(&chunk)
+            .context(ErrorKind::Storage, || format!("write the ingest of {}", self.desc.digest))?;
+        let bytes = chunk.len() as u64;
+        self.progress.event(Event::Advanced { digest: self.desc.digest, bytes });
+        self.chunk = chunk;
+        Ok(true)
     }
 }
 
@@ -210,15 +211,19 @@ impl Read for Arriving {
         if let Some(left) = &mut self.left {
             match left.read(buffer) {
                 Ok(0) if !buffer.is_empty() => self.left = None,
-                result => {
-                    self.broken |= result.is_err();
-                    return result;
+                Ok(length) => return Ok(length),
+                Err(error) => {
+                    let what = || format!("read the ingest of {}", self.desc.digest);
+                    let error = Err::<(), _>(error).context(ErrorKind::Storage, what);
+                    return error.map_or_else(|error| Err(self.fail(error)), |()| Ok(0));
                 }
             }
         }
         while self.chunk.is_empty() {
-            if !self.receive().map_err(Error::into_io)? {
-                return Ok(0);
+            match self.receive() {
+                Ok(true) => (),
+                Ok(false) => return Ok(0),
+                Err(error) => return Err(self.fail(error)),
             }
         }
         let length = buffer.len().min(self.chunk.len());

@@ -108,8 +108,9 @@ impl Unpacker {
         format!("{key} {} {}", self.namespace, self.snapshotter.name())
     }
 
-    /// Removes what killed processes left half unpacked.
+    /// Removes what killed processes left half unpacked, and directories whose rows are gone.
     fn sweep(&self) -> Result<()> {
+        dist_snapshot::purge(&self.store)?;
         let mut left = Vec::new();
         self.snapshotter.walk(&mut |info| {
             if info.kind == SnapshotKind::Active && info.key.as_str().starts_with(UNPACK) {
@@ -331,26 +332,25 @@ pub(crate) fn conclude(
     mut arriving: Arriving,
     result: Result<Applied>,
 ) -> Result<Applied, Unfinished> {
-    let content_fault = matches!(
-        result.as_ref().map_err(Error::kind),
-        Err(ErrorKind::Corrupt
-            | ErrorKind::UnsafeLayer
-            | ErrorKind::Unsupported
-            | ErrorKind::ResourceExhausted)
-    );
-    match result {
-        Err(error) if arriving.is_broken() || !content_fault => {
-            Err(Unfinished::Final(arriving.give_up(error)))
-        }
-        result => match arriving.drain(BLAME_BYTES) {
-            Ok(true) => {
-                intake.finish(desc, arriving)?;
-                Ok(result?)
-            }
-            Ok(false) => Ok(result?),
-            Err(error) => Err(Unfinished::Final(arriving.give_up(error))),
-        },
+    if let Some(failure) = arriving.take_failure() {
+        return Err(Unfinished::Final(arriving.give_up(failure)));
     }
+    let blames_the_content = matches!(
+        result.as_ref().map_err(Error::kind),
+        Ok(_)
+            | Err(ErrorKind::Corrupt
+                | ErrorKind::UnsafeLayer
+                | ErrorKind::Unsupported
+                | ErrorKind::ResourceExhausted)
+    );
+    if blames_the_content {
+        match arriving.drain(BLAME_BYTES) {
+            Ok(true) => intake.finish(desc, arriving)?,
+            Ok(false) => (),
+            Err(error) => return Err(Unfinished::Final(arriving.give_up(error))),
+        }
+    }
+    Ok(result?)
 }
 
 pub(crate) fn check_diff_id(layer: &Layer, applied: &Applied) -> Result<()> {
