@@ -330,7 +330,7 @@ impl Image {
             Entry::dir("bin").mtime(1_500_000_001, 123_456_789),
             Entry::file("bin/su", "#!/bin/sh\n").mode(0o4755).mtime(1_500_000_000, 999_999_999),
             Entry::file("bin/tool", noise(7, 70_000)).mode(0o755).owner(1000, 100),
-            Entry::link("bin/tool-too", "bin/tool"),
+            Entry::link("bin/tool-too", "bin/tool").mode(0o755).owner(1000, 100),
             Entry::symlink("sbin", "bin"),
             Entry::dir("etc").mode(0o750),
             Entry::file("etc/passwd", "root:x:0:0::/:/bin/sh\n"),
@@ -345,13 +345,18 @@ impl Image {
                 .attribute("user.note", b"some\0bytes")
                 .attribute("security.capability", &CAPABILITY),
         ];
-        let second = [
+        let deep: Vec<String> =
+            (1..9).map(|depth| ["directory-with-a-long-name"].repeat(depth).join("/")).collect();
+        let mut second: Vec<Entry> = deep.iter().map(|path| Entry::dir(path)).collect();
+        second.extend([
+            Entry::dir("etc").mode(0o750),
             Entry::whiteout("etc/gone"),
+            Entry::dir("hidden"),
             Entry::opaque("hidden"),
             Entry::file("hidden/new", "seen\n"),
             Entry::file("etc/passwd", "root:x:0:0::/root:/bin/sh\n").mode(0o600),
-            Entry::file(&format!("{}/file", "directory-with-a-long-name/".repeat(9)), "deep\n"),
-        ];
+            Entry::file(&format!("{}/file", deep[7]), "deep\n"),
+        ]);
         let third = [Entry::dir("etc").mode(0o755), Entry::file("etc/new", noise(9, 30_000))];
         let layers = [
             Layer::new(&base, Form::Gzip),
