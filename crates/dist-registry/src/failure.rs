@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use rustls::{CertificateError, Error as TlsError};
 use url::Url;
 
-use crate::escape;
+use crate::{escape, tls};
 
 type Source = Box<dyn StdError + Send + Sync>;
 
@@ -77,8 +77,8 @@ pub(crate) struct Failed {
     pub(crate) again: Again,
     /// Whether a server that speaks TLS would have caused this to an http request.
     pub(crate) maybe_tls: bool,
-    /// Whether it was the server's certificate.
-    pub(crate) certificate: bool,
+    /// Whether the server spoke TLS, and that is what failed.
+    pub(crate) tls: bool,
     pub(crate) failure: Failure,
 }
 
@@ -93,7 +93,7 @@ impl Failed {
             kind,
             again: Again::Never,
             maybe_tls: false,
-            certificate: false,
+            tls: false,
             failure: Failure {
                 method: method.clone(),
                 url: escape::url(url),
@@ -209,6 +209,9 @@ impl Failed {
                     format!("TLS: the certificate is for another name than {host}")
                 }
                 C::Revoked => "TLS: the certificate was revoked".to_owned(),
+                _ if tls::is_authority(&error) => {
+                    "TLS: the certificate is self-signed, and nobody trusts it here".to_owned()
+                }
                 _ => "TLS: the certificate is not valid".to_owned(),
             },
             TlsError::InvalidMessage(_) => {
@@ -219,9 +222,9 @@ impl Failed {
             }
             _ => "TLS: the handshake failed".to_owned(),
         };
-        let certificate = matches!(error, TlsError::InvalidCertificate(_));
+        let spoken = !matches!(error, TlsError::InvalidMessage(_));
         let mut failed = Self::unavailable(method, url, problem).because(error);
-        failed.certificate = certificate;
+        failed.tls = spoken;
         failed
     }
 

@@ -139,7 +139,7 @@ impl Registry {
                 self.set_scheme(Scheme::Https);
                 Ok(())
             }
-            Err(https) if https.certificate => Err(https),
+            Err(https) if https.tls => Err(https),
             Err(_) => Err(failed),
         }
     }

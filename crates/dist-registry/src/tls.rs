@@ -7,10 +7,15 @@ use std::sync::Arc;
 
 use dist_core::{Context, Error, ErrorKind, Result};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
+};
 
 /// The most bytes a file of trusted certificates may have.
 const MAX_PEM_BYTES: u64 = 16 << 20;
@@ -34,7 +39,9 @@ pub(crate) fn config(trust: Trust, ca_certs: &[impl AsRef<Path>]) -> Result<Clie
         .context(ErrorKind::Internal, || "set up TLS".into())?;
     let mut config = match trust {
         Trust::None => builder.with_root_certificates(RootCertStore::empty()),
-        Trust::Roots => builder.with_root_certificates(roots(ca_certs)?),
+        Trust::Roots => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Trusted::new(&provider, ca_certs)?)),
         Trust::Anything => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAll(provider)))
         }
@@ -44,37 +51,113 @@ pub(crate) fn config(trust: Trust, ca_certs: &[impl AsRef<Path>]) -> Result<Clie
     Ok(config)
 }
 
-fn roots(ca_certs: &[impl AsRef<Path>]) -> Result<RootCertStore> {
-    let mut store = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!(%error, "cannot read a system root certificate");
+/// Trusts what the roots have signed, and a root itself where a server shows it: the self-signed
+/// certificate of a small registry is usually that of an authority.
+#[derive(Debug)]
+struct Trusted {
+    roots: Vec<CertificateDer<'static>>,
+    by_roots: Arc<WebPkiServerVerifier>,
+}
+
+impl Trusted {
+    fn new(provider: &Arc<CryptoProvider>, ca_certs: &[impl AsRef<Path>]) -> Result<Self> {
+        let mut roots = rustls_native_certs::load_native_certs();
+        for error in &roots.errors {
+            tracing::warn!(%error, "cannot read a system root certificate");
+        }
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(roots.certs.iter().cloned());
+        tracing::debug!(roots = store.len(), "loaded the system's root certificates");
+        for path in ca_certs {
+            let path = path.as_ref();
+            for certificate in read_pem(path)? {
+                store.add(certificate.clone()).context(ErrorKind::InvalidArgument, || {
+                    format!("read certificates {}", path.display())
+                })?;
+                roots.certs.push(certificate);
+            }
+        }
+        if store.is_empty() {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                "find root certificates: there are none on this system (package ca-certificates)",
+            ));
+        }
+        let by_roots =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
+                .build()
+                .context(ErrorKind::Internal, || "set up TLS".into())?;
+        Ok(Self { roots: roots.certs, by_roots })
     }
-    let (_, ignored) = store.add_parsable_certificates(system.certs);
-    tracing::debug!(roots = store.len(), ignored, "loaded the system's root certificates");
-    for path in ca_certs {
-        let path = path.as_ref();
-        let what = || format!("read certificates {}", path.display());
-        let invalid = |problem| {
-            Error::new(ErrorKind::InvalidArgument, what())
-                .with_source(std::io::Error::new(std::io::ErrorKind::InvalidData, problem))
-        };
-        let meta = fs_err::metadata(path).context(ErrorKind::InvalidArgument, what)?;
-        if !meta.is_file() || meta.len() > MAX_PEM_BYTES {
-            return Err(invalid("it is no regular file of at most 16 MiB"));
-        }
-        let pem = fs_err::read(path).context(ErrorKind::InvalidArgument, what)?;
-        let mut count = 0;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.context(ErrorKind::InvalidArgument, what)?;
-            store.add(certificate).context(ErrorKind::InvalidArgument, what)?;
-            count += 1;
-        }
-        if count == 0 {
-            return Err(invalid("there is no PEM certificate in it"));
+}
+
+fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let what = || format!("read certificates {}", path.display());
+    let invalid =
+        |problem| Error::new(ErrorKind::InvalidArgument, format!("{}: {problem}", what()));
+    let meta = fs_err::metadata(path).context(ErrorKind::InvalidArgument, what)?;
+    if !meta.is_file() || meta.len() > MAX_PEM_BYTES {
+        return Err(invalid("it is no regular file of at most 16 MiB"));
+    }
+    let pem = fs_err::read(path).context(ErrorKind::InvalidArgument, what)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .context(ErrorKind::InvalidArgument, what)?;
+    if certificates.is_empty() {
+        return Err(invalid("there is no PEM certificate in it"));
+    }
+    Ok(certificates)
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.by_roots.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
+            // Said after the dates have been found right.
+            Err(error) if is_authority(&error) && self.roots.contains(end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verdict => verdict,
         }
     }
-    Ok(store)
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_roots.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_roots.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_roots.supported_verify_schemes()
+    }
+}
+
+/// Whether a server's certificate was refused for being that of an authority.
+pub(crate) fn is_authority(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error
+    else {
+        return false;
+    };
+    matches!(inner.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }
 
 /// Takes any certificate; signatures are still checked, so that the peer holds its key.

@@ -116,3 +116,24 @@ async fn a_token_is_renewed_before_and_after_it_expires() {
         assert!(server.requests().len() >= 2, "claimed {claimed}");
     }
 }
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged() {
+    let image = Image::random(11, &[1000]);
+    let certificates = Certificates::new();
+    let server = TokenServer::start(&certificates.authority_pair(), "user", "hunter2", 300, 300);
+    let Auth::Token { realm, .. } = server.auth() else { panic!("a token server") };
+    let address = realm.trim_start_matches("http://").trim_end_matches("/token");
+    let form = b"grant_type=password&username=user&password=hunter2";
+    let answer = dist_testutil::request(address, "POST", "/token", &[], form);
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let identity = answer["refresh_token"].as_str().unwrap();
+
+    let (_open, registry) = guarded(&image, server.auth());
+    let name = registry.reference("team/app:1");
+    for (token, good) in [(identity, true), ("refresh-wrong", false)] {
+        let credentials = CredentialSource::explicit(Credentials::identity_token("", token));
+        let client = RegistryResolver::new(RegistryOptions { credentials, ..options() });
+        assert_eq!(resolve(&client, &name).await.is_ok(), good);
+    }
+}

@@ -1,5 +1,7 @@
 //! Certificates that are good, and those that are not.
 
+use std::ffi::OsStr;
+
 use dist_core::ErrorKind;
 use dist_registry::{RegistryOptions, RegistryResolver};
 use dist_testutil::{Certificates, Image, Registry};
@@ -43,6 +45,36 @@ async fn loopback_may_speak_https() {
     let error = resolve(&plain, &name).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(format!("{error:?}").contains("https server, perhaps"), "{error:?}");
+}
+
+/// As `openssl req -x509` makes it: an authority's certificate, shown by the server itself.
+#[tokio::test]
+async fn a_self_signed_certificate_can_be_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = (dir.path().join("self.pem"), dir.path().join("self.key"));
+    let (certificate_text, key_text) = (certificate.display(), key.display());
+    let script = format!(
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x \
+         -addext subjectAltName=IP:127.0.0.1 -keyout {key_text} -out {certificate_text} 2>&1"
+    );
+    dist_testutil::run("sh", &["-c", &script].map(OsStr::new));
+    let image = Image::random(12, &[10]);
+    let open = Registry::start();
+    image.push(&open, "x", "1");
+    let registry = Registry::with(dist_testutil::RegistryOptions {
+        storage: Some(open.storage().to_owned()),
+        tls: Some((certificate.clone(), key)),
+        ..Default::default()
+    });
+    let name = registry.reference("x:1");
+    let error = resolve(&client(), &name).await.unwrap_err();
+    assert!(format!("{error:?}").contains("self-signed"), "{error:?}");
+    let trusting = RegistryOptions { ca_certs: vec![certificate], ..options() };
+    let client = RegistryResolver::new(trusting);
+    assert!(resolve(&client, &name).await.is_ok());
+    let other_name = format!("localhost:{}/x:1", registry.port());
+    let error = resolve(&client, &other_name).await.unwrap_err();
+    assert!(format!("{error:?}").contains("another name than localhost"), "{error:?}");
 }
 
 #[tokio::test]
