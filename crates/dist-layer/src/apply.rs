@@ -70,9 +70,9 @@ impl Applier for LayerApplier {
                 format!("unpack layer {}: its mounts have no directory to write in", layer.digest),
             )
         })?;
-        let job = Job { options: self.options, layer, cancel, host: Host::probe() };
-        let applied =
-            job.run(input, &target).during(|| format!("unpack layer {}", layer.digest))?;
+        let applied = Job::new(self.options, layer, cancel, &target)
+            .and_then(|(job, tree)| job.run(input, tree, &target))
+            .during(|| format!("unpack layer {}", layer.digest))?;
         for warning in &applied.warnings {
             tracing::debug!(what = warning.what, count = warning.count, first = warning.first);
         }
@@ -96,10 +96,22 @@ struct Outcome {
     marked: bool,
 }
 
-impl Job<'_> {
-    fn run(&self, input: &mut dyn Read, target: &Path) -> Result<Applied> {
+impl<'a> Job<'a> {
+    fn new(
+        options: ApplyOptions,
+        layer: &'a Descriptor,
+        cancel: &'a Cancel,
+        target: &Path,
+    ) -> Result<(Self, Tree)> {
+        let tree = Tree::open(target)?;
+        let root = rustix::fs::fstat(&tree.root().fd)
+            .map_err(|errno| failed(errno, format!("examine {}", tree.show(&[], &[]))))?;
+        let host = Host::probe().beneath(root.st_mode);
+        Ok((Self { options, layer, cancel, host }, tree))
+    }
+
+    fn run(&self, input: &mut dyn Read, mut tree: Tree, target: &Path) -> Result<Applied> {
         let stream = Stream::new(&self.layer.media_type, input, self.options.limits)?;
-        let mut tree = Tree::open(target)?;
         match self.options.form {
             LayerForm::Stacked { user_xattr } => {
                 let mut done = self.unpack(stream, &mut tree, Marks::Overlay { user_xattr })?;

@@ -3,15 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use dist_core::Result;
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{FileType, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::apply::{copy_xattrs, time_of, timestamps};
-use crate::beneath::{Dir, Tree, failed, open_child};
+use crate::beneath::{Dir, Tree, each, failed, open_child};
 use crate::name::join;
 
 /// Gives directories of a stacked layer the mode, owner, times and extended attributes they have
 /// in the nearest layer below that has them.
+///
+/// Also hides what the root of the layer hides where that is opaque: overlayfs does not look at a
+/// root's mark. So this is called for every layer that has others below it, whether or not it has
+/// implicit directories.
 ///
 /// `target` is the layer's directory, `parents` those of the layers below it, nearest first, and
 /// `dirs` what [`dist_core::Applied::implicit_dirs`] named. A directory that a layer in between
@@ -21,11 +25,18 @@ use crate::name::join;
 /// # Errors
 /// `Storage`.
 pub fn inherit_dirs(target: &Path, parents: &[PathBuf], dirs: &[Vec<u8>]) -> Result<()> {
-    if dirs.is_empty() || parents.is_empty() {
+    if parents.is_empty() {
         return Ok(());
     }
     let mut target = Tree::open(target)?;
+    let opaque = opaque_key(&target, target.root())?;
+    if dirs.is_empty() && opaque.is_none() {
+        return Ok(());
+    }
     let mut parents = parents.iter().map(|path| Tree::open(path)).collect::<Result<Vec<_>>>()?;
+    if let Some(key) = opaque {
+        hide(&target, &parents, key)?;
+    }
     for path in dirs {
         let Found::There(to) = find(&mut target, path)? else { continue };
         if hides_below(&target, path)? {
@@ -87,11 +98,37 @@ fn hides_below(tree: &Tree, path: &[u8]) -> Result<bool> {
     Ok(false)
 }
 
+/// Does in the root what a mark on it would do elsewhere: hides each name that a layer below has.
+fn hide(target: &Tree, parents: &[Tree], key: &str) -> Result<()> {
+    let root = target.root();
+    for parent in parents {
+        let listed = |errno| failed(errno, format!("list directory {}", parent.show(&[], &[])));
+        each(&parent.root().fd, listed, |name, _| {
+            let wrap = |errno| failed(errno, format!("hide {}", target.show(&[], name)));
+            let Some(stat) = target.try_stat(root, name)? else {
+                let kind = FileType::CharacterDevice;
+                return rustix::fs::mknodat(&root.fd, name, kind, Mode::empty(), 0).map_err(wrap);
+            };
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                return Ok(());
+            }
+            let dir = open_child(root, name).map_err(wrap)?;
+            rustix::fs::fsetxattr(&dir, key, b"y", XattrFlags::empty()).map_err(wrap)
+        })?;
+    }
+    Ok(())
+}
+
 fn is_opaque(tree: &Tree, dir: &Dir) -> Result<bool> {
+    opaque_key(tree, dir).map(|key| key.is_some())
+}
+
+/// The extended attribute that marks a directory as opaque, where it has one.
+fn opaque_key(tree: &Tree, dir: &Dir) -> Result<Option<&'static str>> {
     for key in ["trusted.overlay.opaque", "user.overlay.opaque"] {
         let mut value = [0; 8];
         match rustix::fs::fgetxattr(&dir.fd, key, &mut value) {
-            Ok(length) if &value[..length] == b"y" => return Ok(true),
+            Ok(length) if &value[..length] == b"y" => return Ok(Some(key)),
             Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::PERM) => {}
             Err(errno) => {
                 let shown = tree.show(&dir.path, &[]);
@@ -99,7 +136,7 @@ fn is_opaque(tree: &Tree, dir: &Dir) -> Result<bool> {
             }
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 fn copy(target: &Tree, from: &Dir, to: &Dir) -> Result<()> {

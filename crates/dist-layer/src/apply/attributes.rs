@@ -18,6 +18,8 @@ pub(crate) struct Host {
     uid: u32,
     gid: u32,
     umask: u32,
+    /// Whether new entries take group and setgid from the root instead.
+    setgid: bool,
     /// Whether permissions of directories do not bind this process.
     pub(crate) privileged: bool,
 }
@@ -34,13 +36,19 @@ impl Host {
             uid: uid.as_raw(),
             gid: rustix::process::getegid().as_raw(),
             umask: umask.unwrap_or(0o777),
+            setgid: false,
             privileged: uid.is_root(),
         }
     }
 
-    /// Whether a new file below a directory without setgid has another owner than this.
+    /// The same beneath a root of this mode.
+    pub(crate) fn beneath(self, root_mode: u32) -> Self {
+        Self { setgid: root_mode & 0o2000 != 0, ..self }
+    }
+
+    /// Whether a new file may have another owner than this.
     pub(crate) fn differs(&self, uid: u32, gid: u32) -> bool {
-        (self.uid, self.gid) != (uid, gid)
+        self.setgid || (self.uid, self.gid) != (uid, gid)
     }
 
     /// Whether a file made with the permissions of `mode` lacks some of it.
@@ -57,7 +65,7 @@ impl Host {
 
     /// Whether a directory made with [`Host::making_mode`] needs another mode in the end.
     pub(crate) fn unsettled(&self, mode: u32) -> bool {
-        self.masks(mode) || (!self.privileged && mode & 0o700 != 0o700)
+        self.setgid || self.masks(mode) || (!self.privileged && mode & 0o700 != 0o700)
     }
 }
 

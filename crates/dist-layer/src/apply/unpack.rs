@@ -41,8 +41,6 @@ pub(crate) struct Unpacker<'a> {
     ledger: Ledger,
     warnings: Warnings,
     marked: bool,
-    /// Whether new files may get another group than this process's: the root has setgid.
-    own_always: bool,
 }
 
 impl<'a> Unpacker<'a> {
@@ -60,15 +58,11 @@ impl<'a> Unpacker<'a> {
             ledger: Ledger::default(),
             warnings: Warnings::default(),
             marked: false,
-            own_always: false,
         }
     }
 
     /// Makes every entry of `tar`.
     pub(crate) fn run<R: Read>(mut self, mut tar: Tar<R>) -> Result<Unpacked<R>> {
-        let root = rustix::fs::fstat(&self.tree.root().fd)
-            .map_err(|errno| failed(errno, format!("examine {}", self.tree.show(&[], &[]))))?;
-        self.own_always = root.st_mode & 0o2000 != 0;
         let mut entry = Entry::default();
         while tar.next(&mut entry)? {
             self.cancel.check()?;
@@ -176,7 +170,7 @@ impl<'a> Unpacker<'a> {
     }
 
     fn owns(&self, entry: &Entry) -> bool {
-        self.own_always || self.host.differs(entry.uid, entry.gid)
+        self.host.differs(entry.uid, entry.gid)
     }
 
     fn root_entry(&mut self, entry: &Entry) -> Result<()> {
