@@ -178,6 +178,12 @@ impl Arriving {
         self.writer.abort().err().unwrap_or(error)
     }
 
+    /// Ends without a commit, because of what the bytes mean. They are kept for a next attempt,
+    /// unless an earlier process left some of them: those may be what is wrong.
+    pub(crate) fn leave(self) -> Result<()> {
+        if self.resumed { self.writer.abort() } else { Ok(()) }
+    }
+
     /// Receives what is left of the body, at most `limit` bytes; returns whether it ended.
     pub(crate) fn drain(&mut self, limit: u64) -> Result<bool> {
         self.chunk.clear();

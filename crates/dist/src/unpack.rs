@@ -346,7 +346,7 @@ pub(crate) fn conclude(
     if blames_the_content {
         match arriving.drain(BLAME_BYTES) {
             Ok(true) => intake.finish(desc, arriving)?,
-            Ok(false) => (),
+            Ok(false) => arriving.leave()?,
             Err(error) => return Err(Unfinished::Final(arriving.give_up(error))),
         }
     }
