@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 /// The base address `scheme://host[:port]/` of the registry called `name`.
@@ -40,6 +41,7 @@ pub(crate) fn is_link_local(url: &Url) -> bool {
     }
 }
 
+/// As [`is_link_local`], of a number.
 fn link_local(address: IpAddr) -> bool {
     let v4 = |address: Ipv4Addr| address.is_link_local();
     match address {
@@ -47,6 +49,22 @@ fn link_local(address: IpAddr) -> bool {
         IpAddr::V6(address) => {
             address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(v4)
         }
+    }
+}
+
+/// Looks names up, and leaves link-local addresses out: a name can lead there as well.
+pub(crate) struct Lookup;
+
+impl Resolve for Lookup {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let usable: Vec<_> = found.filter(|address| !link_local(address.ip())).collect();
+            if usable.is_empty() {
+                return Err("it has none but link-local addresses".into());
+            }
+            Ok(Box::new(usable.into_iter()) as Addrs)
+        })
     }
 }
 

@@ -164,6 +164,7 @@ impl Transport {
         let mut builder = Client::builder()
             .tls_backend_preconfigured(tls::config(trust, &options.ca_certs)?)
             .redirect(Policy::none())
+            .dns_resolver(hosts::Lookup)
             .retry(reqwest::retry::never())
             .referer(false)
             .user_agent(&options.user_agent)
