@@ -256,7 +256,7 @@ pub(crate) fn lock(file: &File) -> io::Result<()> {
 }
 
 /// Gives an SQLite error its kind: `Busy` for a lock that another holds, else `Storage`.
-pub trait SqlContext<T> {
+pub(crate) trait SqlContext<T> {
     /// Wraps the error; `message` says verb, object and value in lower case.
     ///
     /// # Errors

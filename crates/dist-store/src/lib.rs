@@ -33,7 +33,7 @@ mod snapshots;
 mod store;
 
 pub use blobs::ContentStore;
-pub use db::{Db, SqlContext};
+pub use db::Db;
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
 pub use images::ImageStore;
 pub use locks::LockGuard;
