@@ -9,7 +9,8 @@ pub trait Applier: Send + Sync {
     /// Unpacks one layer into the writable directory of `mounts` while its bytes arrive.
     ///
     /// `input` yields the layer's compressed bytes as they are downloaded; it is read to its end,
-    /// also where the tar ends earlier, so that the caller can verify all of it. Nothing outside
+    /// also where the tar ends earlier, so that the caller can verify all of it; maybe from another
+    /// thread than the caller's, though never after this has returned. Nothing outside
     /// the directory is created, changed, read, followed or deleted, whatever the layer says. The
     /// caller publishes the result only after it has verified the blob's digest and the diff ID.
     ///
@@ -21,7 +22,7 @@ pub trait Applier: Send + Sync {
     fn apply(
         &self,
         layer: &Descriptor,
-        input: &mut dyn io::Read,
+        input: &mut (dyn io::Read + Send),
         mounts: &[Mount],
         cancel: &Cancel,
     ) -> Result<Applied>;

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
-    Applied, Applier, Cancel, Descriptor, DiffId, Error, ErrorKind, LayerForm, Mount, Result,
-    ResultExt,
+    Applied, Applier, Cancel, Context, Descriptor, DiffId, Error, ErrorKind, LayerForm, Mount,
+    Result, ResultExt,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -26,7 +26,7 @@ use self::settle::settle;
 use self::unpack::{Unpacked, Unpacker};
 use crate::ApplyOptions;
 use crate::beneath::{Tree, each, failed, open_dir_at, remove_tree};
-use crate::compression::Stream;
+use crate::compression::{Chunks, Inflater, Stream, split};
 use crate::ledger::{Final, Finals};
 use crate::merge::merge;
 use crate::tar::Tar;
@@ -54,7 +54,7 @@ impl Applier for LayerApplier {
     fn apply(
         &self,
         layer: &Descriptor,
-        input: &mut dyn Read,
+        input: &mut (dyn Read + Send),
         mounts: &[Mount],
         cancel: &Cancel,
     ) -> Result<Applied> {
@@ -110,8 +110,27 @@ impl<'a> Job<'a> {
         Ok((Self { options, layer, cancel, host }, tree))
     }
 
-    fn run(&self, input: &mut dyn Read, mut tree: Tree, target: &Path) -> Result<Applied> {
-        let stream = Stream::new(&self.layer.media_type, input, self.options.limits)?;
+    fn run(&self, input: &mut (dyn Read + Send), tree: Tree, target: &Path) -> Result<Applied> {
+        let inflater = Inflater::new(&self.layer.media_type, input, self.options.limits)?;
+        if !self.options.split {
+            return self.lay_down(Stream::over(inflater), tree, target);
+        }
+        std::thread::scope(|scope| {
+            let (pump, ring) = split(inflater);
+            std::thread::Builder::new()
+                .name("inflate".into())
+                .spawn_scoped(scope, || pump.run())
+                .context(ErrorKind::Internal, || "start a thread".into())?;
+            self.lay_down(Stream::over(ring), tree, target)
+        })
+    }
+
+    fn lay_down(
+        &self,
+        stream: Stream<impl Chunks>,
+        mut tree: Tree,
+        target: &Path,
+    ) -> Result<Applied> {
         match self.options.form {
             LayerForm::Stacked { user_xattr } => {
                 let mut done = self.unpack(stream, &mut tree, Marks::Overlay { user_xattr })?;
@@ -139,7 +158,7 @@ impl<'a> Job<'a> {
 
     fn unpack(
         &self,
-        stream: Stream<&mut dyn Read>,
+        stream: Stream<impl Chunks>,
         tree: &mut Tree,
         marks: Marks,
     ) -> Result<Outcome> {

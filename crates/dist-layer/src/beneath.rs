@@ -1,10 +1,11 @@
 //! One directory that nothing leaves.
 //!
-//! Every path of a layer is walked from the root's descriptor, one component a call, with
-//! `openat2(RESOLVE_BENEATH|NO_SYMLINKS|NO_MAGICLINKS)`. A symlink on the way is read and walked
-//! the same way, `/` and `..` at the top meaning the root, as after chroot(2). So the descriptor
-//! that comes out lies beneath the root whatever the layer or another process does to names, and
-//! its canonical path is known. Paths longer than the kernel takes need no special case.
+//! Every path of a layer is resolved from the root's descriptor with
+//! `openat2(RESOLVE_BENEATH|NO_SYMLINKS|NO_MAGICLINKS)`. Where that meets a symlink or a missing
+//! directory the path is walked one component a call; symlinks are read and walked the same way,
+//! `/` and `..` at the top meaning the root, as after chroot(2). So the descriptor that comes out
+//! lies beneath the root whatever the layer or another process does to names, and its canonical
+//! path is known. Paths longer than the kernel takes are resolved in pieces.
 //!
 //! A few descriptors are kept by path. Removing a directory or a symlink forgets all of them:
 //! that is rare, and nothing else can make a kept path mean another directory.
@@ -27,6 +28,9 @@ use crate::name::{escape, join, split};
 /// Directories whose descriptors are kept.
 const KEPT: usize = 48;
 
+/// Bytes of a path that are resolved in one call; the kernel takes 4095.
+const PIECE: usize = 4000;
+
 /// Symlinks on one path, as the kernel has it.
 const LINKS: usize = 40;
 
@@ -45,6 +49,9 @@ pub(crate) enum Missing {
     /// A node that is neither directory nor symlink.
     Node(Stat),
 }
+
+/// Makes a directory that is missing, given its parent and name; or says `false`.
+pub(crate) type Make<'a> = dyn FnMut(&mut Tree, &Rc<Dir>, &[u8], Missing) -> Result<bool> + 'a;
 
 #[derive(Debug)]
 struct Kept {
@@ -96,13 +103,8 @@ impl Tree {
 
     /// Opens the directory at `path`, through symlinks where there are any.
     ///
-    /// `make` is called where a directory is missing, with its parent and name. It makes one and
-    /// says so, or lets the answer be `None`.
-    pub(crate) fn dir(
-        &mut self,
-        path: &[u8],
-        make: &mut dyn FnMut(&mut Self, &Rc<Dir>, &[u8], Missing) -> Result<bool>,
-    ) -> Result<Option<Rc<Dir>>> {
+    /// `make` is called where a directory is missing; where it makes none the answer is `None`.
+    pub(crate) fn dir(&mut self, path: &[u8], make: &mut Make<'_>) -> Result<Option<Rc<Dir>>> {
         if path.is_empty() {
             return Ok(Some(self.root.clone()));
         }
@@ -116,6 +118,10 @@ impl Tree {
                 dir = found;
                 break;
             }
+        }
+        if let Some(dir) = self.jump(&dir, &path[known.len()..]) {
+            self.keep(path, &dir);
+            return Ok(Some(dir));
         }
         let mut rest: VecDeque<Vec<u8>> = path[known.len()..]
             .split(|&byte| byte == b'/')
@@ -218,6 +224,27 @@ impl Tree {
         Ok(matches!(kind, FileType::Directory | FileType::Symlink))
     }
 
+    /// Opens a directory several components below another where all of them are directories: most
+    /// often they are, and then one call is enough.
+    fn jump(&self, from: &Rc<Dir>, path: &[u8]) -> Option<Rc<Dir>> {
+        let mut rest = path.strip_prefix(b"/").unwrap_or(path);
+        let full = join(&from.path, rest);
+        let mut dir = from.clone();
+        while !rest.is_empty() {
+            let length = if rest.len() <= PIECE {
+                rest.len()
+            } else {
+                rest[..=PIECE].iter().rposition(|&byte| byte == b'/')?
+            };
+            let fd = open_dir_at(&dir.fd, &rest[..length]).ok()?;
+            dir = Rc::new(Dir { fd, path: Vec::new() });
+            rest = rest.get(length + 1..).unwrap_or_default();
+        }
+        let mut dir = Rc::into_inner(dir)?;
+        dir.path = full;
+        Some(Rc::new(dir))
+    }
+
     /// Opens the directory at a canonical path again.
     fn canonical(&self, path: &[u8]) -> Result<Rc<Dir>> {
         let mut dir = self.root.clone();
@@ -273,7 +300,7 @@ pub(crate) fn open_dir_at(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Own
             Err(Errno::AGAIN | Errno::INTR) => {} // a rename somewhere raced with it
             // Kernels before 5.6, and sandboxes that forbid it. One component, not followed, is as
             // safe.
-            Err(Errno::NOSYS | Errno::PERM) => {
+            Err(Errno::NOSYS | Errno::PERM) if !name.contains(&b'/') => {
                 return rustix::fs::openat(&dir, name, flags, Mode::empty());
             }
             result => return result,

@@ -7,6 +7,7 @@
 
 mod gzip;
 mod input;
+mod ring;
 mod zstd;
 
 use std::io::{self, Read};
@@ -15,6 +16,7 @@ use dist_core::{Compression, DiffId, Error, ErrorKind, Hasher, MediaType, Result
 
 use self::gzip::Gzip;
 use self::input::Input;
+pub(crate) use self::ring::split;
 use self::zstd::Zstd;
 use crate::Limits;
 use crate::limits::exceeded;
@@ -56,17 +58,19 @@ pub fn detect(start: &[u8]) -> Result<Compression> {
     }
 }
 
-/// A layer's uncompressed bytes, hashed and counted as they are made.
-pub(crate) struct Stream<R> {
+/// Makes a layer's uncompressed bytes, a buffer at a time.
+pub(crate) trait Chunks {
+    /// Puts the next bytes at the start of `buffer`, or exchanges it for one of the same size that
+    /// has them. Returns how many they are: fewer than the size at the end only.
+    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize>;
+}
+
+/// Inflates on the thread that asks.
+pub(crate) struct Inflater<R> {
     input: Input<R>,
     codec: Codec,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
     produced: u64,
-    finished: bool,
     limits: Limits,
-    hasher: Hasher,
 }
 
 enum Codec {
@@ -75,7 +79,7 @@ enum Codec {
     Zstd(Zstd),
 }
 
-impl<R: Read> Stream<R> {
+impl<R: Read> Inflater<R> {
     pub(crate) fn new(media_type: &MediaType, input: R, limits: Limits) -> Result<Self> {
         let Some(declared) = media_type.layer_compression() else {
             return Err(Error::new(
@@ -103,50 +107,7 @@ impl<R: Read> Stream<R> {
             Compression::Gzip => Codec::Gzip(Box::default()),
             Compression::Zstd => Codec::Zstd(Zstd::new(limits.zstd_window)?),
         };
-        Ok(Self {
-            input,
-            codec,
-            buffer: vec![0; CHUNK].into_boxed_slice(),
-            start: 0,
-            end: 0,
-            produced: 0,
-            finished: false,
-            limits,
-            hasher: Hasher::sha256(),
-        })
-    }
-
-    /// Bytes that are made and not consumed; makes more where there are none. Empty at the end.
-    pub(crate) fn fill(&mut self) -> Result<&[u8]> {
-        if self.start == self.end && !self.finished {
-            let made = match &mut self.codec {
-                Codec::Plain => self.input.copy(&mut self.buffer)?,
-                Codec::Gzip(gzip) => gzip.decode(&mut self.input, &mut self.buffer)?,
-                Codec::Zstd(zstd) => zstd.decode(&mut self.input, &mut self.buffer)?,
-            };
-            self.finished = made < self.buffer.len();
-            (self.start, self.end) = (0, made);
-            self.produced = self.produced.saturating_add(made as u64);
-            self.check()?;
-            self.hasher.update(&self.buffer[..made]);
-        }
-        Ok(&self.buffer[self.start..self.end])
-    }
-
-    /// Marks `bytes` of what [`Stream::fill`] returned as used.
-    pub(crate) fn consume(&mut self, bytes: usize) {
-        self.start = self.end.min(self.start + bytes);
-    }
-
-    /// Reads to the end; returns the digest and number of all uncompressed bytes.
-    pub(crate) fn finish(mut self) -> Result<(DiffId, u64)> {
-        loop {
-            let left = self.fill()?.len();
-            if left == 0 {
-                return Ok((DiffId(self.hasher.finish()), self.produced));
-            }
-            self.consume(left);
-        }
+        Ok(Self { input, codec, produced: 0, limits })
     }
 
     fn check(&self) -> Result<()> {
@@ -167,7 +128,79 @@ impl<R: Read> Stream<R> {
     }
 }
 
-impl<R: Read> Read for Stream<R> {
+impl<R: Read> Chunks for Inflater<R> {
+    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
+        let made = match &mut self.codec {
+            Codec::Plain => self.input.copy(buffer)?,
+            Codec::Gzip(gzip) => gzip.decode(&mut self.input, buffer)?,
+            Codec::Zstd(zstd) => zstd.decode(&mut self.input, buffer)?,
+        };
+        self.produced = self.produced.saturating_add(made as u64);
+        self.check()?;
+        Ok(made)
+    }
+}
+
+/// A layer's uncompressed bytes, hashed and counted as they are used.
+pub(crate) struct Stream<C> {
+    chunks: C,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    produced: u64,
+    finished: bool,
+    hasher: Hasher,
+}
+
+impl<R: Read> Stream<Inflater<R>> {
+    pub(crate) fn new(media_type: &MediaType, input: R, limits: Limits) -> Result<Self> {
+        Inflater::new(media_type, input, limits).map(Self::over)
+    }
+}
+
+impl<C: Chunks> Stream<C> {
+    pub(crate) fn over(chunks: C) -> Self {
+        Self {
+            chunks,
+            buffer: buffer(),
+            start: 0,
+            end: 0,
+            produced: 0,
+            finished: false,
+            hasher: Hasher::sha256(),
+        }
+    }
+
+    /// Bytes that are made and not consumed; makes more where there are none. Empty at the end.
+    pub(crate) fn fill(&mut self) -> Result<&[u8]> {
+        if self.start == self.end && !self.finished {
+            let made = self.chunks.next(&mut self.buffer)?;
+            self.finished = made < self.buffer.len();
+            (self.start, self.end) = (0, made);
+            self.produced = self.produced.saturating_add(made as u64);
+            self.hasher.update(&self.buffer[..made]);
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// Marks `bytes` of what [`Stream::fill`] returned as used.
+    pub(crate) fn consume(&mut self, bytes: usize) {
+        self.start = self.end.min(self.start + bytes);
+    }
+
+    /// Reads to the end; returns the digest and number of all uncompressed bytes.
+    pub(crate) fn finish(mut self) -> Result<(DiffId, u64)> {
+        loop {
+            let left = self.fill()?.len();
+            if left == 0 {
+                return Ok((DiffId(self.hasher.finish()), self.produced));
+            }
+            self.consume(left);
+        }
+    }
+}
+
+impl<C: Chunks> Read for Stream<C> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let bytes = self.fill().map_err(Error::into_io)?;
         let count = bytes.len().min(out.len());
@@ -175,6 +208,10 @@ impl<R: Read> Read for Stream<R> {
         self.consume(count);
         Ok(count)
     }
+}
+
+fn buffer() -> Box<[u8]> {
+    vec![0; CHUNK].into_boxed_slice()
 }
 
 #[cfg(test)]

@@ -47,13 +47,15 @@ pub struct ApplyOptions {
     pub form: LayerForm,
     /// What a layer may cost.
     pub limits: Limits,
+    /// Whether inflating gets a thread of its own. Worth a tenth more CPU where a core is idle.
+    pub split: bool,
 }
 
 impl ApplyOptions {
     /// Makes options with the default limits.
     #[must_use]
     pub fn new(form: LayerForm) -> Self {
-        Self { form, limits: Limits::default() }
+        Self { form, limits: Limits::default(), split: false }
     }
 }
 

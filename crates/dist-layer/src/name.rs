@@ -54,10 +54,15 @@ pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
 
-/// Shows a name in one line: control, formatting and invalid characters are escaped, a long name
-/// is cut.
+/// Shows a name in quotes and in one line: control, formatting and invalid characters are escaped,
+/// a long name is cut.
 pub(crate) fn escape(name: &[u8]) -> String {
-    let mut text = String::from("\"");
+    format!("\"{}\"", show(name))
+}
+
+/// As [`escape`], without the quotes.
+pub(crate) fn show(name: &[u8]) -> String {
+    let mut text = String::new();
     let (shown, cut) = if name.len() > SHOWN { (&name[..SHOWN], true) } else { (name, false) };
     for chunk in shown.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -72,7 +77,9 @@ pub(crate) fn escape(name: &[u8]) -> String {
             let _ = write!(text, "\\x{byte:02x}"); // writing to a String cannot fail
         }
     }
-    text.push_str(if cut { "…\"" } else { "\"" });
+    if cut {
+        text.push('…');
+    }
     text
 }
 

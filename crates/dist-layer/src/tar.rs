@@ -14,15 +14,13 @@ mod header;
 mod pax;
 mod sparse;
 
-use std::io::Read;
-
 use dist_core::{DiffId, Error, ErrorKind, Result};
 
 use self::header::Header;
 use self::pax::Pax;
 pub(crate) use self::sparse::Region;
 use crate::Limits;
-use crate::compression::Stream;
+use crate::compression::{Chunks, Stream};
 use crate::limits::exceeded;
 use crate::name::escape;
 
@@ -115,8 +113,8 @@ pub(crate) struct Entry {
 }
 
 /// Reads a tar from a layer's uncompressed bytes.
-pub(crate) struct Tar<R> {
-    stream: Stream<R>,
+pub(crate) struct Tar<C> {
+    stream: Stream<C>,
     /// Bytes consumed of the stream.
     offset: u64,
     /// Bytes of the current body that are not read.
@@ -131,8 +129,8 @@ pub(crate) struct Tar<R> {
     limits: Limits,
 }
 
-impl<R: Read> Tar<R> {
-    pub(crate) fn new(stream: Stream<R>, limits: Limits) -> Self {
+impl<C: Chunks> Tar<C> {
+    pub(crate) fn new(stream: Stream<C>, limits: Limits) -> Self {
         Self {
             stream,
             offset: 0,

@@ -1,6 +1,8 @@
 //! Layers of one image, unpacked from streams at the same time, give the trees that they give one
 //! after another.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "support/archive.rs"]
 mod archive;
 #[path = "support/tree.rs"]
@@ -89,7 +91,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 fn unpack(
     applier: &dyn Applier,
     compression: Compression,
-    mut input: impl Read,
+    mut input: impl Read + Send,
     dir: &Path,
 ) -> Applied {
     std::fs::create_dir_all(dir).unwrap();
@@ -98,6 +100,15 @@ fn unpack(
 
 #[test]
 fn parallel_equals_serial() {
+    parallel_as_serial(false);
+}
+
+#[test]
+fn parallel_equals_serial_with_threads_that_inflate() {
+    parallel_as_serial(true);
+}
+
+fn parallel_as_serial(split: bool) {
     require_root();
     let temp = tempfile::tempdir().unwrap();
     let applier = LayerApplier::new(ApplyOptions::new(STACKED));
@@ -111,6 +122,7 @@ fn parallel_equals_serial() {
         unpack(&applier, *compression, &**blob, &temp.path().join(format!("serial-{compression}")))
     });
 
+    let applier = LayerApplier::new(ApplyOptions { split, ..ApplyOptions::new(STACKED) });
     // Each layer gets its next chunk only when the other has got one too, so that neither can be
     // done before the other has begun.
     let parallel = std::thread::scope(|scope| {

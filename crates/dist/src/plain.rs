@@ -19,7 +19,7 @@ use crate::Remotes;
 use crate::blocking::{Alive, Body, Downloads, blocking};
 use crate::layers::{Layer, Plan, best, check_document_size, image_parts};
 use crate::pull::PullOptions;
-use crate::unpack::check_diff_id;
+use crate::unpack::{check_diff_id, cores};
 
 /// Unpacks the image `name` into `directory`, which must be empty or not exist.
 ///
@@ -42,7 +42,11 @@ pub async fn unpack_to_directory(
     let work = Work {
         downloads: alive.downloads(fetcher),
         cancel: alive.cancel(),
-        applier: LayerApplier::new(ApplyOptions { form: LayerForm::Merged, limits: *limits }),
+        applier: LayerApplier::new(ApplyOptions {
+            form: LayerForm::Merged,
+            limits: *limits,
+            split: cores() > 1,
+        }),
         progress,
     };
     let directory = directory.to_owned();

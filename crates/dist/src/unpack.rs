@@ -254,8 +254,9 @@ impl Work {
     /// Unpacks one layer into `mounts` from wherever its bytes are, and verifies it.
     fn fill(&self, layer: &Layer, mounts: &[Mount]) -> Result<Applied, Unfinished> {
         let Unpacker { snapshotter, intake, limits, .. } = &self.unpacker;
-        let options = ApplyOptions { form: snapshotter.layer_form(), limits: *limits };
-        let applier = LayerApplier::new(options);
+        let form = snapshotter.layer_form();
+        let applier =
+            LayerApplier::new(ApplyOptions { form, limits: *limits, split: self.splits(layer) });
         let applied = match intake.open(&layer.desc)? {
             Opened::Exists => {
                 let mut blob = dist_core::Provider::open(&intake.content, &layer.desc.digest)?;
@@ -268,6 +269,14 @@ impl Work {
         };
         check_diff_id(layer, &applied)?;
         Ok(applied)
+    }
+
+    /// Whether a layer is larger than one core's share of the image: the other cores would wait
+    /// for it.
+    fn splits(&self, layer: &Layer) -> bool {
+        let cores = cores() as u64;
+        let total: u64 = self.layers.iter().map(|layer| layer.desc.size).sum();
+        cores > 1 && (!self.stacked || layer.desc.size.saturating_mul(cores) > total)
     }
 
     /// Records a finished layer and commits every one whose turn has come.
@@ -373,6 +382,10 @@ fn discard(snapshotter: &dyn Snapshotter, key: &SnapshotKey) {
 /// The key under which a layer is unpacked, by whoever holds the lock of that name.
 fn unpack_key(chain_id: ChainId) -> String {
     format!("{UNPACK}{chain_id}")
+}
+
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn target(mounts: &[Mount]) -> Option<PathBuf> {

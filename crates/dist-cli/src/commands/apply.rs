@@ -41,7 +41,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         options: vec!["rw".into(), "rbind".into()],
     };
     let mut head = [0; 4];
-    let mut input = io::stdin().lock();
+    let mut input = io::stdin();
     let got = read_head(&mut input, &mut head)
         .context(ErrorKind::Storage, || "read standard input".into())?;
     let layer = Descriptor::new(
@@ -49,8 +49,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         Digest::sha256(b""), // not known, and not what is verified here
         i64::MAX.unsigned_abs(),
     );
-    let applier =
-        LayerApplier::new(ApplyOptions { form: LayerForm::Merged, limits: config.limits });
+    let options = ApplyOptions { form: LayerForm::Merged, limits: config.limits, split: true };
+    let options = ApplyOptions { limits: config.limits, ..ApplyOptions::new(LayerForm::Merged) };
+    let applier = LayerApplier::new(options);
     let applied = applier
         .apply(&layer, &mut head[..got].chain(input), &[mount], &Cancel::default())
         .during(|| format!("apply standard input to {}", args.dir.display()))?;

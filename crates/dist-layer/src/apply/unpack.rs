@@ -3,7 +3,6 @@
 //! An ordinary file costs four system calls (create, write, set times, close) where its owner is
 //! this process's and its mode needs no more; each 256 KiB of its body one write more.
 
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -17,6 +16,7 @@ use super::attributes::{
 use super::settle::IMPLICIT_MODE;
 use super::{copy_xattrs, open_for_attributes, set_mode, set_times};
 use crate::beneath::{Dir, Missing, Tree, failed};
+use crate::compression::Chunks;
 use crate::ledger::{Final, Ledger};
 use crate::name::{escape, join, normalize, split};
 use crate::tar::{Entry, Kind, Tar, Time};
@@ -24,13 +24,13 @@ use crate::warnings::Warnings;
 use crate::whiteout::{Marks, Name, OPAQUE_NODE, classify, is_mark};
 
 /// What is known after all entries are made.
-pub(crate) struct Unpacked<R> {
+pub(crate) struct Unpacked<C> {
     pub(crate) ledger: Ledger,
     pub(crate) warnings: Warnings,
     /// Whether any mark of a whiteout or opaque directory was made.
     pub(crate) marked: bool,
     /// Whose stream is not yet read to its end.
-    pub(crate) tar: Tar<R>,
+    pub(crate) tar: Tar<C>,
 }
 
 pub(crate) struct Unpacker<'a> {
@@ -62,7 +62,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Makes every entry of `tar`.
-    pub(crate) fn run<R: Read>(mut self, mut tar: Tar<R>) -> Result<Unpacked<R>> {
+    pub(crate) fn run<C: Chunks>(mut self, mut tar: Tar<C>) -> Result<Unpacked<C>> {
         let mut entry = Entry::default();
         while tar.next(&mut entry)? {
             self.cancel.check()?;
@@ -74,7 +74,7 @@ impl<'a> Unpacker<'a> {
         Ok(Unpacked { ledger, warnings, marked, tar })
     }
 
-    fn entry<R: Read>(&mut self, entry: &Entry, tar: &mut Tar<R>) -> Result<()> {
+    fn entry<C: Chunks>(&mut self, entry: &Entry, tar: &mut Tar<C>) -> Result<()> {
         let path = normalize(&entry.path)?;
         if path.is_empty() {
             return self.root_entry(entry);
@@ -186,10 +186,10 @@ impl<'a> Unpacker<'a> {
         self.ledger.set(&[], end)
     }
 
-    fn file<R: Read>(
+    fn file<C: Chunks>(
         &mut self,
         entry: &Entry,
-        tar: &mut Tar<R>,
+        tar: &mut Tar<C>,
         dir: &Rc<Dir>,
         name: &[u8],
     ) -> Result<()> {
@@ -228,10 +228,10 @@ impl<'a> Unpacker<'a> {
         self.set_times_at(dir, name, entry.mtime)
     }
 
-    fn body<R: Read>(
+    fn body<C: Chunks>(
         &self,
         entry: &Entry,
-        tar: &mut Tar<R>,
+        tar: &mut Tar<C>,
         fd: &OwnedFd,
         shown: &dyn Fn(&Tree) -> String,
     ) -> Result<()> {
@@ -347,7 +347,8 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Makes another name of a file of this layer. Its owner, mode and times are those of the
-    /// file's own entry.
+    /// file's own entry. A symlink gets another name itself; where one stands for a directory on
+    /// the way, it leads inside the layer's root, as everywhere.
     fn link(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
         let corrupt = |what: &str| {
             let message = format!("make hard link to {}: {what}", escape(&entry.link));

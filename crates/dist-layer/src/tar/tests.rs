@@ -260,6 +260,11 @@ fn limits() {
     assert_eq!(name(read_with(&bytes, few)), "entries");
     let small = Limits { file_bytes: 1, ..Limits::default() };
     assert_eq!(name(read_with(&bytes, small)), "file-size");
+    let holes = file("a", "")
+        .pax("GNU.sparse.major", "1")
+        .pax("GNU.sparse.minor", "0")
+        .pax("GNU.sparse.realsize", i64::MAX.to_string());
+    assert_eq!(name(read(&holes.build())), "file-size");
     let huge = file("a", "").pax("size", (1u64 << 39).to_string()).build();
     assert_eq!(name(read(&huge)), "layer-size");
 }
