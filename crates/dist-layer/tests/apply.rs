@@ -1,5 +1,7 @@
 //! Layers onto directories: what ends up on the disk.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "support/archive.rs"]
 mod archive;
 #[path = "support/tree.rs"]
@@ -449,7 +451,7 @@ fn more_links_than_the_file_system_takes() {
 #[test]
 fn deep_and_long_paths() {
     let temp = tempfile::tempdir().unwrap();
-    let deep = ["d"; 2100].join("/");
+    let deep = ["deep".repeat(5).as_str(); 300].join("/");
     let long = [&*"c".repeat(200); 30].join("/");
     let layer = archive(&[
         file("x", "1").pax("path", &deep),
@@ -459,7 +461,7 @@ fn deep_and_long_paths() {
     for (name, form) in [("s", STACKED), ("m", LayerForm::Merged), ("m", LayerForm::Merged)] {
         let applied = apply(form, &layer, &temp.path().join(name)).unwrap();
         assert_eq!(
-            applied.implicit_dirs.len() >= 2128,
+            applied.implicit_dirs.len() >= 328,
             name == "s" || !applied.implicit_dirs.is_empty()
         );
     }
@@ -469,12 +471,11 @@ fn deep_and_long_paths() {
     assert_eq!(temp.path().join("m").read_dir().unwrap().count(), 0);
     apply(
         LayerForm::Merged,
-        &archive(&[file(".wh.d", ""), file(".wh.c", "")]),
+        &archive(&[file(format!(".wh.{}", "deep".repeat(5)), ""), file(".wh.c", "")]),
         &temp.path().join("s"),
     )
     .unwrap();
-    let path = format!("{}/s/d", temp.path().display());
-    assert!(!Path::new(&path).exists());
+    assert!(!temp.path().join("s").join("deep".repeat(5)).exists());
 }
 
 #[test]
@@ -610,7 +611,7 @@ fn what_stands_in_the_way_is_not_followed() {
     fs_symlink(outside.join("victim"), target.join("f")).unwrap();
     let kind = FileType::Fifo;
     let at = rustix::fs::CWD;
-    rustix::fs::mknodat(at, &target.join("p"), kind, Mode::RWXU, makedev(0, 0)).unwrap();
+    rustix::fs::mknodat(at, target.join("p"), kind, Mode::RWXU, makedev(0, 0)).unwrap();
     let layer = archive(&[
         file("d/victim", "evil"),
         file("d/.wh..wh..opq", ""),

@@ -1,5 +1,7 @@
 //! Our reader against the `tar` crate's, on archives that its writer makes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "support/tree.rs"]
 mod tree;
 

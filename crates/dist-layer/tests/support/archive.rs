@@ -93,7 +93,7 @@ impl Item {
         let mut bytes = Vec::new();
         if !self.pax.is_empty() {
             let records: Vec<u8> = self.pax.iter().flat_map(|(k, v)| record(k, v)).collect();
-            bytes.extend(Item { body: records, ..item("PaxHeaders/x", b'x') }.build());
+            bytes.extend(Self { body: records, ..item("PaxHeaders/x", b'x') }.build());
         }
         bytes.extend(self.header());
         bytes.extend(padded(&self.body));
