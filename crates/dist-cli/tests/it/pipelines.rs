@@ -59,7 +59,7 @@ fn the_second_of_one_key_waits_and_reads_nothing() {
             dist ingest one-key --expected-size 5 --expected-digest sha256:$digest <first & a=$!
             exec 8>first; printf 'he' >&8
             until [ "$(dist active --format json | jq 'length')" = 1 ]; do :; done
-            dist ingest one-key --expected-size 5 --expected-digest sha256:$digest <second & b=$!
+            dist ingest one-key --expected-size 5 --expected-digest sha256:$digest <second 8>&- & b=$!
             exec 9>second; printf 'never read' >&9
             # Longer than the stall timeout: that is for the network alone.
             read -rt 1.3 <> <(:) || :
@@ -118,11 +118,11 @@ fn get_path_apply_and_multi_fetch() {
     dist.script("for l in $LAYERS; do echo $l; done | dist multi-fetch \"$NAME\"").ok();
     assert_eq!(dist.ok(&["list", "-q"]).text().lines().count(), 3);
     let script = r#"
-        mkdir root
-        for l in $LAYERS; do dist get $l | dist apply root; done
+        mkdir tree
+        for l in $LAYERS; do dist get $l | dist apply tree >applied; done
         cmp "$(dist path ${LAYERS%% *})" <(dist get ${LAYERS%% *})
-        test -e root/etc/new -a ! -e root/etc/gone -a ! -e root/hidden/below
-        stat -c %a root/bin/su
+        test -e tree/etc/new -a ! -e tree/etc/gone -a ! -e tree/hidden/below
+        stat -c %a tree/bin/su
     "#;
     assert_eq!(dist.script(script).ok().text().trim(), "4755");
     let both = dist.ok(&["path", &image.layer(0), &image.layer(1)]).text();
