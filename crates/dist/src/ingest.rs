@@ -53,7 +53,7 @@ impl Intake {
 
     /// Opens the ingest of `desc` and begins its body where that is needed.
     pub(crate) fn open(&self, desc: &Descriptor) -> Result<Opened> {
-        match self.content.ingest(&desc.ingest_key(), desc.into(), &self.cancel)? {
+        match self.begin(desc)? {
             Ingest::Exists(_) => {
                 self.progress.event(Event::Existed { desc });
                 Ok(Opened::Exists)
@@ -82,6 +82,23 @@ impl Intake {
                     failure: None,
                 })))
             }
+        }
+    }
+
+    /// Begins or resumes the ingest. One that was left under another size is thrown away: somebody's
+    /// manifest lied about it, maybe not this one.
+    fn begin(&self, desc: &Descriptor) -> Result<Ingest> {
+        let key = desc.ingest_key();
+        match self.content.ingest(&key, desc.into(), &self.cancel) {
+            Err(error)
+                if error.kind() == ErrorKind::FailedPrecondition
+                    && error.find::<ContentMismatch>().is_none() =>
+            {
+                debug!(%key, ?error, "a left ingest does not fit, starting over");
+                self.content.abort(&key)?;
+                self.content.ingest(&key, desc.into(), &self.cancel)
+            }
+            result => result,
         }
     }
 
