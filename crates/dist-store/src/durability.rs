@@ -67,6 +67,9 @@ pub enum SettleMode {
     /// At the end of a command, after its result: syncs under [`Durability::Content`] too, if no
     /// more than [`SETTLE_DIRTY_BYTES`] wait to be written.
     Exit,
+    /// Before somebody builds on a snapshot what must outlive a power cut: syncs unless under
+    /// [`Durability::None`], because a snapshot that is dropped takes all on top of it along.
+    Base,
     /// Syncs whatever it costs, under every durability.
     Now,
 }
@@ -92,7 +95,7 @@ impl Store {
     pub fn settle(&self, mode: SettleMode) -> Result<Settled> {
         let wanted = match (self.durability(), mode) {
             (_, SettleMode::Now) | (Durability::Full, _) => true,
-            (Durability::Content, SettleMode::Exit) => true,
+            (Durability::Content, SettleMode::Exit | SettleMode::Base) => true,
             (Durability::Content, SettleMode::Answer) | (Durability::None, _) => false,
         };
         if !wanted || self.is_read_only() {

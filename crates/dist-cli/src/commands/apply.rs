@@ -50,7 +50,6 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         i64::MAX.unsigned_abs(),
     );
     let options = ApplyOptions { form: LayerForm::Merged, limits: config.limits, split: true };
-    let options = ApplyOptions { limits: config.limits, ..ApplyOptions::new(LayerForm::Merged) };
     let applier = LayerApplier::new(options);
     let applied = applier
         .apply(&layer, &mut head[..got].chain(input), &[mount], &Cancel::default())

@@ -123,6 +123,7 @@ fn make(engine: &Engine, args: &Prepare, chain_id: ChainId) -> Result<Vec<Mount>
     if args.view {
         snapshotter.view(&args.key, Some(&parent), &Labels::new())
     } else {
+        engine.store().settle(SettleMode::Base)?;
         snapshotter.prepare(&args.key, Some(&parent), &Labels::new())
     }
 }
