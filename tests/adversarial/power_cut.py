@@ -2,7 +2,7 @@
 """Pulls on a disk whose power fails at every flush, and looks at what is left.  python3, stdlib only, root.
 
   power_cut.py run   --dist BINARY --images IMAGES.json --work DIR [--mode durable] [-- FLAG...]
-  power_cut.py check --dist BINARY --images IMAGES.json ROOT        (one replayed disk; $RIG_ACKED names what was promised)
+  power_cut.py check --dist BINARY --images IMAGES.json --root DIR   (one replayed disk; $RIG_ACKED names what was promised)
 
 IMAGES.json: [{"name", "reference", "digest", "blobs": {digest: size}, "tree": DIR}].  "run" pulls each image on the rig
 of crash_rig.py and marks it after its exit 0; then every flush point is replayed and checked as a new boot: the
@@ -15,7 +15,7 @@ import argparse, hashlib, json, os, stat, subprocess, sys, tempfile, uuid
 HERE = os.path.dirname(os.path.abspath(__file__))
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("verb", choices=["run", "check"])
-parser.add_argument("root", nargs="?")
+parser.add_argument("--root", help="check: where the replayed disk is mounted")
 parser.add_argument("--dist", required=True)
 parser.add_argument("--images", required=True)
 parser.add_argument("--work")
@@ -113,7 +113,7 @@ def run():
         f.write(str(uuid.uuid4()) + "\n")
     flags = " ".join(f"--flag={flag}" for flag in args.flag)
     command = (f"unshare --mount --net sh -c 'mount --bind {boot} /proc/sys/kernel/random/boot_id && exec {sys.executable} {__file__} "
-               f"check --dist {args.dist} --images {args.images} {flags} {{mnt}}'")
+               f"check --dist {args.dist} --images {args.images} {flags} --root {{mnt}}'")
     points = ["--every", str(args.every)] if args.every else ["--flushes"]
     return subprocess.run([*RIG, "check", rig, *points, "--mode", args.mode, "--seed", str(args.seed), "--cmd", command]).returncode
 

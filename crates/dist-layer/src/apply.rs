@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
     Applied, Applier, Cancel, Context, Descriptor, DiffId, Error, ErrorKind, LayerForm, Mount,
-    Result, ResultExt,
+    Result,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -71,8 +71,7 @@ impl Applier for LayerApplier {
             )
         })?;
         let applied = Job::new(self.options, layer, cancel, &target)
-            .and_then(|(job, tree)| job.run(input, tree, &target))
-            .during(|| format!("unpack layer {}", layer.digest))?;
+            .and_then(|(job, tree)| job.run(input, tree, &target))?;
         for warning in &applied.warnings {
             tracing::debug!(what = warning.what, count = warning.count, first = warning.first);
         }

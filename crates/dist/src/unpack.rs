@@ -300,7 +300,6 @@ impl Work {
         let snapshotter = &*self.unpacker.snapshotter;
         if let (Some(parent), Some(target)) = (layer.parent, target(&mounts))
             && self.stacked
-            && !implicit_dirs.is_empty()
         {
             let below = self.layer_dirs(parent)?;
             inherit_dirs(&target, &below, &implicit_dirs)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::model::Model;
 use super::summary;
@@ -27,7 +27,7 @@ struct Drawer {
 impl Bars {
     pub(super) fn start(terminal: &Terminal, start: Instant, model: &Arc<Mutex<Model>>) -> Self {
         let (stop, stopped) = channel();
-        let mut screen = Screen { terminal: terminal.clone(), lines: Vec::new() };
+        let mut screen = Screen { terminal: terminal.clone(), bar: None };
         let model = Arc::clone(model);
         let thread = std::thread::Builder::new().name("progress".into()).spawn(move || {
             let mut wait = FIRST;
@@ -52,10 +52,11 @@ impl Bars {
     }
 }
 
-/// One bar of the library for each line; it keeps the cursor, we keep the text.
+/// The library keeps the cursor; the text of all lines is the message of one of its bars, so that
+/// a picture is drawn whole.
 struct Screen {
     terminal: Terminal,
-    lines: Vec<ProgressBar>,
+    bar: Option<ProgressBar>,
 }
 
 impl Screen {
@@ -63,34 +64,22 @@ impl Screen {
         let (height, width) = self.terminal.size();
         // A line that fills its row, or a picture that fills the screen, would scroll.
         let (height, width) = (height.saturating_sub(1), width.saturating_sub(1));
-        let text = {
+        let lines = {
             let model = model.lock().unwrap_or_else(PoisonError::into_inner);
             model.lines(now, width, height)
         };
-        let multi: &MultiProgress = self.terminal.bars();
-        while self.lines.len() > text.len() {
-            if let Some(line) = self.lines.pop() {
-                multi.remove(&line);
-            }
-        }
-        while self.lines.len() < text.len() {
-            let line = ProgressBar::new_spinner().with_style(message_style());
-            self.lines.push(multi.add(line));
-        }
-        for (line, text) in self.lines.iter().zip(text) {
-            line.set_message(text);
-        }
+        let terminal = &self.terminal;
+        let bar = self.bar.get_or_insert_with(|| {
+            terminal.bars().add(ProgressBar::new_spinner().with_style(message_style()))
+        });
+        bar.set_message(lines.join("\n"));
     }
 
     /// Leaves one line where there were bars.
     fn end(&mut self, model: &Mutex<Model>, now: Duration) {
-        if self.lines.is_empty() {
-            return;
-        }
+        let Some(bar) = self.bar.take() else { return };
         let brought = model.lock().unwrap_or_else(PoisonError::into_inner).brought();
-        for line in self.lines.drain(..) {
-            line.finish_and_clear();
-        }
+        bar.finish_and_clear();
         self.terminal.print(&summary(brought, now));
     }
 }

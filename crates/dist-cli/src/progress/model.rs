@@ -189,10 +189,9 @@ impl Model {
         let have: u64 = self.blobs.iter().map(|blob| blob.have).sum();
         let speed = rate(self.brought(), now);
         let mut line = format!(
-            "elapsed {}  total {} of {}  {}/s",
+            "elapsed {}  total {}  {}/s",
             clock(now),
-            binary_size(have),
-            binary_size(size),
+            part_of(have, size),
             binary_size(speed)
         );
         if let Some(seconds) = size.saturating_sub(have).checked_div(speed)
@@ -204,32 +203,40 @@ impl Model {
     }
 }
 
+/// One blob in 79 columns, where its sizes have at most five digits.
 fn blob_line(blob: &Blob, now: Duration) -> String {
-    let head = format!("{:<8} {}  {:<11}", blob.noun, blob.digest.short(), blob.state.word());
+    let head = format!("{:<8} {} {:<11}", blob.noun, blob.digest.short(), blob.state.word());
     match blob.state {
-        State::Waiting | State::Exists => {
-            format!("{head}  {:22}  {}", "", binary_size(blob.size))
-        }
+        State::Waiting | State::Exists => format!("{head} {:18} {}", "", binary_size(blob.size)),
         _ => {
             let until = if blob.state.is_over() { blob.ended } else { now };
             let speed = rate(blob.brought, until.saturating_sub(blob.started));
             let amount = if blob.state.is_over() {
                 binary_size(blob.size)
             } else {
-                format!("{} of {}", binary_size(blob.have), binary_size(blob.size))
+                part_of(blob.have, blob.size)
             };
-            format!("{head}  {}  {amount}  {}/s", bar(blob.have, blob.size), binary_size(speed))
+            format!("{head} {} {amount} {}/s", bar(blob.have, blob.size), binary_size(speed))
         }
     }
 }
 
-/// `|++++++--------------|`, 20 cells.
+/// `12.3/45.6 MiB`, `512 B/1.0 MiB`.
+fn part_of(have: u64, size: u64) -> String {
+    let (have, size) = (binary_size(have), binary_size(size));
+    match (have.split_once(' '), size.split_once(' ')) {
+        (Some((number, unit)), Some((_, whole))) if unit == whole => format!("{number}/{size}"),
+        _ => format!("{have}/{size}"),
+    }
+}
+
+/// `|+++++-----------|`, 16 cells.
 fn bar(have: u64, size: u64) -> String {
-    const CELLS: u128 = 20;
+    const CELLS: u128 = 16;
     let filled =
         (u128::from(have.min(size)) * CELLS).checked_div(u128::from(size)).unwrap_or(CELLS);
     let filled = usize::try_from(filled).unwrap_or(0);
-    format!("|{}{}|", "+".repeat(filled), "-".repeat(20 - filled))
+    format!("|{}{}|", "+".repeat(filled), "-".repeat(16 - filled))
 }
 
 /// Bytes a second.
@@ -265,7 +272,7 @@ mod tests {
         assert_eq!((blob.have, blob.brought, blob.state), (500, 100, State::Downloading));
         assert_eq!(model.missing(), Some(500));
         let line = &model.lines(SECOND, 120, 10)[0];
-        assert!(line.contains("|++++++++++----------|  500 B of 1000 B  100 B/s"), "{line}");
+        assert!(line.contains("|++++++++--------| 500/1000 B 100 B/s"), "{line}");
         model.take(&Event::Committed { digest }, SECOND);
         assert_eq!(state(&model), State::Done);
         assert_eq!(model.brought(), 100);
@@ -280,7 +287,7 @@ mod tests {
         model.take(&Event::Started { desc: &desc, offset: 0 }, Duration::ZERO);
         model.take(&Event::Advanced { digest: desc.digest, bytes: 1000 }, SECOND);
         let lines = model.lines(SECOND, 120, 10);
-        assert_eq!(lines[1], "elapsed 1.0s  total 1000 B of 9.8 KiB  1000 B/s  ETA 9.0s");
+        assert_eq!(lines[1], "elapsed 1.0s  total 1000 B/9.8 KiB  1000 B/s  ETA 9.0s");
     }
 
     #[test]
