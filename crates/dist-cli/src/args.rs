@@ -57,7 +57,7 @@ pub(crate) struct Global {
     pub(crate) durability: DurabilityArg,
 
     /// Snapshotter: overlayfs or native [default: overlayfs where it works, else native]
-    #[arg(long, global = true, value_name = "NAME", value_parser = ["overlayfs", "native"], hide_possible_values = true, help_heading = STORE)]
+    #[arg(long, global = true, value_name = "NAME", value_parser = SNAPSHOTTERS, hide_possible_values = true, help_heading = STORE)]
     pub(crate) snapshotter: Option<String>,
 
     /// Form of the progress on standard error
@@ -131,6 +131,9 @@ pub(crate) struct Network {
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) retry_delay: Option<Duration>,
 }
+
+/// Every snapshotter there is.
+pub(crate) const SNAPSHOTTERS: [&str; 2] = ["overlayfs", "native"];
 
 const STORE: &str = "Store";
 const OUTPUT: &str = "Output";

@@ -262,11 +262,6 @@ impl Config {
     pub(crate) fn snapshotter_flag(&self) -> Option<&str> {
         self.snapshotter.as_deref()
     }
-
-    /// The snapshotter: the one that was asked for, else the best one that works here.
-    pub(crate) fn snapshotter(&self) -> &str {
-        self.snapshotter_flag().unwrap_or_else(|| dist_snapshot::default_name())
-    }
 }
 
 /// Turns the error for a store that is not there into nothing.

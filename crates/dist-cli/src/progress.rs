@@ -63,11 +63,10 @@ impl Reporter {
         Arc::new(Self { start, model, view, warnings: Mutex::default() })
     }
 
-    /// Adds what could not be done and is no error.
+    /// Adds what could not be done and is no error; one line for all layers.
     pub(crate) fn warn(&self, warnings: &[Warning]) {
-        for warning in warnings {
-            let Warning { what, count, first } = warning;
-            let entries = if *count == 1 { "entry" } else { "entries" };
+        for (what, count, first) in merged(warnings) {
+            let entries = if count == 1 { "entry" } else { "entries" };
             self.event(Event::Warned {
                 message: &format!("{what} ({count} {entries}, the first is {first})"),
             });
@@ -121,6 +120,18 @@ impl Progress for Reporter {
     }
 }
 
+/// Adds up what several layers say of one kind.
+fn merged(warnings: &[Warning]) -> Vec<(&'static str, u64, &str)> {
+    let mut merged: Vec<(&'static str, u64, &str)> = Vec::new();
+    for Warning { what, count, first } in warnings {
+        match merged.iter_mut().find(|(known, ..)| known == what) {
+            Some((_, sum, _)) => *sum += count,
+            None => merged.push((what, *count, first)),
+        }
+    }
+    merged
+}
+
 /// The last line of the human forms: `41.2 MiB in 1.9s (21.6 MiB/s)`.
 fn summary(bytes: u64, elapsed: Duration) -> String {
     let speed = model::rate(bytes, elapsed);
@@ -130,4 +141,16 @@ fn summary(bytes: u64, elapsed: Duration) -> String {
         units::clock(elapsed),
         units::binary_size(speed)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_of_one_kind_are_one() {
+        let warning = |what, count| Warning { what, count, first: format!("{what}{count}") };
+        let all = [warning("a", 1), warning("b", 2), warning("a", 3)];
+        assert_eq!(merged(&all), [("a", 4, "a1"), ("b", 2, "b2")]);
+    }
 }

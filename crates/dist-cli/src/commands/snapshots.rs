@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::list::labels;
 use super::listing::Listing;
 use super::several::each;
+use crate::args::SNAPSHOTTERS;
 use crate::config::Config;
 use crate::output::{self, Format};
 use crate::table::{Table, printable};
@@ -41,9 +42,9 @@ enum Command {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Columns: KEY, PARENT, KIND (view, active, committed), SIZE on the disk without the parents, AGE,
-LABELS.
+SNAPSHOTTER, LABELS. Without --snapshotter those of all snapshotters are listed.
 With --format json: key, parent (or null), kind, size (bytes), inodes, created_at, updated_at,
-labels.
+snapshotter, labels.
 
 Examples:
   dist snapshots ls
@@ -84,14 +85,17 @@ struct Row<'a> {
     inodes: u64,
     created_at: String,
     updated_at: String,
+    snapshotter: &'static str,
     labels: &'a Labels,
+    #[serde(skip)]
+    age: String,
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     match &args.command {
         Command::Ls(args) => ls(config, args),
         Command::Mounts(args) => {
-            let snapshotter = open(config, config.store_to_read()?, &args.key)?;
+            let snapshotter = find(config, config.store_to_read()?.as_ref(), &args.key)?;
             let mounts = snapshotter.mounts(&args.key)?;
             let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
             output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())
@@ -100,60 +104,85 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             user_namespace::enter(config)?;
             let store = config.store_to_change()?;
             each(&args.keys, |key| {
-                open(config, store.clone(), key)?.remove(key)?;
+                find(config, store.as_ref(), key)?.remove(key)?;
                 output::line(&printable(key.as_str()))
             })
         }
     }
 }
 
-fn open(config: &Config, store: Option<Store>, key: &SnapshotKey) -> Result<Arc<dyn Snapshotter>> {
-    let store = store.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("find snapshot {key}: there is no store yet"))
-    })?;
-    dist_snapshot::open(&store, &config.namespace, config.snapshotter())
+/// The snapshotter that was asked for, else all there are, the default one first.
+fn snapshotters(config: &Config, store: &Store) -> Result<Vec<Arc<dyn Snapshotter>>> {
+    let open = |name| dist_snapshot::open(store, &config.namespace, name);
+    if let Some(name) = config.snapshotter_flag() {
+        return Ok(vec![open(name)?]);
+    }
+    let first = dist_snapshot::default_name();
+    let mut all = vec![open(first)?];
+    // One that can't be used on this store has nothing in it either.
+    all.extend(
+        SNAPSHOTTERS.iter().filter(|name| **name != first).filter_map(|name| open(name).ok()),
+    );
+    Ok(all)
+}
+
+/// The snapshotter that has `key`.
+fn find(config: &Config, store: Option<&Store>, key: &SnapshotKey) -> Result<Arc<dyn Snapshotter>> {
+    let missing = || Error::new(ErrorKind::NotFound, format!("find snapshot {key}: there is none"));
+    for snapshotter in snapshotters(config, store.ok_or_else(missing)?)? {
+        match snapshotter.stat(key) {
+            Ok(_) => return Ok(snapshotter),
+            Err(error) if error.kind() == ErrorKind::NotFound => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(missing())
 }
 
 fn ls(config: &Config, args: &Ls) -> Result<()> {
-    let mut found: Vec<SnapshotInfo> = Vec::new();
-    let mut rows = Vec::new();
+    let mut found: Vec<(SnapshotInfo, Arc<dyn Snapshotter>)> = Vec::new();
     if let Some(store) = config.store_to_read()? {
-        let snapshotter = dist_snapshot::open(&store, &config.namespace, config.snapshotter())?;
-        snapshotter.walk(&mut |info| {
-            found.push(info);
-            Ok(ControlFlow::Continue(()))
-        })?;
-        if args.listing.quiet {
-            return output::lines(found.iter().map(|info| printable(info.key.as_str())));
+        for snapshotter in snapshotters(config, &store)? {
+            snapshotter.walk(&mut |info| {
+                found.push((info, Arc::clone(&snapshotter)));
+                Ok(ControlFlow::Continue(()))
+            })?;
         }
-        for info in &found {
-            let usage = match snapshotter.usage(&info.key) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue, // removed meanwhile
-                result => result?,
-            };
-            rows.push(Row {
-                key: info.key.as_str(),
-                parent: info.parent.as_ref().map(SnapshotKey::as_str),
-                kind: info.kind.to_string(),
-                size: usage.bytes,
-                inodes: usage.inodes,
-                created_at: rfc3339(info.created_at),
-                updated_at: rfc3339(info.updated_at),
-                labels: &info.labels,
-            });
-        }
+    }
+    if args.listing.quiet {
+        return output::lines(found.iter().map(|(info, _)| printable(info.key.as_str())));
+    }
+    let mut rows = Vec::new();
+    for (info, snapshotter) in &found {
+        let usage = match snapshotter.usage(&info.key) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue, // removed meanwhile
+            result => result?,
+        };
+        rows.push(Row {
+            key: info.key.as_str(),
+            parent: info.parent.as_ref().map(SnapshotKey::as_str),
+            kind: info.kind.to_string(),
+            size: usage.bytes,
+            inodes: usage.inodes,
+            created_at: rfc3339(info.created_at),
+            updated_at: rfc3339(info.updated_at),
+            snapshotter: snapshotter.name(),
+            labels: &info.labels,
+            age: age(since(info.created_at)),
+        });
     }
     if args.listing.format == Format::Json {
         return output::json_array(&rows);
     }
-    let mut table = Table::new(&["KEY", "PARENT", "KIND", "SIZE", "AGE", "LABELS"]);
-    for (row, info) in rows.iter().zip(&found) {
+    let mut table = Table::new(&["KEY", "PARENT", "KIND", "SIZE", "AGE", "SNAPSHOTTER", "LABELS"]);
+    for row in rows {
         table.row([
             row.key.into(),
             row.parent.unwrap_or("-").into(),
-            row.kind.clone(),
+            row.kind,
             binary_size(row.size),
-            age(since(info.created_at)),
+            row.age,
+            row.snapshotter.into(),
             labels(row.labels),
         ]);
     }
