@@ -30,10 +30,11 @@ RIG = [sys.executable, f"{HERE}/crash_rig.py"]
 
 
 def tree(root):
+    """All below a root directory; the root itself is in no layer of these images."""
     found, inodes = {}, {}
-    for base, dirs, files in os.walk(root):
-        for name in [""] + dirs + files if base == root else dirs + files:
-            path = os.path.join(base, name) if name else root
+    for base, dirs, files in sorted(os.walk(root)):
+        for name in sorted(dirs + files):
+            path = os.path.join(base, name)
             st = os.lstat(path)
             what = ""
             if stat.S_ISREG(st.st_mode):
