@@ -139,7 +139,8 @@ impl Registry {
                 self.set_scheme(Scheme::Https);
                 Ok(())
             }
-            Err(https) if https.tls => Err(https),
+            // A certificate that is not trusted, or one to trust that cannot be read, is the news.
+            Err(https) if https.tls || https.kind != ErrorKind::Unavailable => Err(https),
             Err(_) => Err(failed),
         }
     }

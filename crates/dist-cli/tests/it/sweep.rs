@@ -102,37 +102,46 @@ fn sweep(what: &str, sample: u32, only: impl Fn(&str) -> bool) {
     let image = Image::varied();
     image.push(&registry, "test/sweep", "1");
     let reference = registry.reference("test/sweep:1");
-    let mut tried = 0;
+    let (mut tried, mut bad) = (0, Vec::new());
     for (call, count) in counts(&reference) {
         if !only(call) {
             continue;
         }
         for at in points(count, sample) {
-            let dist = dist();
             let inject = format!("inject={call}:{what}:when={at}");
-            let log = dist.dir().join("strace.log");
-            let log = log.to_str().expect("a path in UTF-8");
-            let ran = strace(&dist, &["-o", log, "-e", &inject], &["pull", &reference]);
-            assert!(
-                ran.signal.is_none() || what.contains("KILL"),
-                "{inject}: hung or killed: {ran:?}"
-            );
-            let told = ran.code == Some(0) || ran.signal.is_some() || !ran.stderr.trim().is_empty();
-            assert!(told, "{inject}: no message");
-            let message = ran.stderr;
-            let good = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                verify_store(&dist);
-                if ran.code == Some(0) {
-                    verify_image(&dist, &reference, &image);
-                }
-                dist.ok(&["pull", &reference]);
-                verify_image(&dist, &reference, &image);
-            }));
-            assert!(good.is_ok(), "after {inject} (exit {:?}): {message}", ran.code);
+            let attempt = || one(&inject, &reference, &image);
+            if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)) {
+                let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                bad.push(format!("{inject}: {text}"));
+            }
             tried += 1;
         }
     }
     assert!(tried > 20, "only {tried} calls were tried");
+    assert!(bad.is_empty(), "{} of {tried}:\n{}", bad.len(), bad.join("\n"));
+}
+
+/// One pull with one call spoilt; then the store is judged and the pull repeated.
+fn one(inject: &str, reference: &str, image: &Image) {
+    let dist = dist();
+    let log = dist.dir().join("strace.log");
+    let log = log.to_str().expect("a path in UTF-8");
+    let ran = strace(&dist, &["-o", log, "-e", inject], &["pull", reference]);
+    assert!(ran.signal.is_none() || inject.contains("KILL"), "hung or killed: {ran:?}");
+    let told = ran.code == Some(0) || ran.signal.is_some() || !ran.stderr.trim().is_empty();
+    assert!(told, "no message");
+    let again = || {
+        verify_store(&dist);
+        if ran.code == Some(0) {
+            verify_image(&dist, reference, image);
+        }
+        dist.ok(&["pull", reference]);
+        verify_image(&dist, reference, image);
+    };
+    if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(again)) {
+        let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+        panic!("exit {:?}, {}\n  then: {text}", ran.code, ran.stderr.trim());
+    }
 }
 
 /// The calls whose failure a full disk explains.
