@@ -24,7 +24,7 @@ use crate::unpack::{check_diff_id, cores};
 /// Unpacks the image `name` into `directory`, which must be empty or not exist.
 ///
 /// # Errors
-/// `AlreadyExists` where the directory has something in it; those of the remote and of the layers.
+/// `InvalidArgument` where the directory has something in it; those of the remote and of the layers.
 /// Nothing is left under the directory's name then.
 pub async fn unpack_to_directory(
     remotes: &Remotes,
@@ -34,6 +34,7 @@ pub async fn unpack_to_directory(
     limits: &Limits,
     progress: Arc<dyn Progress>,
 ) -> Result<(Resolved, Vec<Warning>)> {
+    check_target(directory)?;
     let alive = Alive::new();
     let resolved = remotes.resolve(name).await?;
     progress.event(Event::Resolved { name: &resolved.name, target: &resolved.target });
@@ -191,27 +192,9 @@ struct Staging {
 
 impl Staging {
     fn new(target: &Path) -> Result<Self> {
-        let refuse = |what: &str| {
-            let message = format!("unpack into {}: {what}", target.display());
-            Err(Error::new(ErrorKind::AlreadyExists, message))
-        };
-        match std::fs::symlink_metadata(target) {
-            Ok(found) if found.is_dir() => {
-                let mut entries = std::fs::read_dir(target)
-                    .context(ErrorKind::Storage, || format!("read {}", target.display()))?;
-                if entries.next().is_some() {
-                    return refuse("the directory is not empty");
-                }
-            }
-            Ok(_) => return refuse("it exists and is not a directory"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
-            Err(error) => {
-                return Err(error)
-                    .context(ErrorKind::Storage, || format!("look at {}", target.display()));
-            }
-        }
+        check_target(target)?;
         let Some(name) = target.file_name() else {
-            return refuse("it has no name of its own");
+            return Err(refusal(target, "it has no name of its own"));
         };
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
@@ -243,6 +226,30 @@ impl Drop for Staging {
             tracing::warn!(path = %self.path.display(), ?error, "a failed tree was not removed");
         }
     }
+}
+
+/// Refuses a target that is not an empty directory, nor a name that is free.
+fn check_target(target: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(target) {
+        Ok(found) if found.is_dir() => {
+            let mut entries = std::fs::read_dir(target)
+                .context(ErrorKind::Storage, || format!("read {}", target.display()))?;
+            match entries.next() {
+                None => Ok(()),
+                Some(_) => Err(refusal(target, "the directory is not empty")),
+            }
+        }
+        Ok(_) => Err(refusal(target, "it exists and is not a directory")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            Err(error).context(ErrorKind::Storage, || format!("look at {}", target.display()))
+        }
+    }
+}
+
+fn refusal(target: &Path, what: &str) -> Error {
+    let message = format!("unpack into {}: {what}", target.display());
+    Error::new(ErrorKind::InvalidArgument, message)
 }
 
 fn remove_tree(path: &Path) -> Result<()> {
