@@ -6,8 +6,7 @@
 # make torture   the long sweeps that `make test` only samples
 SHELL = /bin/bash
 CARGO ?= cargo
-IMAGES = $(or $(DIST_IMAGES),/var/tmp/dist-images)
-export DIST_IMAGES = $(IMAGES)
+export DIST_IMAGES ?= /var/tmp/dist-images
 # Whatever the tests mount is in a mount namespace of theirs and ends with it.
 PRIVATE = unshare --mount --propagation slave --
 
