@@ -77,20 +77,21 @@ impl Db {
             connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         let create = |connection: &mut Connection| {
             connection.pragma_update(None, "synchronous", "OFF")?; // one sync below does for all
-            let mode: String =
-                connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-            if mode != "wal" {
-                connection.pragma_update(None, "journal_mode", "WAL")?;
-            }
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.execute_batch(SCHEMA)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
-            transaction.commit()
+            transaction.commit()?;
+            // Last: until here all is in the one file that gets its name below. A log that could
+            // not be written back at the close would be left behind.
+            connection.pragma_update(None, "journal_mode", "WAL")
         };
         create(&mut connection).sql(|| at("create database", &new))?;
-        // The last connection writes the log back into the database and removes the log.
         connection.close().map_err(|(_, error)| error).sql(|| at("close database", &new))?;
+        if has_log(&new)? {
+            let message = at("create database", &new);
+            return Err(Error::new(ErrorKind::Storage, format!("{message}: its log is not empty")));
+        }
         File::open(&new)
             .and_then(|file| file.sync_all())
             .and_then(|()| std::fs::rename(&new, &path))
@@ -292,7 +293,9 @@ fn version(connection: &Connection, path: &Path) -> Result<i64> {
 
 /// Whether the write-ahead log holds anything that is not yet in the database itself.
 fn has_log(path: &Path) -> Result<bool> {
-    let log = path.with_file_name("meta.db-wal");
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let log = PathBuf::from(log);
     match std::fs::metadata(&log) {
         Ok(meta) => Ok(meta.len() > 0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
