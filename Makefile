@@ -26,10 +26,10 @@ demo: images
 	tests/demo target/release/dist
 
 test: images
-	$(PRIVATE) $(CARGO) test --workspace --locked
+	$(PRIVATE) $(CARGO) test --workspace --locked --no-fail-fast
 
 torture: images
-	DIST_TORTURE=1 $(PRIVATE) $(CARGO) test --workspace --locked
+	DIST_TORTURE=1 $(PRIVATE) $(CARGO) test --workspace --locked --no-fail-fast
 
 bench: images
 	$(CARGO) build --release --locked --bin dist

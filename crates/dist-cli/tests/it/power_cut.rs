@@ -78,7 +78,10 @@ fn nothing_acknowledged_is_lost() {
 #[test]
 fn with_full_durability_too() {
     let _timed = timed("power cut");
+    let full = ["--flag=--durability", "--flag=full"];
     if torture() {
-        rig(&["durable", "random"], &["--flag=--durability", "--flag=full"]);
+        rig(&["durable", "random"], &full);
+    } else {
+        rig(&["durable"], &[full[0], full[1], "--every=60"]);
     }
 }
