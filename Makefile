@@ -3,6 +3,7 @@
 # make bench     against ctr and skopeo + umoci; writes docs/reports/
 # make check     format, lints, documentation
 # make check-all the above, and what needs cargo-deny and a network
+# make fuzz      libFuzzer on names, documents and layers
 # make torture   the long sweeps that `make test` only samples
 SHELL = /bin/bash
 CARGO ?= cargo
@@ -10,7 +11,7 @@ export DIST_IMAGES ?= /var/tmp/dist-images
 # Whatever the tests mount is in a mount namespace of theirs and ends with it.
 PRIVATE = unshare --mount --propagation slave --
 
-.PHONY: all demo test torture bench check check-all images setup clean
+.PHONY: all demo test torture bench check check-all fuzz images setup clean
 
 all:
 	$(CARGO) build --workspace --release --locked
@@ -44,6 +45,14 @@ check-all: check
 	$(CARGO) build --workspace --all-features --locked
 	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
+
+# libFuzzer wants flags that stable compilers hide; SECONDS_EACH for each target.
+fuzz:
+	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	for target in reference document layer; do \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir fuzz $$target -- \
+	    -max_total_time=$(or $(SECONDS_EACH),60) -max_len=65536 || exit 1; \
+	done
 
 clean:
 	$(CARGO) clean
