@@ -8,14 +8,14 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use dist_core::{Cancel, CancelGuard, Context as _, Descriptor, Error, ErrorKind, Fetcher, Result};
+use dist_core::{Cancel, Context as _, Descriptor, Error, ErrorKind, Fetcher, Result};
 use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-/// Chunks that may wait between the network and the worker.
-const CHUNKS: usize = 16;
+/// Chunks that may wait between the network and the worker: one or two MiB.
+const CHUNKS: usize = 6;
 
 /// Runs `work` on a blocking thread. It starts at once, not when the future is first polled.
 ///
@@ -27,30 +27,50 @@ pub(crate) fn blocking<T: Send + 'static>(
     async { task.await.context(ErrorKind::Internal, || "run a blocking task".into())? }
 }
 
-/// Stops everything that was started under it when it is dropped: bodies end at once, blocking
-/// work at its next look at the [`Cancel`].
-pub(crate) struct Alive {
-    stop: watch::Sender<()>,
+/// Ends what was started under one [`Alive`]: bodies at once, blocking work at its next look at
+/// the [`Cancel`].
+#[derive(Clone)]
+pub(crate) struct Stop {
+    bodies: Arc<watch::Sender<()>>,
     cancel: Cancel,
-    _guard: CancelGuard,
 }
+
+impl Stop {
+    pub(crate) fn stop(&self) {
+        self.cancel.cancel();
+        self.bodies.send_replace(());
+    }
+}
+
+/// The life of one operation. Dropping it stops all that belongs to it.
+pub(crate) struct Alive(Stop);
 
 impl Alive {
     /// Begins an operation that a dropped future must end.
     pub(crate) fn new() -> Self {
-        let (cancel, guard) = Cancel::guarded();
-        Self { stop: watch::Sender::new(()), cancel, _guard: guard }
+        Self(Stop { bodies: Arc::new(watch::Sender::new(())), cancel: Cancel::default() })
     }
 
     /// The flag for blocking work.
     pub(crate) fn cancel(&self) -> Cancel {
-        self.cancel.clone()
+        self.0.cancel.clone()
+    }
+
+    /// For whoever finds out that the operation has failed.
+    pub(crate) fn stop(&self) -> Stop {
+        self.0.clone()
     }
 
     /// Bodies from `fetcher`. Must be called on the runtime that shall drive them.
     pub(crate) fn downloads(&self, fetcher: Arc<dyn Fetcher>) -> Downloads {
-        let (stop, cancel) = (self.stop.subscribe(), self.cancel());
+        let (stop, cancel) = (self.0.bodies.subscribe(), self.cancel());
         Downloads { runtime: Handle::current(), fetcher, stop, cancel }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

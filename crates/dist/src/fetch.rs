@@ -43,11 +43,11 @@ impl Default for FetchOptions {
     }
 }
 
-/// As many jobs as cores, but at least 3 so that a slow network is kept busy, and at most 8 so that
-/// a registry is not overrun.
+/// As many jobs as cores, but at least 3 so that a slow network is kept busy, and at most 4 so that
+/// memory stays below 64 MiB whatever the layers are compressed with.
 #[must_use]
 pub fn default_jobs() -> usize {
-    std::thread::available_parallelism().map_or(3, std::num::NonZero::get).clamp(3, 8)
+    std::thread::available_parallelism().map_or(3, std::num::NonZero::get).clamp(3, 4)
 }
 
 /// Brings every blob that `name` stands for into the store.

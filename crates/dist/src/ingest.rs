@@ -60,7 +60,9 @@ impl Intake {
             }
             Ingest::Writer(writer) => {
                 let Some(downloads) = &self.downloads else {
-                    writer.abort()?;
+                    if writer.offset() == 0 {
+                        writer.abort()?; // what a pull left is not ours to throw away
+                    }
                     return Err(Error::new(
                         ErrorKind::NotFound,
                         format!("{} {} is not in the store", desc.media_type.noun(), desc.digest),

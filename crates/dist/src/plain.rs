@@ -4,6 +4,7 @@
 //! been verified.
 
 use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use dist_core::{
 };
 use dist_layer::{ApplyOptions, LayerApplier, Limits};
 use futures_util::StreamExt as _;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::Remotes;
 use crate::blocking::{Alive, Body, Downloads, blocking};
@@ -183,36 +186,46 @@ impl Read for Hashed<'_> {
     }
 }
 
-/// The private directory that becomes the target; removed where it did not.
+/// The private directory that becomes the target; emptied where it does not.
+///
+/// It stands beside the target under a fixed name and is locked, so that what a killed process left
+/// is used again and two processes do not meet in it. A mount point cannot be replaced: there the
+/// target itself is filled.
 struct Staging {
     path: PathBuf,
     target: PathBuf,
     published: bool,
+    _lock: std::fs::File,
 }
 
 impl Staging {
     fn new(target: &Path) -> Result<Self> {
         check_target(target)?;
-        let Some(name) = target.file_name() else {
-            return Err(refusal(target, "it has no name of its own"));
+        let target = std::path::absolute(target)
+            .context(ErrorKind::InvalidArgument, || format!("look at {}", target.display()))?;
+        let (Some(name), Some(parent)) = (target.file_name(), target.parent()) else {
+            return Err(refusal(&target, "it has no name of its own"));
         };
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".dist-{}", std::process::id()));
-        let path = target.with_file_name(hidden);
-        remove_tree(&path)?;
-        use std::os::unix::fs::DirBuilderExt as _;
-        std::fs::DirBuilder::new()
-            .mode(0o755)
-            .create(&path)
-            .context(ErrorKind::Storage, || format!("create directory {}", path.display()))?;
-        Ok(Self { path, target: target.to_owned(), published: false })
+        let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+        let path = if target.exists() && device(&target) != device(parent) {
+            target.clone()
+        } else {
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(".dist-unpack");
+            target.with_file_name(hidden)
+        };
+        let lock = lock_dir(&path)?;
+        empty(&path)?;
+        Ok(Self { path, target, published: false, _lock: lock })
     }
 
     fn publish(mut self) -> Result<()> {
-        std::fs::rename(&self.path, &self.target).context(ErrorKind::Storage, || {
-            format!("rename {} to {}", self.path.display(), self.target.display())
-        })?;
+        if self.path != self.target {
+            std::fs::rename(&self.path, &self.target).context(ErrorKind::Storage, || {
+                format!("rename {} to {}", self.path.display(), self.target.display())
+            })?;
+        }
         self.published = true;
         Ok(())
     }
@@ -220,12 +233,70 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.published
-            && let Err(error) = remove_tree(&self.path)
-        {
+        if self.published {
+            return;
+        }
+        let removed =
+            if self.path == self.target { empty(&self.path) } else { remove_tree(&self.path) };
+        if let Err(error) = removed {
             tracing::warn!(path = %self.path.display(), ?error, "a failed tree was not removed");
         }
     }
+}
+
+/// Makes a directory where there is none and locks it.
+fn lock_dir(path: &Path) -> Result<std::fs::File> {
+    loop {
+        let made = std::fs::DirBuilder::new().mode(0o755).create(path);
+        match made {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(error).context(ErrorKind::Storage, || {
+                    format!("create directory {}", path.display())
+                });
+            }
+            _ => (),
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(dir) => std::fs::File::from(dir),
+            Err(Errno::NOENT) => continue, // whoever had it is done with it
+            Err(error) => {
+                return Err(error)
+                    .context(ErrorKind::Storage, || format!("open {}", path.display()));
+            }
+        };
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => (),
+            Err(Errno::WOULDBLOCK) => {
+                let message = format!("unpack into {}: another process does that", path.display());
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
+            Err(error) => {
+                return Err(error)
+                    .context(ErrorKind::Storage, || format!("lock {}", path.display()));
+            }
+        }
+        let inode = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        let locked = dir.metadata().map(inode).ok();
+        if locked.is_some() && locked == std::fs::symlink_metadata(path).map(inode).ok() {
+            return Ok(dir);
+        }
+    }
+}
+
+/// Removes all that is in a directory.
+fn empty(dir: &Path) -> Result<()> {
+    let list = || format!("list {}", dir.display());
+    for entry in std::fs::read_dir(dir).context(ErrorKind::Storage, list)? {
+        let entry = entry.context(ErrorKind::Storage, list)?;
+        if entry.file_type().context(ErrorKind::Storage, list)?.is_dir() {
+            remove_tree(&entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())
+                .context(ErrorKind::Storage, || format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a target that is not an empty directory, nor a name that is free.

@@ -9,7 +9,7 @@ use dist_core::{
 use dist_store::SettleMode;
 
 use crate::Engine;
-use crate::blocking::{Alive, Downloads, blocking};
+use crate::blocking::{Alive, Downloads, Stop, blocking};
 use crate::fetch::{FetchHandler, Layers, Platforms, default_jobs, resolve};
 use crate::ingest::Intake;
 use crate::layers::{Plan, find_manifest, plan};
@@ -79,7 +79,7 @@ pub async fn pull(
         layers: Layers::Leave,
     };
     dispatch(&handler, target.clone(), options.jobs).await?;
-    let (plan, warnings) = unpack(engine, intake, &target, options).await?;
+    let (plan, warnings) = unpack(engine, intake, alive.stop(), &target, options).await?;
     let chain_id = plan.chain_id();
     let (images, store) = (engine.images(), engine.store().clone());
     let image = blocking(move || {
@@ -91,23 +91,20 @@ pub async fn pull(
     Ok(Pulled { image, chain_id, warnings })
 }
 
-/// What a pinned name stands for where that image was pulled before: a digest never changes, so
-/// nobody has to be asked.
+/// What a pinned name stands for where an image with that digest was pulled before, under whatever
+/// name: a digest never changes, so nobody has to be asked.
 fn pinned(engine: &Engine, name: &ImageName) -> Result<Option<Descriptor>> {
     let Ok(reference) = dist_core::Reference::parse(name.as_str()) else { return Ok(None) };
     let Some(digest) = reference.digest() else { return Ok(None) };
-    match engine.images().get(name) {
-        Ok(image) if image.target.digest == *digest => Ok(Some(image.target)),
-        Ok(_) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let images = engine.images().list()?;
+    Ok(images.into_iter().map(|image| image.target).find(|target| target.digest == *digest))
 }
 
 /// Unpacks the image below `target`, whose documents are there.
 async fn unpack(
     engine: &Engine,
     intake: Intake,
+    stop: Stop,
     target: &Descriptor,
     options: &PullOptions,
 ) -> Result<(Plan, Vec<Warning>)> {
@@ -123,6 +120,7 @@ async fn unpack(
         snapshotter: engine.snapshotter()?,
         limits: *engine.limits(),
         intake,
+        stop,
         jobs: options.jobs,
     };
     let warnings = unpacker.run(&plan).await?;
@@ -143,7 +141,7 @@ pub async fn unpack_manifest(
     let target = describe(engine, digest)?;
     let downloads: Option<Downloads> = None;
     let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
-    let (plan, warnings) = unpack(engine, intake, &target, options).await?;
+    let (plan, warnings) = unpack(engine, intake, alive.stop(), &target, options).await?;
     let store = engine.store().clone();
     blocking(move || store.settle(SettleMode::Answer)).await?;
     Ok((plan.chain_id(), warnings))

@@ -24,7 +24,7 @@ use dist_core::{
 use dist_layer::{ApplyOptions, LayerApplier, Limits, inherit_dirs};
 use dist_store::{LockGuard, Store};
 
-use crate::blocking::blocking;
+use crate::blocking::{Stop, blocking};
 use crate::ingest::{Arriving, Intake, Opened, Unfinished};
 use crate::layers::{Layer, Plan};
 
@@ -45,6 +45,7 @@ pub(crate) struct Unpacker {
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
     pub(crate) limits: Limits,
     pub(crate) intake: Intake,
+    pub(crate) stop: Stop,
     pub(crate) jobs: usize,
 }
 
@@ -174,6 +175,7 @@ impl Work {
         if result.is_err() {
             self.state().failed = true;
             self.changed.notify_all();
+            self.unpacker.stop.stop();
         }
         result
     }
