@@ -53,9 +53,10 @@ impl Tries {
         self.deadline
     }
 
-    /// Notes that what was tried got somewhere: the count of failures begins anew.
+    /// Notes that what was tried got somewhere: failures and silences are counted anew.
     pub(crate) fn progressed(&mut self) {
         self.since_progress = 0;
+        self.silent = 0;
         self.pauses = self.builder.build();
     }
 
@@ -172,7 +173,9 @@ mod tests {
         assert!(tries.pause(failed().again(Again::Later)).await.is_ok());
         tries.progressed();
         assert!(tries.pause(failed().again(Again::Once)).await.is_ok());
+        tries.progressed();
+        assert!(tries.pause(failed().again(Again::Once)).await.is_ok(), "bytes came in between");
         let last = tries.pause(failed().again(Again::Once)).await.unwrap_err();
-        assert_eq!(last.failure.attempts, 4);
+        assert_eq!(last.failure.attempts, 5);
     }
 }
