@@ -96,6 +96,8 @@ impl Config {
         is_root: bool,
     ) -> Result<Self> {
         let defaults = Limits::default();
+        let registry = registry(&global.network, &environment);
+        registry.check()?;
         Ok(Self {
             root: root(global, &environment, is_root),
             namespace: namespace(global, &environment)?,
@@ -116,7 +118,7 @@ impl Config {
             jobs: global.jobs.map(usize::from),
             user: global.network.user.clone(),
             password_stdin: global.network.password_stdin,
-            registry: registry(&global.network, &environment),
+            registry,
             environment,
         })
     }
@@ -394,6 +396,19 @@ mod tests {
     fn without_a_home_only_what_needs_the_root_fails() {
         let config = resolve(&[], Environment::default(), false).unwrap();
         assert_eq!(config.root().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn certificates_are_looked_at_whatever_is_spoken() {
+        let files = tempfile::tempdir().unwrap();
+        let empty = files.path().join("empty.pem");
+        fs_err::write(&empty, "").unwrap();
+        for path in [empty.to_str().unwrap(), "/nonexistent"] {
+            let line = ["--plain-http", "--tls-ca-cert", path];
+            let error = resolve(&line, Environment::default(), true).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            assert!(error.to_string().contains(path), "{error}");
+        }
     }
 
     #[test]

@@ -32,6 +32,17 @@ pub struct RegistryOptions {
     pub credentials: CredentialSource,
 }
 
+impl RegistryOptions {
+    /// Checks what can be checked before anything is asked: the files with certificates, which
+    /// are not read where only http is spoken.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the file.
+    pub fn check(&self) -> dist_core::Result<()> {
+        crate::tls::check_files(&self.ca_certs)
+    }
+}
+
 impl Default for RegistryOptions {
     fn default() -> Self {
         Self {

@@ -69,13 +69,7 @@ impl Trusted {
         store.add_parsable_certificates(roots.certs.iter().cloned());
         tracing::debug!(roots = store.len(), "loaded the system's root certificates");
         for path in ca_certs {
-            let path = path.as_ref();
-            for certificate in read_pem(path)? {
-                store.add(certificate.clone()).context(ErrorKind::InvalidArgument, || {
-                    format!("read certificates {}", path.display())
-                })?;
-                roots.certs.push(certificate);
-            }
+            roots.certs.extend(add_file(&mut store, path.as_ref())?);
         }
         if store.is_empty() {
             return Err(Error::new(
@@ -89,6 +83,23 @@ impl Trusted {
                 .context(ErrorKind::Internal, || "set up TLS".into())?;
         Ok(Self { roots: roots.certs, by_roots })
     }
+}
+
+/// Checks that every file holds certificates, also where none of them is to be used.
+pub(crate) fn check_files(ca_certs: &[impl AsRef<Path>]) -> Result<()> {
+    let mut store = RootCertStore::empty();
+    ca_certs.iter().try_for_each(|path| add_file(&mut store, path.as_ref()).map(drop))
+}
+
+/// Adds the certificates in a file and returns them.
+fn add_file(store: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let certificates = read_pem(path)?;
+    for certificate in &certificates {
+        store.add(certificate.clone()).context(ErrorKind::InvalidArgument, || {
+            format!("read certificates {}", path.display())
+        })?;
+    }
+    Ok(certificates)
 }
 
 fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
