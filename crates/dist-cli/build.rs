@@ -3,7 +3,8 @@
 use std::process::Command;
 
 fn git(args: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(args).output().ok()?;
+    // With its optional locks `git describe --dirty` writes the index, which would be a change.
+    let output = Command::new("git").arg("--no-optional-locks").args(args).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }
