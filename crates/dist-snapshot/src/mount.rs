@@ -31,7 +31,7 @@ pub fn mount(mounts: &[Mount], target: &Path) -> Result<()> {
         if let Err(error) = attach::attach(mount, &place) {
             while let Some(place) = done.pop() {
                 if let Err(error) = detach(&place, UnmountFlags::DETACH) {
-                    tracing::warn!(target = %place.display(), %error, "a mount was not undone");
+                    tracing::debug!(target = %place.display(), %error, "a mount was not undone");
                 }
             }
             let kind = kind(&error);

@@ -40,7 +40,7 @@ impl<D: Driver> Snapshots<D> {
         if let Err(error) = made {
             let undo = self.records.forget(record.id).and_then(|()| self.dirs.discard(record.id));
             if let Err(error) = undo {
-                tracing::warn!(%key, ?error, "a failed snapshot was not removed");
+                tracing::debug!(%key, ?error, "a failed snapshot was not removed");
             }
             return Err(error);
         }
@@ -184,7 +184,7 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
         let record = self.records.remove(key)?;
         if let Err(error) = self.dirs.discard(record.id) {
             // The snapshot is gone; a purge takes up what is left of its directory.
-            tracing::warn!(%key, ?error, "the directory of a removed snapshot was not removed");
+            tracing::debug!(%key, ?error, "the directory of a removed snapshot was not removed");
         }
         Ok(())
     }

@@ -176,7 +176,7 @@ impl ContentStore {
             let rows = transaction
                 .execute("DELETE FROM content WHERE digest = ?1", [digest.to_string()])
                 .sql(|| format!("drop rows of blob {digest}"))?;
-            tracing::warn!(%digest, ?moved, rows, "blob is lost or damaged");
+            tracing::debug!(%digest, ?moved, rows, "blob is lost or damaged");
             Ok(())
         })
     }

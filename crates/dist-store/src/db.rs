@@ -232,7 +232,7 @@ impl Drop for Gate<'_> {
             // Closing would unlock as well, except while a child between fork and exec has a copy.
             match rustix::fs::flock(&file, FlockOperation::Unlock) {
                 Ok(()) => *self.0 = Some(file),
-                Err(error) => tracing::warn!(%error, "unlock meta.lock"),
+                Err(error) => tracing::debug!(%error, "unlock meta.lock"),
             }
         }
     }

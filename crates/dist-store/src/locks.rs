@@ -30,7 +30,7 @@ pub struct LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "remove lock");
+            tracing::debug!(%error, path = %self.path.display(), "remove lock");
         }
         unlock(&self.file);
     }
@@ -113,7 +113,7 @@ fn attempt(file: impl AsFd, operation: FlockOperation) -> std::io::Result<bool> 
 /// exec has a copy of it.
 pub(crate) fn unlock(file: impl AsFd) {
     if let Err(error) = rustix::fs::flock(file, FlockOperation::Unlock) {
-        tracing::warn!(%error, "unlock");
+        tracing::debug!(%error, "unlock");
     }
 }
 

@@ -80,7 +80,7 @@ fn bind(source: &Path, place: &Path, options: &Options<'_>) -> Result<(), Attach
     };
     change().during("make the bind read-only").inspect_err(|_| {
         if let Err(error) = super::detach(place, UnmountFlags::DETACH) {
-            tracing::warn!(target = %place.display(), %error, "a mount was not undone");
+            tracing::debug!(target = %place.display(), %error, "a mount was not undone");
         }
     })
 }

@@ -43,7 +43,7 @@ impl FileWriter {
         match published {
             Ok(committed) => {
                 if let Err(error) = self.remove() {
-                    tracing::warn!(%error, key = %self.key, "remove a committed ingest");
+                    tracing::debug!(%error, key = %self.key, "remove a committed ingest");
                 }
                 Ok(committed)
             }
@@ -156,7 +156,7 @@ impl Publication<'_> {
     fn sync_dir(&self, path: &Path, ours: Found) -> Result<(), Failure> {
         fsio::sync_dir(path.parent().unwrap_or(path)).map_err(|error| {
             if let Err(error) = self.content.quarantine(&self.digest, ours) {
-                tracing::warn!(%error, digest = %self.digest, "take back a blob");
+                tracing::debug!(%error, digest = %self.digest, "take back a blob");
             }
             Failure::Unsynced(error)
         })

@@ -141,7 +141,7 @@ pub(super) fn remove_left(store: &Store, key: &IngestKey) {
         Err(error) => Err(error),
     };
     if let Err(error) = removed {
-        tracing::warn!(%error, %key, "remove an ingest whose content is there");
+        tracing::debug!(%error, %key, "remove an ingest whose content is there");
     }
 }
 

@@ -308,7 +308,7 @@ impl Drop for FileWriter {
     fn drop(&mut self) {
         if self.failed {
             if let Err(error) = self.remove() {
-                tracing::warn!(%error, key = %self.key, "remove a failed ingest");
+                tracing::debug!(%error, key = %self.key, "remove a failed ingest");
             }
         } else if self.dir.is_some() && self.offset != self.saved {
             self.checkpoint();
