@@ -123,7 +123,8 @@ pub trait Ingester: Send + Sync {
     ///
     /// # Errors
     /// `Cancelled` where `cancel` was raised while waiting; `FailedPrecondition` where a left
-    /// ingest has another total; `Storage` where the disk fails.
+    /// ingest has another total and no digest is expected (else it starts over), or the expected
+    /// content is there with another size; `Storage` where the disk fails.
     fn ingest(&self, key: &IngestKey, expected: Expected, cancel: &Cancel) -> Result<Ingest>;
 }
 
@@ -178,6 +179,13 @@ pub trait Writer: io::Write + Send {
     /// `FailedPrecondition` with a [`crate::ContentMismatch`] where size or digest are not
     /// `expected`: the ingest stays. `Storage` where a sync failed: the ingest is gone.
     fn commit(self: Box<Self>, expected: Expected) -> Result<Committed>;
+
+    /// As [`Writer::commit`], but content that is not `expected` is removed before anybody who
+    /// waits for the key can resume it.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`]; the ingest is gone after a mismatch.
+    fn commit_or_abort(self: Box<Self>, expected: Expected) -> Result<Committed>;
 
     /// Removes the ingest and all it holds.
     ///

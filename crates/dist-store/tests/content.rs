@@ -189,21 +189,59 @@ fn a_dropped_writer_is_resumed() {
 }
 
 #[test]
-fn another_total_is_refused_and_another_digest_starts_over() {
+fn another_total_or_digest_starts_over_where_a_digest_is_expected() {
     let f = Fixture::new();
     let content = f.content();
     let expected = expect(b"hello");
-    begin(&content, "k", expected).write_all(b"he").unwrap();
+    begin(&content, "k", Expected { size: Some(7), ..expected }).write_all(b"he").unwrap();
     let error = content
-        .ingest(&key("k"), Expected { size: Some(7), ..expected }, &Cancel::default())
+        .ingest(&key("k"), Expected { digest: None, size: Some(5) }, &Cancel::default())
         .err()
         .unwrap();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-    assert!(error.to_string().contains("5 bytes") && error.to_string().contains('7'), "{error}");
+    assert!(error.to_string().contains("7 bytes") && error.to_string().contains('5'), "{error}");
+    assert_eq!(content.ingest_status(&key("k")).unwrap().offset, 2);
+    // Whoever said 7 was wrong, or whoever says 5 is: the digest will tell.
+    let mut writer = begin(&content, "k", expected);
+    assert_eq!(writer.offset(), 0);
+    assert_eq!(content.ingest_status(&key("k")).unwrap().total, Some(5));
+    writer.write_all(b"he").unwrap();
+    drop(writer);
     assert_eq!(begin(&content, "k", expected).offset(), 2);
     let other = expect(b"something else");
     assert_eq!(begin(&content, "k", other).offset(), 0);
     assert_eq!(content.ingest_status(&key("k")).unwrap().expected, other.digest);
+    let mut writer = begin(&content, "k", expected);
+    writer.write_all(b"hello").unwrap();
+    writer.commit(expected).unwrap();
+}
+
+/// Whoever waits for a writer of wrong bytes never sees them.
+#[test]
+fn commit_or_abort_removes_wrong_bytes_under_the_lock() {
+    let f = Fixture::new();
+    for wrong in [&b"hallo"[..], b"hell"] {
+        let content = f.content();
+        let mut writer = begin(&content, "k", expect(b"hello"));
+        writer.write_all(wrong).unwrap();
+        let (started, waiting) = std::sync::mpsc::channel();
+        let waiter = std::thread::spawn(move || {
+            started.send(()).unwrap();
+            let mut writer = begin(&content, "k", expect(b"hello"));
+            let offset = writer.offset();
+            writer.write_all(b"hello").unwrap();
+            let committed = writer.commit_or_abort(expect(b"hello")).unwrap();
+            (offset, committed.info().digest)
+        });
+        waiting.recv().unwrap();
+        let error = writer.commit_or_abort(expect(b"hello")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(error.find::<ContentMismatch>().is_some(), "{error:?}");
+        let (offset, digest) = waiter.join().unwrap();
+        assert_eq!((offset, digest), (0, Digest::sha256(b"hello")));
+        assert!(f.content().ingests().unwrap().is_empty());
+        f.content().delete(&digest).unwrap();
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use dist_core::{Committed, Context as _, Digest, Error, ErrorKind, Expected, Info, Result};
+use dist_core::{Committed, Context as _, Digest, Error, ErrorKind, Info, Result};
 use rusqlite::Transaction;
 
 use super::dir::IngestDir;
@@ -19,13 +19,8 @@ use crate::db::SqlContext as _;
 use crate::fsio::{self, at};
 
 impl FileWriter {
-    /// [`dist_core::Writer::commit`].
-    pub(super) fn publish(mut self, expected: Expected) -> Result<Committed> {
-        if self.failed {
-            let message = format!("commit ingest {}: an earlier write failed", self.key);
-            return Err(Error::new(ErrorKind::Storage, message));
-        }
-        let digest = self.check(expected)?;
+    /// Makes what was written the blob `digest`, which it is.
+    pub(super) fn publish(mut self, digest: Digest) -> Result<Committed> {
         let Some(dir) = &self.dir else {
             return Err(Error::new(ErrorKind::Internal, "commit an ingest that was removed"));
         };

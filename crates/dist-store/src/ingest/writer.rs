@@ -139,7 +139,11 @@ impl FileWriter {
     }
 
     /// Compares what was written with what was promised.
-    pub(super) fn check(&mut self, expected: Expected) -> Result<Digest> {
+    fn check(&self, expected: Expected) -> Result<Digest> {
+        if self.failed {
+            let message = format!("commit ingest {}: an earlier write failed", self.key);
+            return Err(Error::new(ErrorKind::Storage, message));
+        }
         let what = || format!("commit ingest {}", self.key);
         let mismatch = |mismatch: ContentMismatch| {
             Err(Error::new(ErrorKind::FailedPrecondition, what()).with_source(mismatch))
@@ -171,12 +175,16 @@ impl FileWriter {
 
 /// Reads and completes what the ingest's directory says of its content.
 ///
-/// An ingest of other content is emptied; the rest of one is kept.
+/// An ingest of other content is emptied; the rest of one is kept. A digest has one size, so where
+/// one is expected, another total means that somebody was told a wrong one: nothing that was
+/// written towards it is kept.
 fn recall(dir: &IngestDir, key: &IngestKey, expected: Expected) -> Result<Expected> {
     let same_key = dir.read("ref")?.is_some_and(|left| left == key.as_str());
     let left: Option<Digest> = parse(dir.read("expected")?);
+    let total: Option<u64> = parse(dir.read("total")?);
+    let resized = matches!((total, expected.size), (Some(a), Some(b)) if a != b);
     let other = matches!((left, expected.digest), (Some(a), Some(b)) if a != b);
-    if !same_key || other {
+    if !same_key || other || (resized && expected.digest.is_some()) {
         dir.clear()?;
         if let Some(digest) = expected.digest {
             dir.write("expected", &digest.to_string())?;
@@ -188,7 +196,6 @@ fn recall(dir: &IngestDir, key: &IngestKey, expected: Expected) -> Result<Expect
         dir.write("ref", key.as_str())?;
         return Ok(expected);
     }
-    let total: Option<u64> = parse(dir.read("total")?);
     match (total, expected.size) {
         (Some(left), Some(size)) if left != size => {
             let message =
@@ -296,7 +303,22 @@ impl Writer for FileWriter {
     }
 
     fn commit(self: Box<Self>, expected: Expected) -> Result<Committed> {
-        (*self).publish(expected)
+        let writer = *self;
+        let digest = writer.check(expected)?;
+        writer.publish(digest)
+    }
+
+    fn commit_or_abort(self: Box<Self>, expected: Expected) -> Result<Committed> {
+        let mut writer = *self;
+        match writer.check(expected) {
+            Ok(digest) => writer.publish(digest),
+            Err(error) => {
+                if error.find::<ContentMismatch>().is_some() {
+                    writer.failed = true; // removed when dropped, before the lock is given up
+                }
+                Err(error)
+            }
+        }
     }
 
     fn abort(mut self: Box<Self>) -> Result<()> {
