@@ -111,7 +111,7 @@ impl Dirs {
 
     /// Removes the directory of a snapshot that has no row (any more). None there is fine.
     pub(crate) fn discard(&self, id: SnapshotId) -> Result<()> {
-        let name = format!("{TRASH_PREFIX}{}-{id}-{}", self.snapshotter, unique());
+        let name = format!("snapshot-{}-{id}-{}", self.snapshotter, unique());
         let (dir, trash) = (self.dir(id), self.root.join("trash"));
         make_dir(&trash, Mode::RWXU)?;
         match rustix::fs::rename(&dir, trash.join(&name)) {
@@ -160,19 +160,21 @@ impl Dirs {
     }
 }
 
-const TRASH_PREFIX: &str = "snapshot-";
-
-/// Deletes what removed snapshots of any kind left in the trash; returns how many they were.
+/// Deletes all that is in the trash, whoever moved it there; returns how many entries they were.
+///
+/// Whoever moves something there deletes it next, so an entry that is still there was left by a
+/// process that died, or is being deleted right now, which two can do at once.
 pub(crate) fn purge_trash(store: &Store) -> Result<u64> {
     let trash = store.root().join("trash");
     let mut count = 0;
+    let mut failure = None;
     for name in names(&trash)? {
-        if name.starts_with(TRASH_PREFIX) {
-            empty_trash(&trash, &name)?;
-            count += 1;
+        match empty_trash(&trash, &name) {
+            Ok(()) => count += 1,
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(count)
+    failure.map_or(Ok(count), Err)
 }
 
 fn empty_trash(trash: &Path, name: &str) -> Result<()> {

@@ -1,12 +1,13 @@
 //! Snapshotters by their names.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dist_core::{Error, ErrorKind, Namespace, Result, SnapshotKey, Snapshotter};
-use dist_store::Store;
+use dist_store::{SnapshotId, Store};
 
-use crate::dirs::{self, Dirs};
+use crate::dirs::{self, Dirs, Making};
 use crate::native::Native;
 use crate::overlay::Overlay;
 use crate::snapshots::Snapshots;
@@ -55,7 +56,7 @@ pub fn layer_dirs(
 }
 
 /// Removes the directories of snapshots that have no row, of every snapshotter and namespace, and
-/// what removed snapshots left in the trash. Returns how many they were.
+/// all that is in the trash. Returns how many they were.
 ///
 /// Safe at any time, whatever else uses the store.
 ///
@@ -67,18 +68,45 @@ pub fn purge(store: &Store) -> Result<u64> {
     let mut failure = None;
     for name in NAMES {
         let dirs = Dirs::new(store, name);
-        // In this order: a row is there before its directory.
-        let there = dirs.list()?;
-        let rows = store.snapshot_ids(name)?;
-        for id in there.into_iter().filter(|id| !rows.contains(id)) {
+        let (_alone, garbage) = garbage(store, &dirs, name)?;
+        for id in garbage {
             match dirs.discard(id) {
                 Ok(()) => count += 1,
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
     }
-    let trash = dirs::purge_trash(store)?;
-    failure.map_or(Ok(count + trash), Err)
+    match dirs::purge_trash(store) {
+        Ok(trash) => count += trash,
+        Err(error) => failure = failure.or(Some(error)),
+    }
+    failure.map_or(Ok(count), Err)
+}
+
+/// The directories that have no row and get none while the lock, if any, is held.
+///
+/// A row is there before its directory. An id that was given away is never used again; one above
+/// those (a power cut took its row back) is some next snapshot's, so such a directory is garbage
+/// only while nobody makes a snapshot.
+fn garbage(
+    store: &Store,
+    dirs: &Dirs,
+    name: &str,
+) -> Result<(Option<Making>, BTreeSet<SnapshotId>)> {
+    // In this order: what is dead by the first two can't be among the rows.
+    let mut there: BTreeSet<_> = dirs.list()?.into_iter().collect();
+    let last = store.last_snapshot_id()?;
+    let mut alone = None;
+    if there.last().copied() > last {
+        alone = dirs.making_alone()?;
+        if alone.is_none() {
+            there.retain(|id| Some(*id) <= last);
+        }
+    }
+    for id in store.snapshot_ids(name)? {
+        there.remove(&id);
+    }
+    Ok((alone, there))
 }
 
 fn known(name: &str) -> Result<&'static str> {

@@ -89,6 +89,21 @@ impl Store {
             ids().sql(|| format!("list the snapshots of {snapshotter}"))
         })
     }
+
+    /// The highest id that any snapshot ever had; `None` where there was none.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn last_snapshot_id(&self) -> Result<Option<SnapshotId>> {
+        self.db().read(|connection| {
+            connection
+                .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'snapshots'", [], |row| {
+                    row.get(0).map(SnapshotId)
+                })
+                .optional()
+                .sql(|| "find the last snapshot".into())
+        })
+    }
 }
 
 impl SnapshotStore {

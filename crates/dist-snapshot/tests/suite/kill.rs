@@ -18,6 +18,7 @@ for_each_snapshotter!(
     killed_anywhere,
     whoever_dies_while_making_frees_the_key,
     directories_without_rows_are_purged,
+    directories_of_ids_to_come_are_left_while_snapshots_are_made,
     leftover_directory_of_a_new_id,
 );
 
@@ -135,11 +136,28 @@ fn directories_without_rows_are_purged(bench: &Bench) {
     std::fs::create_dir_all(&stray).unwrap();
     let trash = root.join("trash").join(format!("snapshot-{}-998-x", bench.name));
     std::fs::create_dir_all(trash.join("fs")).unwrap();
-    let kept = root.join("trash/of-somebody-else");
-    std::fs::create_dir(&kept).unwrap();
-    assert_eq!(dist_snapshot::purge(&bench.store).unwrap(), 2);
-    assert!(!stray.exists() && !trash.exists() && kept.exists());
+    let blob = root.join("trash/9f86d081-1-2-3");
+    std::fs::write(&blob, "left by whoever deleted a blob").unwrap();
+    assert_eq!(dist_snapshot::purge(&bench.store).unwrap(), 3);
+    assert!(!stray.exists() && !trash.exists() && !blob.exists());
     assert_eq!(bench.dirs().len(), 1);
+}
+
+fn directories_of_ids_to_come_are_left_while_snapshots_are_made(bench: &Bench) {
+    bench.prepare("a", None);
+    bench.remove("a").unwrap();
+    let base = bench.store.root().join("snapshots");
+    let (dead, next) = (base.join(bench.name).join("1"), base.join(bench.name).join("2"));
+    for dir in [&dead, &next] {
+        std::fs::create_dir_all(dir.join("fs")).unwrap();
+    }
+    let making = std::fs::File::open(base.join("lock")).unwrap();
+    rustix::fs::flock(&making, rustix::fs::FlockOperation::LockShared).unwrap();
+    assert_eq!(dist_snapshot::purge(&bench.store).unwrap(), 1);
+    assert!(!dead.exists() && next.exists());
+    drop(making);
+    assert_eq!(dist_snapshot::purge(&bench.store).unwrap(), 1);
+    assert!(!next.exists());
 }
 
 fn leftover_directory_of_a_new_id(bench: &Bench) {
