@@ -210,17 +210,21 @@ impl ContentStore {
         let bytes = i64::try_from(size).context(ErrorKind::InvalidArgument, what)?;
         let boot_id = unsettled.then(|| self.store.boot_id());
         let digest_text = digest.to_string();
+        let now = fsio::now();
         transaction
             .execute(
                 "INSERT INTO content (namespace, digest, size, created_at, updated_at, boot_id)
                  VALUES (?1, ?2, ?3, ?4, ?4, ?5) ON CONFLICT (namespace, digest) DO NOTHING",
-                params![self.namespace.as_str(), digest_text, bytes, fsio::now(), boot_id],
+                params![self.namespace.as_str(), digest_text, bytes, now, boot_id],
             )
             .and_then(|_| {
-                // One file, so all rows say the same of it.
+                // One file, so all rows say the same of it. Who is syncing an earlier one now must
+                // not take this one for it.
                 transaction.execute(
-                    "UPDATE content SET size = ?2, boot_id = ?3 WHERE digest = ?1",
-                    params![digest_text, bytes, boot_id],
+                    "UPDATE content SET size = ?2, boot_id = ?3,
+                         updated_at = CASE WHEN ?3 IS NULL THEN updated_at ELSE ?4 END
+                     WHERE digest = ?1",
+                    params![digest_text, bytes, boot_id, now],
                 )
             })
             .sql(what)?;

@@ -116,44 +116,66 @@ impl Store {
             self.db().write(|transaction| rows.distrust(transaction, self))?;
             return Err(error);
         }
-        self.db().write(|transaction| rows.flip(transaction))?;
-        Ok(Settled { flipped: count, pending: 0 })
+        let flipped = self.db().write(|transaction| rows.flip(transaction))?;
+        Ok(Settled { flipped, pending: count.saturating_sub(flipped) })
     }
 }
 
 /// Rows of this boot that are not durable.
 struct Unsettled {
     snapshots: Vec<i64>,
-    content: Vec<i64>,
+    content: Vec<UnsettledBlob>,
+}
+
+/// A row of `content`, as it was. The id of a deleted one may be given to another row, and a row
+/// that gets another file gets another time.
+struct UnsettledBlob {
+    id: i64,
+    digest: String,
+    updated_at: i64,
 }
 
 impl Unsettled {
     fn find(connection: &Connection, boot_id: &str) -> Result<Self> {
-        let ids = |sql: &str| -> rusqlite::Result<Vec<i64>> {
-            connection.prepare(sql)?.query_map([boot_id], |row| row.get(0))?.collect()
-        };
         let find = || {
-            Ok(Self {
-                snapshots: ids(
-                    "SELECT id FROM snapshots WHERE boot_id = ?1 AND kind = 'committed'",
-                )?,
-                content: ids("SELECT id FROM content WHERE boot_id = ?1")?,
-            })
+            let snapshots = connection
+                .prepare("SELECT id FROM snapshots WHERE boot_id = ?1 AND kind = 'committed'")?
+                .query_map([boot_id], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let content = connection
+                .prepare("SELECT id, digest, updated_at FROM content WHERE boot_id = ?1")?
+                .query_map([boot_id], |row| {
+                    Ok(UnsettledBlob {
+                        id: row.get(0)?,
+                        digest: row.get(1)?,
+                        updated_at: row.get(2)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Self { snapshots, content })
         };
         find().sql(|| "find rows that are not durable".into())
     }
 
-    fn flip(&self, transaction: &Transaction<'_>) -> Result<()> {
-        let flip = |sql: &str, ids: &[i64]| -> rusqlite::Result<()> {
-            let mut statement = transaction.prepare(sql)?;
-            for id in ids {
-                statement.execute([id])?;
+    /// Marks those that are still what was synced; returns how many they were.
+    fn flip(&self, transaction: &Transaction<'_>) -> Result<u64> {
+        let flip = || {
+            let mut count = 0;
+            let mut statement =
+                transaction.prepare("UPDATE snapshots SET boot_id = NULL WHERE id = ?1")?;
+            for id in &self.snapshots {
+                count += statement.execute([id])?;
             }
-            Ok(())
+            let mut statement = transaction.prepare(
+                "UPDATE content SET boot_id = NULL
+                 WHERE id = ?1 AND digest = ?2 AND updated_at = ?3",
+            )?;
+            for row in &self.content {
+                count += statement.execute(params![row.id, row.digest, row.updated_at])?;
+            }
+            Ok(count as u64)
         };
-        flip("UPDATE snapshots SET boot_id = NULL WHERE id = ?1", &self.snapshots)
-            .and_then(|()| flip("UPDATE content SET boot_id = NULL WHERE id = ?1", &self.content))
-            .sql(|| "mark rows as durable".into())
+        flip().sql(|| "mark rows as durable".into())
     }
 
     /// Drops the rows; a blob goes with them, because reading it back would only read the cache.
@@ -162,10 +184,7 @@ impl Unsettled {
         for id in &self.snapshots {
             transaction.execute(DROP_TREE, [id]).sql(|| WHAT.into())?;
         }
-        for id in &self.content {
-            let digest: String = transaction
-                .query_row("SELECT digest FROM content WHERE id = ?1", [id], |row| row.get(0))
-                .sql(|| WHAT.into())?;
+        for UnsettledBlob { digest, .. } in &self.content {
             let path = store.root().join("content/blobs").join(digest.replace(':', "/"));
             crate::fsio::set_aside(&path, &store.root().join("trash"))?;
             transaction
@@ -283,5 +302,39 @@ mod tests {
         assert_eq!(parse_dirty(text), Some(520 * 1024));
         assert_eq!(parse_dirty("Dirty: 1 kB\n"), None);
         assert!(dirty_bytes().is_some());
+    }
+
+    /// Only what was there when the sync began is durable after it.
+    #[test]
+    fn rows_that_came_while_syncing_stay_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s"), crate::StoreOptions::default()).unwrap();
+        let content = store.content(&dist_core::Namespace::default());
+        let digest = |n: u8| dist_core::Digest::sha256(&[n]);
+        let insert = |n| store.db().write(|t| content.insert(t, &digest(n), 1, true)).unwrap();
+        let id = |n| -> i64 {
+            let sql = "SELECT id FROM content WHERE digest = ?1";
+            store
+                .db()
+                .read(|c| Ok(c.query_row(sql, [digest(n).to_string()], |r| r.get(0)).unwrap()))
+                .unwrap()
+        };
+        let drop_row = |n| {
+            let sql = "DELETE FROM content WHERE digest = ?1";
+            store.db().write(|t| Ok(t.execute(sql, [digest(n).to_string()]).unwrap())).unwrap();
+        };
+        insert(1);
+        insert(2);
+        insert(3);
+        let last = id(3);
+        let rows = store.db().read(|c| Unsettled::find(c, store.boot_id())).unwrap();
+        insert(2); // has another file now
+        drop_row(3);
+        insert(4);
+        assert_eq!(id(4), last);
+        assert_eq!(store.db().write(|t| rows.flip(t)).unwrap(), 1);
+        let left = store.db().read(|c| Unsettled::find(c, store.boot_id())).unwrap();
+        let left: Vec<_> = left.content.into_iter().map(|row| row.digest).collect();
+        assert_eq!(left, [digest(2).to_string(), digest(4).to_string()]);
     }
 }
