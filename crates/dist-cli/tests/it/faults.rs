@@ -155,7 +155,7 @@ fn silence_is_not_waited_for() {
     let gate = dist_testutil::Gate::default();
     let said = setup.fails(Rule::get(setup.blob(), Fault::Hold(1000, gate.clone())), 5);
     gate.open();
-    assert!(said.contains("1s") || said.contains("1 s"), "names the limit: {said}");
+    assert!(said.contains("for 1.0 s") || said.contains("for 1s"), "names the limit: {said}");
 }
 
 #[test]

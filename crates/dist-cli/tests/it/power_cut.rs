@@ -6,7 +6,11 @@ use dist_testutil::{Image, ImageOptions, Layer, Registry, require, scratch, time
 
 use crate::support::{dist, project, script};
 
+/// Two rigs at once race for loop devices.
+static RIG: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 fn rig(modes: &[&str], flags: &[&str]) {
+    let _one = RIG.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     require(&["qemu-storage-daemon", "losetup", "mkfs.ext4", "unshare"]);
     let dir = scratch();
     let registry = Registry::start();
