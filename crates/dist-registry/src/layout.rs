@@ -149,7 +149,8 @@ impl Layout {
             Ok(dir) => dir,
             Err(errno) => {
                 let kind = match errno {
-                    Errno::NOENT | Errno::NOTDIR => ErrorKind::NotFound,
+                    Errno::NOENT => ErrorKind::NotFound,
+                    Errno::NOTDIR => ErrorKind::Corrupt,
                     _ => ErrorKind::Storage,
                 };
                 let what = format!("open directory {}", path.display());

@@ -157,4 +157,8 @@ async fn the_marker_must_be_right() {
     assert_eq!(fixture.resolve(":t").await.unwrap_err().kind(), ErrorKind::Corrupt);
     let error = LayoutResolver::new().resolve("/nowhere/at/all:t").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
+    fs_err::write(&marker, "").unwrap();
+    let file = marker.to_str().unwrap();
+    let error = LayoutResolver::new().resolve(file).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "a file is no layout");
 }
