@@ -75,7 +75,7 @@ pub(crate) struct Global {
     #[command(flatten)]
     pub(crate) network: Network,
 
-    /// Most bytes a layer may have uncompressed
+    /// Most bytes a layer may have uncompressed [default: 64GiB]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, hide_short_help = true, help_heading = LIMITS)]
     pub(crate) max_layer_size: Option<u64>,
 
@@ -83,8 +83,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, hide_short_help = true, help_heading = LIMITS)]
     pub(crate) max_zstd_window: Option<u64>,
 
-    /// Blobs that are worked on at once
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), hide_short_help = true, help_heading = LIMITS)]
+    /// Blobs that are worked on at once, at most 64 [default: 3 or 4, by the number of cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_JOBS)), hide_short_help = true, help_heading = LIMITS)]
     pub(crate) jobs: Option<u16>,
 }
 
@@ -127,13 +127,16 @@ pub(crate) struct Network {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1000), hide_short_help = true, help_heading = NETWORK)]
     pub(crate) retries: Option<u16>,
 
-    /// Pause before the first retry; it doubles from there [default: 250ms]
+    /// Pause before the first retry; it doubles from there [default: 200ms]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) retry_delay: Option<Duration>,
 }
 
 /// Every snapshotter there is.
 pub(crate) const SNAPSHOTTERS: [&str; 2] = ["overlayfs", "native"];
+
+/// The most jobs that may be asked for.
+pub(crate) const MOST_JOBS: u16 = 64;
 
 const STORE: &str = "Store";
 const OUTPUT: &str = "Output";
@@ -197,6 +200,7 @@ mod tests {
             &["dist", "version", "--timeout", "5"],
             &["dist", "version", "--namespace", "../x"],
             &["dist", "version", "--jobs", "0"],
+            &["dist", "version", "--jobs", "65"],
             &["dist", "version", "--password-stdin"],
         ] {
             assert_eq!(Args::try_parse_from(line).unwrap_err().exit_code(), 2, "{line:?}");

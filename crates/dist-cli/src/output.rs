@@ -30,6 +30,22 @@ impl std::fmt::Display for ReaderGone {
 
 impl std::error::Error for ReaderGone {}
 
+/// The cause of an error for a standard output that does not take what is written.
+#[derive(Debug)]
+pub(crate) struct OutputFailed(io::Error);
+
+impl std::fmt::Display for OutputFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for OutputFailed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
 /// Lets `write` write to standard output, then flushes it.
 pub(crate) fn print(
     write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
@@ -59,7 +75,7 @@ pub(crate) fn json_array<T: Serialize>(items: &[T]) -> Result<()> {
 pub(crate) fn output_error(error: io::Error) -> Error {
     let gone = error.kind() == io::ErrorKind::BrokenPipe;
     let result = Error::new(ErrorKind::Storage, "write to standard output");
-    if gone { result.with_source(ReaderGone) } else { result.with_source(error) }
+    if gone { result.with_source(ReaderGone) } else { result.with_source(OutputFailed(error)) }
 }
 
 /// Prints one line for each item.

@@ -1,13 +1,15 @@
 //! The one place that turns an error into words, hints and an exit code.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
+use std::fmt;
 use std::io::{self, Write};
 
 use dist_core::{ContentMismatch, Error, ErrorKind, Limit};
 use rustix::io::Errno;
 
 use crate::commands::{Kept, Reported};
-use crate::output::ReaderGone;
+use crate::output::{OutputFailed, ReaderGone};
 use crate::reference::BadReference;
 use crate::signals::Stopped;
 use crate::table::printable;
@@ -30,6 +32,31 @@ Exit codes:
    10  a policy forbids it
   130  stopped by SIGINT (Ctrl-C)
   143  stopped by SIGTERM";
+
+/// The cause of an error about which there is something to do that only its maker knows.
+#[derive(Debug)]
+struct Advice {
+    error: Error,
+    hint: Cow<'static, str>,
+}
+
+impl fmt::Display for Advice {
+    /// Says nothing: the error above it has the words.
+    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl StdError for Advice {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        StdError::source(&self.error)
+    }
+}
+
+/// Adds a hint to an error.
+pub(crate) fn advise(error: Error, hint: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(error.kind(), error.to_string()).with_source(Advice { error, hint: hint.into() })
+}
 
 /// Prints the error and returns the exit code.
 pub(crate) fn report(error: &Error) -> u8 {
@@ -130,6 +157,7 @@ fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
 fn hints(error: &Error) -> Vec<String> {
     let kept = find::<Kept>(error);
     let mut hints = Vec::new();
+    hints.extend(find::<Advice>(error).map(|advice| advice.hint.to_string()));
     if find::<Stopped>(error).is_some() {
         if kept.is_some() {
             hints.push("what was fetched is kept; run the same command again to continue".into());
@@ -146,7 +174,10 @@ fn hints(error: &Error) -> Vec<String> {
             .push("`dist fetch` and `dist unpack` need none; nor does --snapshotter native".into());
     }
     hints.extend(tls_hint(error).map(Into::into));
-    hints.extend(errno(error).and_then(|errno| errno_hint(errno, kept)));
+    // What is printed goes where the caller sent it: no other root would help there.
+    if find::<OutputFailed>(error).is_none() {
+        hints.extend(errno(error).and_then(|errno| errno_hint(errno, kept)));
+    }
     match error.kind() {
         ErrorKind::Unauthenticated => hints
             .push("log in with `dist login REGISTRY`, or give --user and --password-stdin".into()),
@@ -188,9 +219,12 @@ fn limit_flag(name: &str) -> Option<&'static str> {
 
 /// The first error number in the chain.
 fn errno(error: &Error) -> Option<Errno> {
-    find::<Errno>(error)
-        .copied()
-        .or_else(|| find::<io::Error>(error).and_then(Errno::from_io_error))
+    find::<Errno>(error).copied().or_else(|| {
+        let error = find::<io::Error>(error)?;
+        // Space that was counted and found too small has no number.
+        let full = error.kind() == io::ErrorKind::StorageFull;
+        Errno::from_io_error(error).or(full.then_some(Errno::NOSPC))
+    })
 }
 
 fn errno_hint(errno: Errno, kept: Option<&Kept>) -> Option<String> {
@@ -242,8 +276,8 @@ mod tests {
         ] {
             assert_eq!(exit_code(&Error::new(kind, "x")), code, "{kind:?}");
         }
-        assert_eq!(exit_code(&Stopped::Interrupt.into_error()), 130);
-        assert_eq!(exit_code(&Stopped::Terminate.into_error()), 143);
+        assert_eq!(exit_code(&Stopped::Interrupt.during("x")), 130);
+        assert_eq!(exit_code(&Stopped::Terminate.during("x")), 143);
     }
 
     #[test]
@@ -284,6 +318,17 @@ mod tests {
             .context(ErrorKind::Storage, || "write blob".into())
             .unwrap_err();
         assert!(hints(&full)[0].starts_with("make room"));
+        let counted = Error::new(ErrorKind::Storage, "9 bytes are needed, 1 is free")
+            .with_source(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(hints(&counted), hints(&full));
+        let output = crate::output::output_error(io::Error::from_raw_os_error(28));
+        assert!(hints(&output).is_empty());
+        assert_eq!(exit_code(&output), 8);
+        assert_eq!(
+            one_line(&output),
+            "write to standard output: No space left on device (os error 28)"
+        );
+        assert_eq!(hints(&advise(Error::new(ErrorKind::Internal, "x"), "do y")), ["do y"]);
         let carried = Error::new(ErrorKind::Storage, "x").with_source(io::Error::other(
             Error::new(ErrorKind::Storage, "y").with_source(Errno::NOSPC),
         ));

@@ -4,13 +4,19 @@ use std::time::Duration;
 
 use dist_core::{Context, Error, ErrorKind, Result};
 
+use crate::args::MOST_JOBS;
 use crate::signals::Signals;
 
 /// How long blocking writers may take to close their ingests after a stop.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Threads for blocking work. Each job waits on one or two of them while others read files and ask
+/// for names: there must always be some left.
+const BLOCKING: usize = 4 * MOST_JOBS as usize + 64;
+
 /// Runs `work` to its end, or to the first signal or the timeout: then it is dropped, and the
-/// blocking halves that it had running get [`GRACE`] to close their files.
+/// blocking halves that it had running get [`GRACE`] to close their files. After this a signal ends
+/// the process at once.
 pub(crate) fn run<T>(
     timeout: Option<Duration>,
     work: impl Future<Output = Result<T>>,
@@ -18,12 +24,13 @@ pub(crate) fn run<T>(
     let mut signals = Signals::take_over()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING)
         .build()
         .context(ErrorKind::Internal, || "start the runtime".into())?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = limited(timeout, work) => result,
-            stopped = signals.stopped() => Err(stopped.into_error()),
+            stopped = signals.stopped() => Err(stopped.during("stop")),
         }
     });
     if result.is_ok() {

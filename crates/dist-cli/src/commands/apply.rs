@@ -4,14 +4,16 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use dist_core::{
-    Applier, Cancel, Compression, Context, Descriptor, Digest, Error, ErrorKind, LayerForm,
-    MediaType, Mount, Result, ResultExt,
+    Applier, Compression, Context, Descriptor, Digest, Error, ErrorKind, LayerForm, MediaType,
+    Mount, Result,
 };
 use dist_layer::{ApplyOptions, LayerApplier};
 
 use crate::config::Config;
 use crate::output;
 use crate::progress::Reporter;
+use crate::report;
+use crate::signals::Stdin;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -24,6 +26,8 @@ pub(crate) struct Args {
     /// The directory, which must exist
     dir: PathBuf,
 }
+
+const PARTLY: &str = "a part of the layer may be in the directory; make it anew before it is used";
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let source = std::path::absolute(&args.dir)
@@ -41,9 +45,13 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         options: vec!["rw".into(), "rbind".into()],
     };
     let mut head = [0; 4];
-    let mut input = io::stdin();
-    let got = read_head(&mut input, &mut head)
-        .context(ErrorKind::Storage, || "read standard input".into())?;
+    let mut input = Stdin::open()?;
+    let (during, cancel) =
+        (|| format!("apply standard input to {}", args.dir.display()), input.cancel());
+    let got = match read_head(&mut input, &mut head) {
+        Err(_) if input.stopped().is_some() => 0, // told below, with all other ends by a signal
+        got => got.context(ErrorKind::Storage, || "read standard input".into())?,
+    };
     let layer = Descriptor::new(
         MediaType::Layer(compression(&head[..got])),
         Digest::sha256(b""), // not known, and not what is verified here
@@ -52,8 +60,11 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let options = ApplyOptions { form: LayerForm::Merged, limits: config.limits, split: true };
     let applier = LayerApplier::new(options);
     let applied = applier
-        .apply(&layer, &mut head[..got].chain(input), &[mount], &Cancel::default())
-        .during(|| format!("apply standard input to {}", args.dir.display()))?;
+        .apply(&layer, &mut head[..got].chain(&mut input), &[mount], &cancel)
+        .map_err(|error| match input.stopped() {
+            Some(stopped) => report::advise(stopped.during(during()), PARTLY),
+            None => Error::new(error.kind(), during()).with_source(error),
+        })?;
     let reporter = Reporter::start(crate::progress::Mode::None, &config.terminal);
     reporter.warn(&applied.warnings);
     reporter.finish();

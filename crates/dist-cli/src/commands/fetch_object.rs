@@ -51,6 +51,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         }
         out.finish().await
     })
+    .map_err(|error| {
+        let what = || format!("fetch object {}", object.name);
+        super::transfer::if_stopped(error, what, "what was printed is not the whole object")
+    })
 }
 
 /// Prints content that may be of any size and verifies it meanwhile.

@@ -3,19 +3,22 @@
 use std::io::{self, Read};
 
 use dist_core::{
-    Cancel, Committed, ContentMismatch, Context, Digest, Error, ErrorKind, Expected, Ingest,
-    IngestKey, Ingester, Result, ResultExt, Writer,
+    Committed, ContentMismatch, Context, Digest, Error, ErrorKind, Expected, Ingest, IngestKey,
+    Ingester, Result, ResultExt, Writer,
 };
 
 use crate::config::Config;
+use crate::report;
+use crate::signals::Stdin;
+use crate::units::parse_size;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Where the expected digest is in the store already, or another process with the same KEY brings it
 first, this succeeds without reading standard input. Where an earlier process left the ingest in
 the middle, that many bytes of standard input are passed over and the rest is appended: the input
-must start at its first byte each time. A wrong size or digest throws the ingest away (exit 6).
-Nothing is printed.
+must start at its first byte each time; Ctrl-C leaves it so, too. A wrong size or digest throws the
+ingest away (exit 6). Nothing is printed; `dist list` shows what is there.
 
 Examples:
   dist ingest my-blob --expected-size 5 < blob
@@ -25,7 +28,7 @@ pub(crate) struct Args {
     key: IngestKey,
 
     /// Bytes that must come
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     expected_size: Option<u64>,
 
     /// Digest that they must have
@@ -33,21 +36,33 @@ pub(crate) struct Args {
     expected_digest: Option<Digest>,
 }
 
+const KEPT: &str = "what was read is kept; run the same command again, with the same input from its \
+                    first byte, to continue";
+
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let store = config.store_to_make()?;
     let content = store.content(&config.namespace);
     let expected = Expected { digest: args.expected_digest, size: args.expected_size };
-    let mut writer = match content.ingest(&args.key, expected, &Cancel::default())? {
-        Ingest::Exists(_) => return Ok(()),
-        Ingest::Writer(writer) => writer,
-    };
     let during = || format!("ingest {}", args.key);
-    if let Err(error) = fill(&mut *writer, expected, &mut io::stdin().lock()) {
+    let mut input = Stdin::open()?;
+    let mut writer = match content.ingest(&args.key, expected, &input.cancel()) {
+        Ok(Ingest::Exists(_)) => return Ok(()),
+        Ok(Ingest::Writer(writer)) => writer,
+        Err(error) => {
+            // It waited for another writer.
+            return Err(input.stopped().map_or(error, |stopped| stopped.during(during())));
+        }
+    };
+    if let Err(error) = fill(&mut *writer, expected, &mut input) {
         if error.find::<ContentMismatch>().is_some() {
             writer.abort()?;
         }
+        if let Some(stopped) = input.stopped() {
+            return Err(report::advise(stopped.during(during()), KEPT));
+        }
         return Err(error).during(during);
     }
+    drop(input);
     match writer.commit(expected) {
         Ok(Committed::New(_) | Committed::Existed(_)) => Ok(()),
         Err(error) => {

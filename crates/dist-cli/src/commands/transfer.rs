@@ -7,8 +7,9 @@ use dist_core::{Digest, Error, ErrorKind, Platform, Progress, Result, Warning};
 
 use crate::config::Config;
 use crate::progress::Reporter;
+use crate::signals::Stopped;
 use crate::table::printable;
-use crate::{output, runtime};
+use crate::{output, report, runtime};
 
 /// How a transfer is shown, and of which platform.
 #[derive(Debug, clap::Args)]
@@ -74,6 +75,14 @@ pub(crate) fn run<T, F: Future<Output = Result<(T, Vec<Warning>)>>>(
     }
     reporter.finish();
     result.map(|(value, _)| value)
+}
+
+/// Says what was done, and what is to be done, in an error for work that a signal stopped.
+pub(crate) fn if_stopped(error: Error, what: impl FnOnce() -> String, hint: &'static str) -> Error {
+    match error.find::<Stopped>() {
+        Some(stopped) => report::advise(stopped.during(what()), hint),
+        None => error,
+    }
 }
 
 /// Prints the result that scripts read: `name@digest`.

@@ -40,6 +40,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let reporter = Reporter::start(mode, &config.terminal);
     let resolved = transfer::run(config, &reporter, |progress| {
         dist::unpack_to_directory(remotes, &args.name, &args.dir, options, &config.limits, progress)
+    })
+    .map_err(|error| {
+        let what = || format!("unpack {} into {}", args.name, args.dir.display());
+        transfer::if_stopped(error, what, "nothing is left; the same command begins anew")
     })?;
     transfer::print_pinned(&resolved.name, &resolved.target.digest)
 }
