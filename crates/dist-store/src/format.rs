@@ -55,13 +55,16 @@ fn check(bytes: &[u8], root: &Path) -> Result<Allowed> {
     struct Version {
         version: u64,
     }
-    let Version { version } = serde_json::from_slice(bytes)
-        .context(ErrorKind::Storage, || format!("read format of store {}", root.display()))?;
+    const DAMAGED: &str = "its format file is damaged, restore it or move the store away";
+    let Ok(Version { version }) = serde_json::from_slice(bytes) else {
+        return Err(refuse(DAMAGED.into()));
+    };
     if version != VERSION {
         return Err(refuse(format!("store format {version}, this program knows {VERSION}")));
     }
-    let format: Format = serde_json::from_slice(bytes)
-        .context(ErrorKind::Storage, || format!("read format of store {}", root.display()))?;
+    let Ok(format) = serde_json::from_slice::<Format>(bytes) else {
+        return Err(refuse(DAMAGED.into()));
+    };
     if let Some(feature) = format.incompatible.first() {
         return Err(refuse(format!("store feature {feature:?} is not known to this program")));
     }
@@ -106,7 +109,9 @@ mod tests {
         for (bytes, message) in [
             (&br#"{"version":3,"other":1}"#[..], "store format 3, this program knows 1"),
             (br#"{"version":1,"incompatible":["z"]}"#, "store feature \"z\" is not known"),
-            (b"", "read format of store /r"),
+            (b"", "open store /r: its format file is damaged"),
+            (b"99", "its format file is damaged"),
+            (br#"{"version":1,"incompatible":7}"#, "its format file is damaged"),
         ] {
             let error = check(bytes, root).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Storage);

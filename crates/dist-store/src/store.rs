@@ -83,12 +83,12 @@ impl Store {
     /// Opens the store at `root`, and makes it if `options` say so.
     ///
     /// A store on a read-only mount, or without write permission, is opened for reading. Rows that
-    /// an unclean stop left undurable are dropped.
+    /// an unclean stop left undurable are dropped, directories that somebody removed are made again.
     ///
     /// # Errors
     /// `NotFound` where there is no store and none is to be made; `FailedPrecondition` where one is
     /// to be made in a directory with other things in it; `Storage` for a newer format, a network
-    /// file system, and where the disk fails.
+    /// file system, a lost database, and where the disk fails.
     pub fn open(root: &Path, options: StoreOptions) -> Result<Self> {
         let root = std::path::absolute(root)
             .context(ErrorKind::InvalidArgument, || at("open store", root))?;
@@ -117,6 +117,10 @@ impl Store {
         refuse_network(&root)?;
         let boot_id = durability::read_boot_id(&options.boot_id)?;
         let read_only = !writable || allowed == Allowed::Read;
+        check_database(&root)?;
+        if !read_only {
+            make_dirs(&root)?;
+        }
         let file_systems = if read_only { Vec::new() } else { file_systems(&root)? };
         let db = if read_only {
             Db::open_read_only(&root, &boot_id)?
@@ -210,9 +214,7 @@ fn create(root: &Path) -> Result<()> {
     if format::read(root)?.is_some() {
         return Ok(());
     }
-    for dir in DIRS {
-        fsio::make_dir(&root.join(dir))?;
-    }
+    make_dirs(root)?;
     Db::create(root)?;
     for dir in ["content/blobs", "content"] {
         fsio::sync_dir(&root.join(dir))?;
@@ -223,6 +225,28 @@ fn create(root: &Path) -> Result<()> {
     }
     crate::locks::unlock(&gate);
     Ok(())
+}
+
+/// Makes the directories that are missing, in a new store or where somebody removed one.
+fn make_dirs(root: &Path) -> Result<()> {
+    DIRS.iter().try_for_each(|dir| fsio::make_dir(&root.join(dir)).map(drop))
+}
+
+/// Fails where a store lost its database: a new one would not know what the files belong to.
+fn check_database(root: &Path) -> Result<()> {
+    let path = root.join("meta.db");
+    match path.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::new(
+            ErrorKind::Storage,
+            format!(
+                "open store {}: its database {} is gone, restore it or move the store away",
+                root.display(),
+                path.display()
+            ),
+        )),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", &path)),
+    }
 }
 
 /// Refuses to make a store among other things: a mistyped root should not fill a home directory.

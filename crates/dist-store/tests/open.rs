@@ -1,8 +1,9 @@
 //! Opening and making stores.
 
+use std::io::Write as _;
 use std::sync::Barrier;
 
-use dist_core::{Cancel, ErrorKind};
+use dist_core::{Cancel, ErrorKind, Expected, Ingest, Ingester as _, Namespace};
 use dist_store::{Durability, OpenMode, Store, StoreOptions};
 
 fn options(mode: OpenMode) -> StoreOptions {
@@ -63,6 +64,42 @@ fn newer_format_is_refused_and_untouched() {
         assert!(error.to_string().ends_with("store format 3, this program knows 1"), "{error}");
     }
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
+}
+
+#[test]
+fn lost_directories_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("s");
+    drop(Store::open(&root, options(OpenMode::Create)).unwrap());
+    let dirs = ["content/ingest", "content", "snapshots", "locks", "quarantine", "trash"];
+    for lost in dirs {
+        std::fs::remove_dir_all(root.join(lost)).unwrap();
+        let store = Store::open(&root, options(OpenMode::Existing)).unwrap();
+        assert!(root.join(lost).is_dir(), "{lost}");
+        let content = store.content(&Namespace::default());
+        let Ingest::Writer(mut writer) =
+            content.ingest(&"k".parse().unwrap(), Expected::default(), &Cancel::default()).unwrap()
+        else {
+            panic!("exists")
+        };
+        writer.write_all(lost.as_bytes()).unwrap();
+        writer.commit(Expected::default()).unwrap();
+        store.lock("l", &Cancel::default()).unwrap();
+    }
+}
+
+#[test]
+fn a_lost_database_is_told_and_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("s");
+    drop(Store::open(&root, options(OpenMode::Create)).unwrap());
+    std::fs::remove_file(root.join("meta.db")).unwrap();
+    for mode in [OpenMode::Create, OpenMode::Existing, OpenMode::ReadOnly] {
+        let error = Store::open(&root, options(mode)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Storage);
+        assert!(error.to_string().contains("meta.db is gone, restore it"), "{error:?}");
+        assert!(!root.join("meta.db").exists());
+    }
 }
 
 #[test]
