@@ -71,6 +71,7 @@ impl<D: Driver> Snapshots<D> {
         kind: SnapshotKind,
         labels: &Labels,
     ) -> Result<Vec<Mount>> {
+        self.check_parent(parent)?;
         match self.create(key, parent, kind, labels) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.take_over(key)? => {
                 self.create(key, parent, kind, labels)
@@ -92,6 +93,47 @@ impl<D: Driver> Snapshots<D> {
         Err(Error::new(ErrorKind::FailedPrecondition, message))
     }
 
+    /// Fails with `NotFound` where the files of a committed snapshot, or of one below it, are lost.
+    ///
+    /// Somebody removed the directory: nothing here removes one before its row. The rows of the
+    /// lost one and of all on top go too, so that the layers can be unpacked again.
+    fn check_there(&self, record: &SnapshotRecord) -> Result<()> {
+        if record.info.kind != SnapshotKind::Committed {
+            return Ok(());
+        }
+        let mut lost = None;
+        for id in std::iter::once(record.id).chain(record.parents.iter().copied()) {
+            if !self.dirs.is_whole(id)? {
+                lost = Some(id); // in the end the lowest
+            }
+        }
+        let Some(lost) = lost else { return Ok(()) };
+        let what = || {
+            let (key, path) = (&record.info.key, self.dirs.fs(lost));
+            format!("use snapshot {key}: its directory {} is gone", path.display())
+        };
+        let forgotten = self.records.forget_lost(lost).during(what)?;
+        tracing::debug!(key = %record.info.key, ?forgotten, "a lost snapshot is forgotten");
+        for id in forgotten {
+            if let Err(error) = self.dirs.discard(id) {
+                // A purge takes up what is left.
+                tracing::debug!(%id, ?error, "the directory of a lost snapshot was not removed");
+            }
+        }
+        Err(Error::new(ErrorKind::NotFound, what()))
+    }
+
+    /// As [`Snapshots::check_there`], for what is to become a parent. That it is a committed one is
+    /// looked at later, together with making its child.
+    fn check_parent(&self, parent: Option<&SnapshotKey>) -> Result<()> {
+        let Some(parent) = parent else { return Ok(()) };
+        match self.records.get(parent) {
+            Ok(record) => self.check_there(&record),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn measure(&self, record: &SnapshotRecord) -> Result<Usage> {
         let path = self.dirs.fs(record.id);
         usage::measure(&path)
@@ -109,7 +151,9 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
     }
 
     fn stat(&self, key: &SnapshotKey) -> Result<SnapshotInfo> {
-        Ok(self.records.get(key)?.info)
+        let record = self.records.get(key)?;
+        self.check_there(&record)?;
+        Ok(record.info)
     }
 
     fn usage(&self, key: &SnapshotKey) -> Result<Usage> {

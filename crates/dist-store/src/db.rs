@@ -156,7 +156,7 @@ impl Db {
     /// What `f` returns; `Busy` where the database stays locked for 30 s; `Storage` where the disk
     /// fails or the store is read-only.
     pub fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        if self.access != Access::Write {
+        if self.is_read_only() {
             return Err(Error::new(ErrorKind::Storage, at("write read-only database", &self.path)));
         }
         let mut connection = self.take()?;
@@ -169,6 +169,11 @@ impl Db {
         drop(gate);
         self.give_back(connection);
         Ok(value)
+    }
+
+    /// Whether [`Db::write`] always fails.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.access != Access::Write
     }
 
     fn take(&self) -> Result<Connection> {

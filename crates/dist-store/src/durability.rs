@@ -182,7 +182,7 @@ impl Unsettled {
     fn distrust(&self, transaction: &Transaction<'_>, store: &Store) -> Result<()> {
         const WHAT: &str = "drop rows whose files could not be synced";
         for id in &self.snapshots {
-            transaction.execute(DROP_TREE, [id]).sql(|| WHAT.into())?;
+            drop_tree(transaction, *id).sql(|| WHAT.into())?;
         }
         for UnsettledBlob { digest, .. } in &self.content {
             let path = store.root().join("content/blobs").join(digest.replace(':', "/"));
@@ -196,12 +196,16 @@ impl Unsettled {
 }
 
 /// Deletes a snapshot row and all that stand on it; one statement, so that foreign keys hold.
-const DROP_TREE: &str = "
-    WITH RECURSIVE gone (id) AS (
-        SELECT ?1
-        UNION SELECT s.id FROM snapshots s JOIN gone ON s.parent_id = gone.id
+pub(crate) fn drop_tree(transaction: &Transaction<'_>, id: i64) -> rusqlite::Result<usize> {
+    transaction.execute(
+        "WITH RECURSIVE gone (id) AS (
+             SELECT ?1
+             UNION SELECT s.id FROM snapshots s JOIN gone ON s.parent_id = gone.id
+         )
+         DELETE FROM snapshots WHERE id IN gone",
+        [id],
     )
-    DELETE FROM snapshots WHERE id IN gone";
+}
 
 /// Whether rows of another boot than `boot_id` are not known to be on the disk.
 pub(crate) fn has_stale(connection: &Connection, boot_id: &str) -> Result<bool> {

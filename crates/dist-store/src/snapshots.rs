@@ -301,6 +301,35 @@ impl SnapshotStore {
         })
     }
 
+    /// Deletes the record of a committed snapshot whose files are lost, and those of the committed
+    /// ones on top of it; returns their ids. A store that can't be written is left as it is.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where an active snapshot or a view stands on it; `Storage`.
+    pub fn forget_lost(&self, id: SnapshotId) -> Result<Vec<SnapshotId>> {
+        if self.db.is_read_only() {
+            return Ok(Vec::new());
+        }
+        let what = || format!("forget lost snapshot {id}");
+        self.db.write(|transaction| {
+            let tree = || {
+                transaction
+                    .prepare(TREE)?
+                    .query_map([id.0], |row| {
+                        Ok((SnapshotId(row.get(0)?), row.get(1)?, row.get(2)?))
+                    })?
+                    .collect::<rusqlite::Result<Vec<(SnapshotId, String, String)>>>()
+            };
+            let tree = tree().sql(what)?;
+            if let Some((_, key, kind)) = tree.iter().find(|(.., kind)| kind != "committed") {
+                let message = format!("the {kind} snapshot {key} stands on it, remove that first");
+                return Err(Error::new(ErrorKind::FailedPrecondition, message));
+            }
+            crate::durability::drop_tree(transaction, id.0).sql(what)?;
+            Ok(tree.into_iter().map(|(id, ..)| id).collect())
+        })
+    }
+
     /// Replaces the labels of a snapshot.
     ///
     /// # Errors
@@ -419,6 +448,14 @@ const LIST: &str = "
     SELECT s.id, s.key, p.key, s.kind, s.bytes, s.inodes, s.created_at, s.updated_at
     FROM tree JOIN snapshots s ON s.id = tree.id LEFT JOIN snapshots p ON p.id = s.parent_id
     ORDER BY tree.depth, s.id";
+
+/// A snapshot and all that stand on it.
+const TREE: &str = "
+    WITH RECURSIVE tree (id) AS (
+        SELECT id FROM snapshots WHERE id = ?1
+        UNION SELECT s.id FROM snapshots s JOIN tree ON s.parent_id = tree.id
+    )
+    SELECT s.id, s.key, s.kind FROM tree JOIN snapshots s ON s.id = tree.id ORDER BY s.id";
 
 const PARENTS: &str = "
     WITH RECURSIVE below (id, depth) AS (

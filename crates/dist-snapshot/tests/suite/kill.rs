@@ -20,6 +20,7 @@ for_each_snapshotter!(
     directories_without_rows_are_purged,
     directories_of_ids_to_come_are_left_while_snapshots_are_made,
     leftover_directory_of_a_new_id,
+    a_removed_directory_takes_its_row_along,
 );
 
 /// Not a test of its own: the process that is killed.
@@ -169,4 +170,35 @@ fn leftover_directory_of_a_new_id(bench: &Bench) {
     let new = bench.prepare("b", None)[0].source.clone();
     assert_eq!(new, left.join("fs"));
     assert_eq!(std::fs::read_dir(new).unwrap().count(), 0);
+}
+
+fn a_removed_directory_takes_its_row_along(bench: &Bench) {
+    let base_of = |name: &str| {
+        let namespace = Namespace::default();
+        let dirs =
+            dist_snapshot::layer_dirs(&bench.store, &namespace, bench.name, &key(name)).unwrap();
+        dirs[0].parent().unwrap().to_owned()
+    };
+    for lost in ["base", "middle", "top"] {
+        bench.layer("base", None, |root| write(&root.join("base"), "x"));
+        bench.layer("middle", Some("base"), |root| write(&root.join("middle"), "x"));
+        bench.layer("top", Some("middle"), |root| write(&root.join("top"), "x"));
+        bench.view("view", Some("top"));
+        std::fs::remove_dir_all(base_of(lost)).unwrap();
+        let error = fails(ErrorKind::FailedPrecondition, bench.stat("top"));
+        assert!(error.to_string().contains(bench.store.root().to_str().unwrap()), "{error}");
+        bench.remove("view").unwrap();
+        fails(ErrorKind::NotFound, bench.try_view("view", Some("top")));
+        fails(ErrorKind::NotFound, bench.stat("top"));
+        for (name, there) in [("base", lost != "base"), ("middle", lost == "top")] {
+            assert_eq!(bench.stat(name).is_ok(), there, "{name} without {lost}");
+        }
+        let mut rows = bench.store.snapshot_ids(bench.name).unwrap().len();
+        assert_eq!(bench.dirs().len(), rows, "without {lost}");
+        for name in ["middle", "base"].into_iter().filter(|name| bench.stat(name).is_ok()) {
+            bench.remove(name).unwrap();
+            rows -= 1;
+        }
+        assert_eq!(rows, 0);
+    }
 }
