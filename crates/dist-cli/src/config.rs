@@ -18,11 +18,13 @@ use crate::progress::Mode;
 use crate::report;
 use crate::terminal::{self, Terminal};
 use crate::units::parse_duration;
+use crate::user_namespace;
 
 /// The environment, as far as it has a say.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     pub(crate) dist_root: Option<OsString>,
+    pub(crate) entered: Option<OsString>,
     pub(crate) containerd_namespace: Option<OsString>,
     pub(crate) containerd_fetch_timeout: Option<OsString>,
     pub(crate) docker_config: Option<OsString>,
@@ -41,6 +43,7 @@ impl Environment {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self {
             dist_root: var("DIST_ROOT"),
+            entered: var(user_namespace::ENTERED),
             containerd_namespace: var("CONTAINERD_NAMESPACE"),
             containerd_fetch_timeout: var("CONTAINERD_FETCH_TIMEOUT"),
             docker_config: var("DOCKER_CONFIG"),
@@ -258,6 +261,11 @@ impl Config {
         parse_duration(&value.to_string_lossy()).map(Some).map_err(|problem| {
             Error::new(ErrorKind::InvalidArgument, format!("read {NAME}: {problem}"))
         })
+    }
+
+    /// The flags of the user namespace that this process was started again in.
+    pub(crate) fn entered(&self) -> Option<String> {
+        self.environment.entered.as_ref().map(|flags| flags.to_string_lossy().into_owned())
     }
 
     /// The snapshotter that was asked for.

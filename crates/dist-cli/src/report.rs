@@ -84,6 +84,11 @@ pub(crate) fn warn(message: &str) {
     write(&format!("dist: warning: {}\n", printable(message)));
 }
 
+/// Prints what there is to do next.
+pub(crate) fn hint(message: &str) {
+    write(&format!("hint: {}\n", printable(message)));
+}
+
 /// Prints several lines with everything escaped that is not their text.
 pub(crate) fn plain_text(text: &str) {
     let lines: Vec<String> = text.lines().map(printable).collect();

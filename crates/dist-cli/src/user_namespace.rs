@@ -15,6 +15,9 @@ use crate::report;
 const ONE_OWNER: &[&str] = &["--user", "--map-root-user", "--mount"];
 const ALL_OWNERS: &[&str] = &["--user", "--map-root-user", "--map-auto", "--mount"];
 
+/// The variable that tells the process inside with which flags the namespace was made.
+pub(crate) const ENTERED: &str = "DIST_ENTERED";
+
 /// The cause of an error for a user namespace that could not be had.
 #[derive(Debug)]
 pub(crate) struct NoUserNamespace(String);
@@ -32,6 +35,27 @@ impl std::error::Error for NoUserNamespace {}
 ///
 /// `--snapshotter native` needs none: then files belong to the user.
 pub(crate) fn enter(config: &Config) -> Result<()> {
+    enter_and(config, true)
+}
+
+/// The same for what is unpacked already.
+pub(crate) fn enter_again(config: &Config) -> Result<()> {
+    enter_and(config, false)
+}
+
+/// Says how to come to where printed mount commands work, if this process was started again there.
+pub(crate) fn tell_how(config: &Config) -> Result<()> {
+    if let Some(flags) = config.entered() {
+        let root = std::path::absolute(config.root()?).unwrap_or_default();
+        let root = root.to_string_lossy().replace('\'', r"'\''");
+        report::hint(&format!(
+            "mount it in a user namespace: unshare {flags} env DIST_ROOT='{root}' sh"
+        ));
+    }
+    Ok(())
+}
+
+fn enter_and(config: &Config, unpacks: bool) -> Result<()> {
     if rustix::process::geteuid().is_root() || config.snapshotter_flag() == Some("native") {
         return Ok(());
     }
@@ -43,9 +67,12 @@ pub(crate) fn enter(config: &Config) -> Result<()> {
                 Error::new(ErrorKind::FailedPrecondition, "make a user namespace to unpack in")
                     .with_source(NoUserNamespace(missing))
             })?;
-            report::warn(&format!(
-                "all files will belong to you: newuidmap or a range in /etc/subuid is missing ({all})"
-            ));
+            if unpacks {
+                report::warn(&format!(
+                    "all files will belong to you: newuidmap or a range in /etc/subuid is missing \
+                     ({all})"
+                ));
+            }
             ONE_OWNER
         }
     };
@@ -59,6 +86,7 @@ pub(crate) fn enter(config: &Config) -> Result<()> {
         .arg(binary)
         .args(std::env::args_os().skip(1))
         .env("DIST_ROOT", root) // inside, the user is root, whose default is another
+        .env(ENTERED, flags.join(" "))
         .exec();
     Err(error).context(ErrorKind::Internal, || "run unshare".into())
 }

@@ -89,6 +89,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     engine.store().settle(SettleMode::Exit).map(drop)
 }
 
+const MISSING: &str = "`dist pull REF` fetches what is missing and unpacks it; `dist fetch REF` only \
+                       fetches";
+
 fn unpack(
     config: &Config,
     engine: &Engine,
@@ -100,6 +103,13 @@ fn unpack(
     let options = config.pull_options(platform);
     transfer::run(config, &reporter, |progress| async move {
         dist::unpack_manifest(engine, digest, &options, progress).await
+    })
+    .map_err(|error| match error.kind() {
+        ErrorKind::NotFound => report::advise(error, MISSING),
+        _ => {
+            let what = || format!("unpack {digest}");
+            transfer::if_stopped(error, what, "layers that were unpacked whole are kept")
+        }
     })
 }
 
@@ -115,7 +125,8 @@ fn prepare(config: &Config, engine: &Engine, args: &Prepare) -> Result<()> {
         result => result?,
     };
     let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
-    output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())
+    output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())?;
+    user_namespace::tell_how(config)
 }
 
 fn make(engine: &Engine, args: &Prepare, chain_id: ChainId) -> Result<Vec<Mount>> {

@@ -1,5 +1,6 @@
 //! `dist snapshots`: lists, mounts and removes snapshots.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crate::output::{self, Format};
 use crate::table::{Table, printable};
 use crate::units::{age, binary_size, rfc3339, since};
 use crate::user_namespace;
+
+const OVERLAYFS: &str = SNAPSHOTTERS[0];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -55,7 +58,11 @@ struct Ls {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  dist snapshots mounts my-key /mnt | sh")]
+#[command(after_help = "\
+What an ordinary user unpacked is mounted in a user namespace; standard error says how to enter it.
+
+Examples:
+  dist snapshots mounts my-key /mnt | sh")]
 struct Mounts {
     /// The snapshot
     key: SnapshotKey,
@@ -66,10 +73,12 @@ struct Mounts {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints each key that it removed.
+Prints each key that it removed. What is mounted must be unmounted first. Of several snapshots
+those that stand on others are removed before them.
 
 Examples:
-  umount /mnt && dist snapshots rm my-key")]
+  umount /mnt && dist snapshots rm my-key
+  dist snapshots ls -q | xargs -r dist snapshots rm")]
 struct Rm {
     /// The snapshots
     #[arg(required = true, value_name = "KEY")]
@@ -94,21 +103,58 @@ struct Row<'a> {
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     match &args.command {
         Command::Ls(args) => ls(config, args),
-        Command::Mounts(args) => {
-            let snapshotter = find(config, config.store_to_read()?.as_ref(), &args.key)?;
-            let mounts = snapshotter.mounts(&args.key)?;
-            let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
-            output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())
-        }
-        Command::Rm(args) => {
-            user_namespace::enter(config)?;
-            let store = config.store_to_change()?;
-            each(&args.keys, |key| {
-                find(config, store.as_ref(), key)?.remove(key)?;
-                output::line(&printable(key.as_str()))
-            })
+        Command::Mounts(args) => mounts(config, args),
+        Command::Rm(args) => rm(config, args),
+    }
+}
+
+fn mounts(config: &Config, args: &Mounts) -> Result<()> {
+    let snapshotter = find(config, config.store_to_read()?.as_ref(), &args.key)?;
+    if snapshotter.name() == OVERLAYFS {
+        // The options are those of the namespace that it is mounted in.
+        user_namespace::enter_again(config)?;
+    }
+    let mounts = snapshotter.mounts(&args.key)?;
+    let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
+    output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())?;
+    user_namespace::tell_how(config)
+}
+
+fn rm(config: &Config, args: &Rm) -> Result<()> {
+    let store = config.store_to_change()?;
+    let stacked = |key| {
+        find(config, store.as_ref(), key).is_ok_and(|snapshotter| snapshotter.name() == OVERLAYFS)
+    };
+    if args.keys.iter().any(stacked) {
+        user_namespace::enter_again(config)?;
+    }
+    each(&children_first(config, store.as_ref(), &args.keys)?, |key| {
+        find(config, store.as_ref(), key)?.remove(key)?;
+        output::line(&printable(key.as_str()))
+    })
+}
+
+/// The keys in an order in which all can be removed: what stands on another goes before it.
+fn children_first(
+    config: &Config,
+    store: Option<&Store>,
+    keys: &[SnapshotKey],
+) -> Result<Vec<SnapshotKey>> {
+    let mut parents = HashMap::new();
+    if let (Some(store), true) = (store, keys.len() > 1) {
+        for snapshotter in snapshotters(config, store)? {
+            snapshotter.walk(&mut |info| {
+                parents.entry(info.key).or_insert(info.parent);
+                Ok(ControlFlow::Continue(()))
+            })?;
         }
     }
+    let depth = |key: &SnapshotKey| {
+        std::iter::successors(Some(key), |key| parents.get(*key)?.as_ref()).count()
+    };
+    let mut ordered = keys.to_vec();
+    ordered.sort_by_cached_key(|key| std::cmp::Reverse(depth(key)));
+    Ok(ordered)
 }
 
 /// The snapshotter that was asked for, else all there are, the default one first.
@@ -140,6 +186,7 @@ fn find(config: &Config, store: Option<&Store>, key: &SnapshotKey) -> Result<Arc
 }
 
 fn ls(config: &Config, args: &Ls) -> Result<()> {
+    let is_root = rustix::process::geteuid().is_root();
     let mut found: Vec<(SnapshotInfo, Arc<dyn Snapshotter>)> = Vec::new();
     if let Some(store) = config.store_to_read()? {
         for snapshotter in snapshotters(config, &store)? {
@@ -156,6 +203,11 @@ fn ls(config: &Config, args: &Ls) -> Result<()> {
     for (info, snapshotter) in &found {
         let usage = match snapshotter.usage(&info.key) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue, // removed meanwhile
+            Err(error) if !is_root && snapshotter.name() == OVERLAYFS => {
+                // Files of other owners can be looked at where these owners exist.
+                user_namespace::enter_again(config)?;
+                return Err(error);
+            }
             result => result?,
         };
         rows.push(Row {
