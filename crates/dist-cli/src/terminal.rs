@@ -1,8 +1,17 @@
 //! Standard error: where progress, logs and messages meet without tearing one another.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::table::printable;
 
 /// Standard error and the bars that may stand on it.
 #[derive(Clone, Debug)]
@@ -67,21 +76,102 @@ impl Write for LogLine {
 }
 
 /// Sends the log to standard error from now on.
-pub(crate) fn install_log(
-    terminal: &Terminal,
-    level: tracing::level_filters::LevelFilter,
-    color: bool,
-) {
+pub(crate) fn install_log(terminal: &Terminal, level: LevelFilter, color: bool) {
     let terminal = terminal.clone();
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(color)
-        .with_target(level >= tracing::Level::DEBUG)
-        .with_writer(move || LogLine(terminal.clone()))
-        .init();
+        .with_writer(move || LogLine(terminal.clone()));
+    if level >= LevelFilter::DEBUG {
+        log.init();
+    } else {
+        log.event_format(ForPeople).init();
+    }
+}
+
+/// Events as the program's own messages: `dist: warning: WHAT: NAME: VALUE`.
+struct ForPeople;
+
+impl<S, N> FormatEvent<S, N> for ForPeople
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> fmt::Result {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            _ => "note",
+        };
+        let mut words = Words::default();
+        event.record(&mut words);
+        let text: Vec<String> = [words.message].into_iter().chain(words.fields).collect();
+        writeln!(writer, "dist: {level}: {}", printable(&text.join(": ")))
+    }
+}
+
+/// What an event says.
+#[derive(Default)]
+struct Words {
+    message: String,
+    fields: Vec<String>,
+}
+
+impl Visit for Words {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            // Its words say what it is.
+            "error" => self.fields.push(format!("{value:?}")),
+            name => self.fields.push(format!("{name} {value:?}")),
+        }
+    }
 }
 
 /// Whether standard error is a terminal.
 pub(crate) fn is_terminal() -> bool {
     io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_log_speaks_as_the_program_does() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt()
+            .event_format(ForPeople)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::warn!(error = %"no\nfile", path = "/x", count = 3, "cannot read it");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "dist: warning: cannot read it: no\\nfile: path /x: count 3\n");
+    }
 }

@@ -47,25 +47,17 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Prints a size in binary units: `512 B`, `1.5 KiB`, `113.2 MiB`.
-pub(crate) fn binary_size(bytes: u64) -> String {
-    scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
-}
-
-/// Prints a size in decimal units: `512 B`, `1.5 kB`, `118.7 MB`.
-pub(crate) fn decimal_size(bytes: u64) -> String {
-    scaled(bytes, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
-}
-
 #[expect(clippy::cast_precision_loss, reason = "four digits are printed")]
-fn scaled(bytes: u64, base: f64, units: &[&str]) -> String {
+pub(crate) fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
-    // 999.95 and more would print as 1000.0.
-    while value >= base - 0.05 && unit + 1 < units.len() {
-        value /= base;
+    // 1023.95 and more would print as 1024.0.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{bytes} {}", units[0]) } else { format!("{value:.1} {}", units[unit]) }
+    if unit == 0 { format!("{bytes} {}", UNITS[0]) } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 /// Prints how long ago something was, in the largest unit that fits: `3 minutes`.
@@ -153,9 +145,6 @@ mod tests {
         assert_eq!(binary_size(1536), "1.5 KiB");
         assert_eq!(binary_size((1 << 20) - 1), "1.0 MiB");
         assert_eq!(binary_size(u64::MAX), "16.0 EiB");
-        assert_eq!(decimal_size(999), "999 B");
-        assert_eq!(decimal_size(999_999), "1.0 MB");
-        assert_eq!(decimal_size(118_700_000), "118.7 MB");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::listing::Listing;
 use crate::config::Config;
 use crate::output::{self, Format};
 use crate::table::Table;
-use crate::units::{age, decimal_size, rfc3339, since};
+use crate::units::{age, binary_size, rfc3339, since};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -69,8 +69,8 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     for ingest in &ingests {
         table.row([
             ingest.key.to_string(),
-            decimal_size(ingest.offset),
-            ingest.total.map_or_else(|| "-".into(), decimal_size),
+            binary_size(ingest.offset),
+            ingest.total.map_or_else(|| "-".into(), binary_size),
             age(since(ingest.started_at)),
             if ingest.active { "yes".into() } else { "no".into() },
         ]);

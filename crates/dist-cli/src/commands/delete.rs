@@ -16,7 +16,7 @@ a warning; the next pull fetches it again.
 
 Examples:
   dist delete sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1
-  dist list -q | xargs dist delete")]
+  dist list -q | xargs -r dist delete")]
 pub(crate) struct Args {
     /// The blobs
     #[arg(required = true, value_name = "DIGEST")]
@@ -39,22 +39,40 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             result => result?,
         }
-        if let Some(image) = needed.get(&digest) {
-            report::warn(&format!("image {image} needs {digest}, which is deleted now"));
+        if let Some(images) = needed.get(&digest) {
+            report::warn(&format!("{} {digest}, which is deleted now", who_needs(images)));
         }
         output::line(&digest.to_string())
     })
 }
 
+/// `image a needs`, `images a and b need`, `images a, b, c and 2 more need`.
+fn who_needs(images: &[String]) -> String {
+    const NAMED: usize = 3;
+    match images {
+        [image] => format!("image {image} needs"),
+        [all @ .., last] if images.len() <= NAMED => {
+            format!("images {} and {last} need", all.join(", "))
+        }
+        _ => {
+            let (named, rest) = images.split_at(images.len().min(NAMED));
+            format!("images {} and {} more need", named.join(", "), rest.len())
+        }
+    }
+}
+
 /// What the images are made of, as far as their documents are there.
-fn needed_by(content: &dyn Provider, images: &[Image]) -> HashMap<Digest, String> {
-    let mut needed = HashMap::new();
+fn needed_by(content: &dyn Provider, images: &[Image]) -> HashMap<Digest, Vec<String>> {
+    let mut needed: HashMap<Digest, Vec<String>> = HashMap::new();
     for image in images {
+        let name = image.name.to_string();
         let mut level: Vec<Descriptor> = vec![image.target.clone()];
         for _ in 0..MAX_DEPTH {
             let mut next = Vec::new();
             for desc in level {
-                if needed.insert(desc.digest, image.name.to_string()).is_none() {
+                let names = needed.entry(desc.digest).or_default();
+                if names.last() != Some(&name) {
+                    names.push(name.clone());
                     // A document that is not there, or is damaged, names nothing.
                     next.extend(children(content, &desc).unwrap_or_default());
                 }
@@ -63,4 +81,18 @@ fn needed_by(content: &dyn Provider, images: &[Image]) -> HashMap<Digest, String
         }
     }
     needed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_named_or_counted() {
+        let names = ["a", "b", "c", "d", "e"].map(str::to_owned);
+        assert_eq!(who_needs(&names[..1]), "image a needs");
+        assert_eq!(who_needs(&names[..2]), "images a and b need");
+        assert_eq!(who_needs(&names[..3]), "images a, b and c need");
+        assert_eq!(who_needs(&names), "images a, b, c and 2 more need");
+    }
 }

@@ -7,16 +7,16 @@ use super::listing::Listing;
 use crate::config::Config;
 use crate::output::{self, Format};
 use crate::table::Table;
-use crate::units::{age, decimal_size, rfc3339, since};
+use crate::units::{age, binary_size, rfc3339, since};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Columns: DIGEST, SIZE in decimal units, AGE since the commit, LABELS.
+Columns: DIGEST, SIZE, AGE since the commit, LABELS.
 With --format json: digest, size (bytes), created_at, updated_at, labels.
 
 Examples:
   dist list
-  dist list -q | xargs dist delete
+  dist list -q | xargs -r dist delete
   dist list --format json | jq '[.[].size] | add'")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     for blob in &blobs {
         table.row([
             blob.digest.to_string(),
-            decimal_size(blob.size),
+            binary_size(blob.size),
             age(since(blob.created_at)),
             labels(&blob.labels),
         ]);

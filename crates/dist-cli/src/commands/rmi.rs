@@ -14,7 +14,7 @@ deleted (`dist delete`, `dist snapshots rm`).
 
 Examples:
   dist rmi redis:7
-  dist images -q | xargs dist rmi")]
+  dist images -q | xargs -r dist rmi")]
 pub(crate) struct Args {
     /// Images, as `dist images` shows them or as they were pulled
     #[arg(required = true, value_name = "REF")]
