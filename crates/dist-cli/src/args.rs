@@ -21,7 +21,6 @@ pub(crate) const VERSION: &str = concat!("github.com/dist-rs/dist ", env!("DIST_
     name = "dist",
     version = VERSION,
     disable_version_flag = true,
-    disable_help_subcommand = true,
     arg_required_else_help = true,
     subcommand_required = true,
     infer_long_args = false,
@@ -36,7 +35,7 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 
     /// Print name, package and version
-    #[arg(short = 'v', long = "version", action = ArgAction::Version)]
+    #[arg(short = 'v', visible_short_alias = 'V', long = "version", action = ArgAction::Version)]
     version: Option<bool>,
 }
 
@@ -189,6 +188,13 @@ mod tests {
         {
             let args = Args::try_parse_from(line).unwrap();
             assert_eq!(args.global.network.timeout, Some(Duration::from_secs(5)));
+        }
+    }
+
+    #[test]
+    fn help_and_version() {
+        for line in [["dist", "-v"], ["dist", "-V"], ["dist", "--version"], ["dist", "help"]] {
+            assert_eq!(Args::try_parse_from(line).unwrap_err().exit_code(), 0, "{line:?}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use dist_core::{Error, ErrorKind, Reference, ReferenceError, Result};
 
+use crate::report;
 use crate::table::printable;
 
 /// The schemes that are not registries.
@@ -12,8 +13,13 @@ pub(crate) const SCHEMES: &[&str] = &["oci"];
 /// Reads a name in a registry; `redis` is `docker.io/library/redis:latest`.
 pub(crate) fn parse(text: &str) -> Result<Reference> {
     Reference::parse_familiar(text).map_err(|error| {
+        let scheme = text.split_once("://");
         let bad = BadReference { text: text.to_owned(), error };
-        Error::new(ErrorKind::InvalidArgument, "parse reference").with_source(bad)
+        let error = Error::new(ErrorKind::InvalidArgument, "parse reference").with_source(bad);
+        match scheme {
+            Some((_, rest)) => report::advise(error, format!("leave out the scheme: {rest}")),
+            None => error,
+        }
     })
 }
 

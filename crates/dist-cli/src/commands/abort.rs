@@ -1,8 +1,9 @@
 //! `dist abort`: throws ingests away.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dist_core::{ErrorKind, IngestKey, Result};
+use dist_core::{Error, ErrorKind, IngestKey, Result};
 use dist_store::ContentStore;
 
 use super::several::each;
@@ -30,21 +31,27 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let Some(store) = config.store_to_change()? else { return each(&args.refs, missing) };
+    let Some(store) = config.store_to_change()? else {
+        return each(&args.refs, |key| Err(missing(key, "there is no store yet")));
+    };
     let content = store.content(&config.namespace);
     let Some(limit) = args.older_than else {
         return each(&args.refs, |key| abort(&content, key));
     };
-    let mut old = content.ingests()?;
-    old.retain(|ingest| {
-        !ingest.active
-            && since(ingest.updated_at) >= limit
-            && (args.refs.is_empty() || args.refs.contains(&ingest.key))
-    });
-    each(&old, |ingest| match abort(&content, &ingest.key) {
-        // Somebody resumed it, or was faster.
-        Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::NotFound) => Ok(()),
-        result => result,
+    let mut is_old = BTreeMap::new();
+    for ingest in content.ingests()? {
+        let old = !ingest.active && since(ingest.updated_at) >= limit;
+        is_old.insert(ingest.key, old);
+    }
+    let all: Vec<IngestKey> = is_old.keys().cloned().collect();
+    each(if args.refs.is_empty() { &all } else { &args.refs }, |key| match is_old.get(key) {
+        None => Err(missing(key, "there is none")),
+        Some(false) => Ok(()),
+        Some(true) => match abort(&content, key) {
+            // Somebody resumed it, or was faster.
+            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::NotFound) => Ok(()),
+            result => result,
+        },
     })
 }
 
@@ -53,9 +60,6 @@ fn abort(content: &ContentStore, key: &IngestKey) -> Result<()> {
     output::line(&printable(key.as_str()))
 }
 
-fn missing(key: &IngestKey) -> Result<()> {
-    Err(dist_core::Error::new(
-        ErrorKind::NotFound,
-        format!("abort ingest {key}: there is no store yet"),
-    ))
+fn missing(key: &IngestKey, why: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("abort ingest {key}: {why}"))
 }

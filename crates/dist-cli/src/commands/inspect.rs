@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use dist_core::{
     Descriptor, Digest, Document, Error, ErrorKind, Manifest, Platform, Resolved, Resolver, Result,
+    ResultExt,
 };
 use dist_store::OpenMode;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::output::{self, Format};
 use crate::table::{Table, printable};
 use crate::units::binary_size;
-use crate::{reference, runtime};
+use crate::{reference, report, runtime};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -60,6 +61,8 @@ pub(crate) struct Args {
     format: Format,
 }
 
+const ELSEWHERE: &str = "--remote asks the registry; `dist pull` brings back what the store lacks";
+
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let found = if args.remote { None } else { find_local(config, args)? };
     let (resolved, source) = match found {
@@ -79,7 +82,13 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             return runtime::run(config.timeout, work)?.print();
         }
     };
-    runtime::run(config.timeout, show(config, args, &resolved, &source))?.print()
+    runtime::run(config.timeout, show(config, args, &resolved, &source))
+        .during(|| format!("inspect {}", args.name))
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => report::advise(error, ELSEWHERE),
+            _ => error,
+        })?
+        .print()
 }
 
 /// Finds the image among the registered ones, or a manifest by its digest.
@@ -164,7 +173,10 @@ async fn show(config: &Config, args: &Args, resolved: &Resolved, source: &Source
     };
     let found = match source.manifest(target, &platform).await {
         // The default platform need not be there; one that was asked for must.
-        Err(error) if error.kind() == ErrorKind::NotFound && args.platform.is_none() => None,
+        Err(error) if error.kind() == ErrorKind::NotFound && args.platform.is_none() => {
+            report::warn(&format!("no manifest for {platform}: {}", report::one_line(&error)));
+            None
+        }
         result => Some(result?),
     };
     let bytes = match &found {

@@ -1,6 +1,7 @@
 //! Objects of a repository as scripts name them: a tag or a digest, with hints.
 //!
-//! Hints are `mediatype:TYPE` and `size:BYTES`. What they say is checked, not believed.
+//! Hints are `mediatype:TYPE` and `size:BYTES`. They are checked against what the registry says; with
+//! both of them a digest is asked for as they say, and verified.
 
 use dist::Remotes;
 use dist_core::{
@@ -85,6 +86,19 @@ impl Object {
         {
             desc = self.below_index(remotes, &desc, platform).await?;
         }
+        if let Some(hint) = &self.media_type
+            && !fits(hint, &desc.media_type)
+        {
+            let got = desc.media_type.as_str();
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "check the media type of {}: it is {got:?}, not {:?}",
+                    self.name,
+                    hint.as_str()
+                ),
+            ));
+        }
         match self.size {
             Some(expected) if expected != desc.size => {
                 Err(Error::new(ErrorKind::Corrupt, format!("check the size of {}", self.name))
@@ -109,6 +123,17 @@ impl Object {
         best.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("the index {} is empty", index.digest))
         })
+    }
+}
+
+/// Whether something of type `got` can be what `hint` says. Docker's and OCI's documents of one kind
+/// are the same to a caller; blobs have no type in a registry, so that they can be any.
+fn fits(hint: &MediaType, got: &MediaType) -> bool {
+    let is_document = |media_type: &MediaType| media_type.is_manifest() || media_type.is_index();
+    if is_document(got) || is_document(hint) {
+        (hint.is_manifest(), hint.is_index()) == (got.is_manifest(), got.is_index())
+    } else {
+        true
     }
 }
 
@@ -139,6 +164,22 @@ mod tests {
             Object::parse("a", ["t", "mediatype:application/json; q=1", "size:12"]).unwrap();
         assert_eq!(hinted.size, Some(12));
         assert_eq!(hinted.media_type, Some(MediaType::parse("application/json")));
+    }
+
+    #[test]
+    fn media_types_must_fit() {
+        let blob = MediaType::parse("application/octet-stream");
+        let docker = MediaType::parse("application/vnd.docker.distribution.manifest.v2+json");
+        for (hint, got, fit) in [
+            (&MediaType::Manifest, &MediaType::Manifest, true),
+            (&MediaType::Manifest, &docker, true),
+            (&MediaType::Index, &MediaType::Manifest, false),
+            (&MediaType::parse("foo/bar"), &MediaType::Manifest, false),
+            (&MediaType::parse("foo/bar"), &blob, true),
+            (&MediaType::Manifest, &blob, false),
+        ] {
+            assert_eq!(fits(hint, got), fit, "{hint} {got}");
+        }
     }
 
     #[test]
