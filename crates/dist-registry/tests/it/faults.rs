@@ -134,7 +134,8 @@ async fn retry_after_is_honoured_within_reason() {
 async fn silence_ends_and_a_slow_reader_does_not() {
     let spoiled = Spoiled::new();
     let gate = Gate::default();
-    spoiled.proxy.add(spoiled.rule(Fault::Hold(500_000, gate.clone())));
+    // Less than what counts as progress.
+    spoiled.proxy.add(spoiled.rule(Fault::Hold(20_000, gate.clone())));
     let began = Instant::now();
     let error = spoiled.fetch(0).await.unwrap_err();
     gate.open();
@@ -153,6 +154,18 @@ async fn silence_ends_and_a_slow_reader_does_not() {
     }
     assert_eq!(bytes, spoiled.layer().bytes);
     assert_eq!(spoiled.ranges(), [None]);
+}
+
+#[tokio::test]
+async fn silences_with_progress_between_them_are_survived() {
+    let spoiled = Spoiled::new();
+    let gate = Gate::default();
+    let size = spoiled.layer().bytes.len() as u64;
+    spoiled.proxy.add(spoiled.rule(Fault::Hold(size / 4 + 1, gate.clone())));
+    let fetched = spoiled.fetch(0).await.unwrap();
+    gate.open();
+    assert_eq!(fetched, spoiled.layer().bytes);
+    assert_eq!(spoiled.ranges().len(), 4);
 }
 
 #[tokio::test]
