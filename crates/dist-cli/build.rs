@@ -3,7 +3,7 @@
 use std::process::Command;
 
 fn git(args: &[&str]) -> Option<String> {
-    // With its optional locks `git describe --dirty` writes the index, which would be a change.
+    // What writes the index would be a change by itself.
     let output = Command::new("git").arg("--no-optional-locks").args(args).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
@@ -11,7 +11,10 @@ fn git(args: &[&str]) -> Option<String> {
 
 fn main() {
     let version = format!("v{}", std::env::var("CARGO_PKG_VERSION").unwrap_or_default());
-    let described = git(&["describe", "--match", "v[0-9]*", "--dirty=.m", "--always"]);
+    // `git describe --dirty` writes the index, whatever the option says; the status does not.
+    let modified = git(&["status", "--porcelain", "--untracked-files=no"]).is_some();
+    let described = git(&["describe", "--match", "v[0-9]*", "--always"])
+        .map(|text| if modified { format!("{text}.m") } else { text });
     let described = match described {
         // Without a tag there is only the commit; the package's version says more.
         Some(text) if !text.starts_with('v') => format!("{version}-g{text}"),
