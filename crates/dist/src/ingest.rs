@@ -53,7 +53,7 @@ impl Intake {
 
     /// Opens the ingest of `desc` and begins its body where that is needed.
     pub(crate) fn open(&self, desc: &Descriptor) -> Result<Opened> {
-        match self.begin(desc)? {
+        match self.content.ingest(&desc.ingest_key(), desc.into(), &self.cancel)? {
             Ingest::Exists(_) => {
                 self.progress.event(Event::Existed { desc });
                 Ok(Opened::Exists)
@@ -87,33 +87,15 @@ impl Intake {
         }
     }
 
-    /// Begins or resumes the ingest. One that was left under another size is thrown away: somebody's
-    /// manifest lied about it, maybe not this one.
-    fn begin(&self, desc: &Descriptor) -> Result<Ingest> {
-        let key = desc.ingest_key();
-        match self.content.ingest(&key, desc.into(), &self.cancel) {
-            Err(error)
-                if error.kind() == ErrorKind::FailedPrecondition
-                    && error.find::<ContentMismatch>().is_none() =>
-            {
-                debug!(%key, ?error, "a left ingest does not fit, starting over");
-                self.content.abort(&key)?;
-                self.content.ingest(&key, desc.into(), &self.cancel)
-            }
-            result => result,
-        }
-    }
-
     /// Commits what arrived. Content that is not what it should be is thrown away.
     pub(crate) fn finish(&self, desc: &Descriptor, arriving: Arriving) -> Result<(), Unfinished> {
         let Arriving { writer, resumed, .. } = arriving;
-        match writer.commit(Expected::from(desc)) {
+        match writer.commit_or_abort(Expected::from(desc)) {
             Ok(_) => {
                 self.progress.event(Event::Committed { digest: desc.digest });
                 Ok(())
             }
             Err(error) if error.find::<ContentMismatch>().is_some() => {
-                self.content.abort(&desc.ingest_key()).map_err(Unfinished::Final)?;
                 let error = Error::new(
                     ErrorKind::Corrupt,
                     format!("verify {} {}", desc.media_type.noun(), desc.digest),
