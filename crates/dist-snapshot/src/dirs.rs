@@ -117,6 +117,8 @@ impl Dirs {
         match rustix::fs::rename(&dir, trash.join(&name)) {
             Ok(()) => empty_trash(&trash, &name),
             Err(Errno::NOENT) => Ok(()),
+            // Not even for the name in the trash.
+            Err(Errno::NOSPC | Errno::DQUOT) => remove_tree(&dir),
             Err(error) => Err(error).context(errno_kind(error), || at("remove", &dir)),
         }
     }

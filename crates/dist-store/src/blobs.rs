@@ -119,7 +119,8 @@ impl ContentStore {
     /// `NotFound` where this namespace has no such blob; `Storage`.
     pub fn delete(&self, digest: &Digest) -> Result<()> {
         let path = self.store.blob_path(digest);
-        let removed = self.store.db().write(|transaction| {
+        let mut removed = Vec::new();
+        self.store.db().write_freeing(|transaction| {
             let count = transaction
                 .execute(
                     "DELETE FROM content WHERE namespace = ?1 AND digest = ?2",
@@ -130,13 +131,14 @@ impl ContentStore {
                 return Err(missing(digest));
             }
             if known(transaction, digest)?.is_some() {
-                return Ok(None);
+                return Ok(());
             }
             // A commit of the same blob that runs now finds it gone in its own transaction, and
             // links it again.
-            fsio::set_aside(&path, &self.store.trash())
+            removed.extend(fsio::set_aside(&path, &self.store.trash())?);
+            Ok(())
         })?;
-        removed.map_or(Ok(()), |trash| fsio::remove_all(&trash))
+        removed.iter().try_for_each(|trash| fsio::remove_all(trash))
     }
 
     /// Reads a blob to its end and compares it with its digest.

@@ -18,6 +18,8 @@ use dist_core::{Context as _, Error, ErrorKind, Result};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::FlockOperation;
 
+use crate::reserve;
+
 const SCHEMA: &str = include_str!("schema.sql");
 const VERSION: i64 = 1;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,10 +50,14 @@ impl Db {
     /// Opens `root/meta.db` for reading and writing; it must be there.
     pub(crate) fn open(root: &Path, durable: bool) -> Result<Self> {
         let db = Self::new(root, Access::Write, if durable { "FULL" } else { "NORMAL" });
-        let connection = db.connect()?;
-        match version(&connection, &db.path)? {
-            VERSION => (),
-            other => return Err(db.wrong_version(other)),
+        let open = || {
+            let connection = db.connect()?;
+            Ok((version(&connection, &db.path)?, connection))
+        };
+        let (version, connection) =
+            reserve::with(root, open).map_err(|error| reserve::explain(error, root))?;
+        if version != VERSION {
+            return Err(db.wrong_version(version));
         }
         db.give_back(connection);
         Ok(db)
@@ -109,7 +115,7 @@ impl Db {
             db.access = Access::Immutable;
             opened = db.connect().and_then(|c| Ok((version(&c, &db.path)?, c)));
         }
-        let (version, connection) = opened?;
+        let (version, connection) = opened.map_err(|error| reserve::explain(error, root))?;
         if version != VERSION {
             return Err(db.wrong_version(version));
         }
@@ -138,14 +144,17 @@ impl Db {
     /// # Errors
     /// What `f` returns; `Busy` where the database stays locked for 30 s; `Storage`.
     pub fn read<T>(&self, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let connection = self.take()?;
-        let transaction = connection
-            .unchecked_transaction() // DEFERRED: a snapshot for readers, never upgraded
-            .sql(|| at("read database", &self.path))?;
-        let value = f(&transaction)?;
-        transaction.finish().sql(|| at("read database", &self.path))?;
-        self.give_back(connection);
-        Ok(value)
+        let read = || {
+            let connection = self.take()?;
+            let transaction = connection
+                .unchecked_transaction() // DEFERRED: a snapshot for readers, never upgraded
+                .sql(|| at("read database", &self.path))?;
+            let value = f(&transaction)?;
+            transaction.finish().sql(|| at("read database", &self.path))?;
+            self.give_back(connection);
+            Ok(value)
+        };
+        read().map_err(|error| self.explain(error))
     }
 
     /// Changes the metadata in one transaction: all that `f` does is done, durably, or none of it.
@@ -156,6 +165,20 @@ impl Db {
     /// What `f` returns; `Busy` where the database stays locked for 30 s; `Storage` where the disk
     /// fails or the store is read-only.
     pub fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.try_write(f).map_err(|error| self.explain(error))
+    }
+
+    /// As [`Db::write`], for a change that lets space be freed: on a full disk it uses the reserve.
+    ///
+    /// `f` may run twice; what its first run did to files is not undone.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub fn write_freeing<T>(&self, mut f: impl FnMut(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        reserve::with(self.root(), || self.try_write(&mut f)).map_err(|error| self.explain(error))
+    }
+
+    fn try_write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         if self.is_read_only() {
             return Err(Error::new(ErrorKind::Storage, at("write read-only database", &self.path)));
         }
@@ -169,6 +192,19 @@ impl Db {
         drop(gate);
         self.give_back(connection);
         Ok(value)
+    }
+
+    /// Fails where only what frees space may still be written.
+    pub(crate) fn demand_space(&self) -> Result<()> {
+        reserve::demand(self.root())
+    }
+
+    fn root(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        reserve::explain(error, self.root())
     }
 
     /// Whether [`Db::write`] always fails.

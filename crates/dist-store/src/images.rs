@@ -98,7 +98,7 @@ impl ImageStore {
     /// # Errors
     /// `NotFound`, `Storage`.
     pub fn delete(&self, name: &ImageName) -> Result<()> {
-        self.db.write(|transaction| {
+        self.db.write_freeing(|transaction| {
             let count = transaction
                 .execute(
                     "DELETE FROM images WHERE namespace = ?1 AND name = ?2",

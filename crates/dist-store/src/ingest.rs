@@ -22,7 +22,7 @@ use std::path::Path;
 
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Info, Ingest,
-    IngestKey, Ingester, Result,
+    IngestKey, Ingester, Result, ResultExt as _,
 };
 
 use self::dir::IngestDir;
@@ -42,6 +42,7 @@ impl Ingester for ContentStore {
             return Ok(Ingest::Exists(info));
         }
         self.store.check_writable()?;
+        self.store.db().demand_space().during(|| format!("write ingest {key}"))?;
         let dir = IngestDir::lock(&self.store, key, cancel)?;
         if let Some(digest) = expected.digest
             && let Some(info) = self.claim(&digest, expected.size, cancel)?

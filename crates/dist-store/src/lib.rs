@@ -8,6 +8,7 @@
 //!   content/ingest/<sha256 of key>/{ref,data,total,expected,startedat,state}
 //!   snapshots/                  the directories of snapshots
 //!   locks/ quarantine/ trash/
+//!   reserve                     space that is given away when the disk is full
 //! ```
 //!
 //! Any number of threads and processes use one root at the same time. A [`Store`] is opened once
@@ -29,6 +30,7 @@ mod images;
 mod ingest;
 mod labels;
 mod locks;
+mod reserve;
 mod snapshots;
 mod store;
 

@@ -11,8 +11,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use dist_core::{
-    Context, Error, ErrorKind, Labels, Namespace, Result, SnapshotInfo, SnapshotKey, SnapshotKind,
-    Usage,
+    Context, Error, ErrorKind, Labels, Namespace, Result, ResultExt as _, SnapshotInfo,
+    SnapshotKey, SnapshotKind, Usage,
 };
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -160,6 +160,7 @@ impl SnapshotStore {
             let message = format!("make snapshot {key}: committed ones come from active ones");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
+        self.db.demand_space().during(|| format!("make snapshot {key}"))?;
         let now = fsio::now();
         self.db.write(|transaction| {
             let parent_id = match parent {
@@ -268,7 +269,7 @@ impl SnapshotStore {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` where it has children; `Storage`.
     pub fn remove(&self, key: &SnapshotKey) -> Result<SnapshotRecord> {
-        self.db.write(|transaction| {
+        self.db.write_freeing(|transaction| {
             let record = self.find(transaction, key)?.ok_or_else(|| not_found(key))?;
             let child: Option<String> = transaction
                 .query_row(
@@ -294,7 +295,7 @@ impl SnapshotStore {
     /// # Errors
     /// `Storage`.
     pub fn forget(&self, id: SnapshotId) -> Result<()> {
-        self.db.write(|transaction| {
+        self.db.write_freeing(|transaction| {
             let sql = "DELETE FROM snapshots WHERE id = ?1 AND kind <> 'committed'";
             transaction.execute(sql, [id.0]).sql(|| format!("forget snapshot {id}"))?;
             Ok(())
@@ -311,7 +312,7 @@ impl SnapshotStore {
             return Ok(Vec::new());
         }
         let what = || format!("forget lost snapshot {id}");
-        self.db.write(|transaction| {
+        self.db.write_freeing(|transaction| {
             let tree = || {
                 transaction
                     .prepare(TREE)?

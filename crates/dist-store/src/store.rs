@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::db::{self, Db};
 use crate::format::{self, Allowed};
 use crate::fsio::{self, at};
-use crate::{Durability, ImageStore, durability};
+use crate::{Durability, ImageStore, durability, reserve};
 
 const DIRS: [&str; 9] = [
     "content",
@@ -79,6 +79,18 @@ struct Inner {
     file_systems: Vec<(PathBuf, File)>,
 }
 
+impl Drop for Inner {
+    /// Makes the reserve again where it was given away and there is room now.
+    fn drop(&mut self) {
+        if !self.read_only
+            && self.root.join("format").exists()
+            && let Err(error) = self.db.demand_space()
+        {
+            tracing::debug!(?error, "the store has no reserve");
+        }
+    }
+}
+
 impl Store {
     /// Opens the store at `root`, and makes it if `options` say so.
     ///
@@ -128,6 +140,9 @@ impl Store {
             Db::open(&root, options.durability != Durability::None)?
         };
         if !read_only {
+            if let Err(error) = db.demand_space() {
+                tracing::debug!(?error, "the store has no reserve");
+            }
             drop_stale(&db, &boot_id).during(|| at("open store", &root))?;
         }
         Ok(Self(Arc::new(Inner {
@@ -200,7 +215,7 @@ impl Store {
 
 fn drop_stale(db: &Db, boot_id: &str) -> Result<()> {
     if db.read(|connection| durability::has_stale(connection, boot_id))? {
-        db.write(|transaction| durability::drop_stale(transaction, boot_id))?;
+        db.write_freeing(|transaction| durability::drop_stale(transaction, boot_id))?;
     }
     Ok(())
 }
@@ -215,7 +230,7 @@ fn create(root: &Path) -> Result<()> {
         return Ok(());
     }
     make_dirs(root)?;
-    Db::create(root)?;
+    Db::create(root).map_err(|error| reserve::explain(error, root))?;
     for dir in ["content/blobs", "content"] {
         fsio::sync_dir(&root.join(dir))?;
     }
@@ -258,6 +273,7 @@ fn check_empty(root: &Path) -> Result<()> {
         let ours = name == "lost+found"
             || name.starts_with("meta.")
             || name.starts_with("format")
+            || name.starts_with("reserve")
             || DIRS.contains(&&*name);
         if !ours {
             let message = format!(

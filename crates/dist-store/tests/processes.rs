@@ -8,12 +8,14 @@
 #![expect(clippy::print_stdout, reason = "a child answers on its standard output")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use dist_core::{
-    Cancel, Committed, Descriptor, Digest, Error, ErrorKind, Expected, Ingest, IngestKey,
-    Ingester as _, Labels, MediaType, Namespace, Provider as _, Result,
+    Cancel, Committed, Descriptor, Digest, Error, ErrorKind, Expected, ImageName, Ingest,
+    IngestKey, Ingester as _, Labels, MediaType, Namespace, Provider as _, Result, SnapshotKey,
+    SnapshotKind,
 };
 use dist_store::{ContentStore, OpenMode, SettleMode, Store, StoreOptions};
 
@@ -33,6 +35,7 @@ fn child() {
         "settle" => settle(root),
         "read" => read(root, &content(words[2])),
         "full" => fill(root),
+        "starve" => starve(root),
         other => panic!("job {other}"),
     };
     if let Err(error) = result {
@@ -143,7 +146,7 @@ fn read(root: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fills a file system of 4 MiB, which `root` lies on.
+/// Fills a file system of 6 MiB, which `root` lies on.
 fn fill(root: &Path) -> Result<()> {
     let content = open(root)?;
     let bytes = self::content("9,3000000");
@@ -182,6 +185,94 @@ fn fill(root: &Path) -> Result<()> {
     writer.write_all(&bytes[usize::try_from(offset).unwrap()..]).unwrap();
     writer.commit(expect(&bytes))?;
     say("filled");
+    Ok(())
+}
+
+/// Fills a file system of 8 MiB to its last byte and frees it by each of the ways there are.
+fn starve(root: &Path) -> Result<()> {
+    let namespace = Namespace::default();
+    let reserve = root.join("reserve");
+    let ballast = root.join("trash/ballast");
+    let no_space = |error: Error| {
+        assert_eq!(error.kind(), ErrorKind::Storage, "{error:?}");
+        assert!(format!("{error:?}").contains("No space left"), "{error:?}");
+    };
+    let is_full = || rustix::fs::statvfs(root).unwrap().f_bfree == 0;
+    let snapshot: SnapshotKey = "s".parse().unwrap();
+    let image: ImageName = "i".parse().unwrap();
+    let bytes = self::content("1,100000");
+    let target = Descriptor::new(MediaType::Manifest, Digest::sha256(&bytes), 100_000);
+    for way in ["delete", "image", "snapshot", "forget", "abort", "open before"] {
+        let store = Store::open(root, StoreOptions::default())?;
+        assert_eq!(std::fs::metadata(&reserve).unwrap().blocks(), 4096, "{way}");
+        let (content, images) = (store.content(&namespace), store.images(&namespace));
+        let snapshots = store.snapshots(&namespace, "overlayfs");
+        write(&content, "k", &bytes)?;
+        images.put(&image, &target, &Labels::new())?;
+        let id = snapshots.insert(&snapshot, None, SnapshotKind::Active, &Labels::new())?.id;
+        drop(content.ingest(&key("left"), Expected::default(), &Cancel::default())?);
+        // With the store closed there is no room for the files of the log, else none in the log.
+        let open = (way == "open before").then(|| store.clone());
+        let keeps_the_log = match open {
+            Some(_) => Some(Store::open(root, StoreOptions::default())?),
+            None => None,
+        };
+        drop((content, images, snapshots, store));
+        let mut file = std::fs::File::create(&ballast).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        drop(file);
+        assert!(is_full(), "{way}");
+
+        let store = match open {
+            Some(store) => {
+                // The log has some room left; use it up.
+                loop {
+                    if let Err(error) =
+                        store.images(&namespace).put(&image, &target, &Labels::new())
+                    {
+                        no_space(error);
+                        break;
+                    }
+                }
+                assert!(reserve.exists());
+                store
+            }
+            None => Store::open(root, StoreOptions::default())?,
+        };
+        let (content, images) = (store.content(&namespace), store.images(&namespace));
+        let snapshots = store.snapshots(&namespace, "overlayfs");
+        match way {
+            "delete" => content.delete(&target.digest)?,
+            "image" => images.delete(&image)?,
+            "forget" => snapshots.forget(id)?,
+            "abort" => content.abort(&key("left"))?,
+            "snapshot" => drop(snapshots.remove(&snapshot)?),
+            _ => {
+                snapshots.remove(&snapshot)?;
+                images.delete(&image)?;
+                content.delete(&target.digest)?;
+            }
+        }
+        if way != "open before" {
+            assert!(!reserve.exists(), "{way}");
+        }
+        if way != "delete" && way != "open before" {
+            // What is free now is for those who free more.
+            let other = Expected { digest: None, size: Some(1) };
+            no_space(content.ingest(&key("new"), other, &Cancel::default()).err().unwrap());
+            let new = "new".parse().unwrap();
+            let refused = snapshots.insert(&new, None, SnapshotKind::Active, &Labels::new());
+            no_space(refused.unwrap_err());
+        }
+        std::fs::remove_file(&ballast).unwrap();
+        drop(content.ingest(&key("left"), Expected::default(), &Cancel::default())?);
+        assert!(reserve.exists(), "{way}");
+        std::fs::remove_file(&reserve).unwrap(); // made again when the store is closed
+        let _ = (content.abort(&key("left")), content.delete(&target.digest), snapshots.forget(id));
+        drop((content, images, snapshots, store, keeps_the_log));
+        assert!(reserve.exists(), "{way}");
+    }
+    say("freed");
     Ok(())
 }
 
@@ -605,11 +696,21 @@ fn read_only_without_a_store_says_so() {
     }
 }
 
-#[test]
-fn a_full_disk_leaves_a_resumable_ingest() {
+/// Does a job on a file system of its own.
+fn run_small(size: &str, job: &str) -> String {
     let root = Root::new();
     std::fs::create_dir(root.path()).unwrap();
-    let mount = format!("mount -t tmpfs -o size=4m none {} && exec \"$@\"", root.path().display());
-    let mounted = ["unshare", "-m", "sh", "-ec", &mount, "sh"];
-    assert_eq!(run(&mounted, &root.job("full", "")), "filled");
+    let mount =
+        format!("mount -t tmpfs -o size={size} none {} && exec \"$@\"", root.path().display());
+    run(&["unshare", "-m", "sh", "-ec", &mount, "sh"], &root.job(job, ""))
+}
+
+#[test]
+fn a_full_disk_leaves_a_resumable_ingest() {
+    assert_eq!(run_small("6m", "full"), "filled");
+}
+
+#[test]
+fn a_full_disk_can_be_freed() {
+    assert_eq!(run_small("8m", "starve"), "freed");
 }

@@ -12,9 +12,9 @@ use dist_core::{
 use super::dir::IngestDir;
 use super::state::{self, Checkpoint, Log};
 use super::status::parse;
-use crate::Durability;
 use crate::blobs::ContentStore;
 use crate::fsio::{self, at};
+use crate::{Durability, reserve};
 
 /// Bytes between two checkpoints.
 const STEP: u64 = 8 << 20;
@@ -82,12 +82,12 @@ impl FileWriter {
         Ok(writer)
     }
 
-    /// Fails early where the disk can't take what is still to come.
+    /// Fails early where the disk can't take what is still to come. The reserve is not free.
     fn check_space(&self) -> Result<()> {
         let Some(size) = self.expected.size else { return Ok(()) };
         let needed = size.saturating_sub(self.offset);
         if needed > 0 && needed > fsio::free_bytes(self.content.store.root())? {
-            return Err(self.no_space(io::ErrorKind::StorageFull.into()));
+            return Err(self.no_space(reserve::no_space()));
         }
         Ok(())
     }
