@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 
 use dist_core::{
-    Committed, ContentMismatch, Context, Digest, Error, ErrorKind, Expected, Ingest, IngestKey,
-    Ingester, Result, ResultExt, Writer,
+    ContentMismatch, Context, Digest, Error, ErrorKind, Expected, Ingest, IngestKey, Ingester,
+    Result, ResultExt, Writer,
 };
 
 use crate::config::Config;
@@ -63,15 +63,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         return Err(error).during(during);
     }
     drop(input);
-    match writer.commit(expected) {
-        Ok(Committed::New(_) | Committed::Existed(_)) => Ok(()),
-        Err(error) => {
-            if error.find::<ContentMismatch>().is_some() {
-                content.abort(&args.key)?;
-            }
-            Err(error).during(during)
-        }
-    }
+    writer.commit_or_abort(expected).map(drop).during(during)
 }
 
 /// Passes over what is written and appends the rest of `input`.
