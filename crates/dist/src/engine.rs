@@ -30,12 +30,15 @@ pub struct EngineConfig {
 }
 
 /// A store with everything that works on it. Many processes may have one on the same root.
+///
+/// Clones share all but the namespace, see [`Engine::in_namespace`].
+#[derive(Clone)]
 pub struct Engine {
     store: Store,
     namespace: Namespace,
     snapshotter: String,
     limits: Limits,
-    remotes: Remotes,
+    remotes: Arc<Remotes>,
 }
 
 impl Engine {
@@ -57,8 +60,14 @@ impl Engine {
                 .snapshotter
                 .unwrap_or_else(|| dist_snapshot::default_name().to_owned()),
             limits: config.limits,
-            remotes: Remotes::new(config.registry),
+            remotes: Arc::new(Remotes::new(config.registry)),
         })
+    }
+
+    /// The same engine in another namespace.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: Namespace) -> Self {
+        Self { namespace, ..self.clone() }
     }
 
     /// The store below the engine.

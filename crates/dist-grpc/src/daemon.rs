@@ -1,0 +1,55 @@
+//! What all services share.
+
+use std::sync::Arc;
+
+use dist::Engine;
+use dist_core::{Error, ErrorKind, Namespace, Result};
+use prost::Name;
+
+use crate::bus::Bus;
+
+/// One engine behind the API. Clones share it.
+#[derive(Clone)]
+pub struct Daemon(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    bus: Bus,
+}
+
+impl Daemon {
+    /// Puts the API in front of an engine.
+    #[must_use]
+    pub fn new(engine: Engine) -> Self {
+        Self(Arc::new(Inner { engine, bus: Bus::default() }))
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// The events.
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.0.bus
+    }
+
+    /// Tells subscribers what happened. Called after it is durable, never inside a transaction.
+    pub(crate) fn publish<M: Name>(&self, namespace: &Namespace, topic: &str, event: &M) {
+        self.bus().publish(namespace.as_str(), topic, event);
+    }
+}
+
+/// Runs blocking work where it blocks no other request, to its end even if the client is gone.
+///
+/// # Errors
+/// What `work` returns; `Internal` where it panics.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::new(ErrorKind::Internal, "a request panicked").with_source(error)),
+    }
+}

@@ -1,0 +1,111 @@
+//! Between the engine's types and the API's: errors, times, descriptors, mounts.
+
+use std::collections::{BTreeMap, HashMap};
+
+use dist_core::{Context as _, Descriptor, Error, ErrorKind, MediaType, Mount, Result};
+use prost_types::Timestamp;
+use tonic::{Code, Status};
+
+use crate::api::containerd::types;
+
+/// Turns an error into what the field's clients expect: a code, and a text that ends in its class.
+pub(crate) fn status(error: &Error) -> Status {
+    let (code, class) = code(error.kind());
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    if !text.ends_with(class) {
+        text.push_str(": ");
+        text.push_str(class);
+    }
+    Status::new(code, text)
+}
+
+fn code(kind: ErrorKind) -> (Code, &'static str) {
+    match kind {
+        ErrorKind::NotFound => (Code::NotFound, "not found"),
+        ErrorKind::AlreadyExists => (Code::AlreadyExists, "already exists"),
+        ErrorKind::InvalidArgument | ErrorKind::UnsafeLayer => {
+            (Code::InvalidArgument, "invalid argument")
+        }
+        ErrorKind::OutOfRange => (Code::OutOfRange, "out of range"),
+        ErrorKind::FailedPrecondition => (Code::FailedPrecondition, "failed precondition"),
+        ErrorKind::Unauthenticated => (Code::Unauthenticated, "unauthenticated"),
+        ErrorKind::PermissionDenied | ErrorKind::Denied => {
+            (Code::PermissionDenied, "permission denied")
+        }
+        ErrorKind::Unavailable | ErrorKind::Busy => (Code::Unavailable, "unavailable"),
+        ErrorKind::Unsupported => (Code::Unimplemented, "not implemented"),
+        ErrorKind::Corrupt => (Code::DataLoss, "data loss"),
+        ErrorKind::ResourceExhausted => (Code::ResourceExhausted, "resource exhausted"),
+        ErrorKind::Aborted => (Code::Aborted, "aborted"),
+        ErrorKind::Cancelled => (Code::Cancelled, "context canceled"),
+        _ => (Code::Internal, "internal"),
+    }
+}
+
+/// Takes a sub-message that has to be there.
+pub(crate) fn required<T>(value: Option<T>, name: &str) -> Result<T> {
+    value.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, format!("{name} is required")))
+}
+
+/// Nanoseconds since the epoch as a time.
+pub(crate) fn timestamp(nanoseconds: i64) -> Timestamp {
+    const SECOND: i64 = 1_000_000_000;
+    Timestamp {
+        seconds: nanoseconds.div_euclid(SECOND),
+        nanos: i32::try_from(nanoseconds.rem_euclid(SECOND)).unwrap_or(0),
+    }
+}
+
+/// A descriptor from the API.
+pub(crate) fn descriptor(desc: types::Descriptor) -> Result<Descriptor> {
+    let what = || format!("read descriptor {:?}", desc.digest);
+    let digest = desc.digest.parse().context(ErrorKind::InvalidArgument, what)?;
+    let size = u64::try_from(desc.size).context(ErrorKind::InvalidArgument, what)?;
+    let mut read = Descriptor::new(MediaType::parse(&desc.media_type), digest, size);
+    read.annotations = desc.annotations.into_iter().collect();
+    Ok(read)
+}
+
+/// A descriptor for the API.
+pub(crate) fn api_descriptor(desc: &Descriptor) -> types::Descriptor {
+    types::Descriptor {
+        media_type: desc.media_type.as_str().to_owned(),
+        digest: desc.digest.to_string(),
+        size: i64::try_from(desc.size).unwrap_or(i64::MAX),
+        annotations: hash_map(&desc.annotations),
+    }
+}
+
+/// A mount for the API.
+pub(crate) fn api_mount(mount: &Mount) -> types::Mount {
+    types::Mount {
+        r#type: mount.fstype.clone(),
+        source: mount.source.to_string_lossy().into_owned(),
+        target: mount
+            .target
+            .as_ref()
+            .map_or_else(String::new, |target| target.to_string_lossy().into_owned()),
+        options: mount.options.clone(),
+    }
+}
+
+/// A mount from the API.
+pub(crate) fn mount(mount: types::Mount) -> Mount {
+    Mount {
+        fstype: mount.r#type,
+        source: mount.source.into(),
+        target: (!mount.target.is_empty()).then(|| mount.target.into()),
+        options: mount.options,
+    }
+}
+
+/// Labels for the API.
+pub(crate) fn hash_map(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
