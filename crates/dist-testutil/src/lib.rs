@@ -10,6 +10,7 @@
 
 mod certificates;
 mod cli;
+mod containerd;
 mod fault_proxy;
 mod filesystem;
 mod fixtures;
@@ -22,6 +23,7 @@ mod tree;
 
 pub use certificates::Certificates;
 pub use cli::{Dist, Ran, Running};
+pub use containerd::Containerd;
 pub use fault_proxy::{Fault, FaultProxy, Gate, Request, Rule};
 pub use filesystem::{Bound, Filesystem};
 pub use fixtures::{Blob, Entry, Form, Image, ImageOptions, Layer, Layout, index_of};

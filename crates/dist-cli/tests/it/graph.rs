@@ -7,7 +7,7 @@ use dist_testutil::timed;
 use serde_json::Value;
 
 /// What each crate may depend on, of ours.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("dist-core", &[]),
     ("dist-layer", &["dist-core"]),
     ("dist-registry", &["dist-core"]),
@@ -15,8 +15,20 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("dist-snapshot", &["dist-core", "dist-store"]),
     ("dist", &["dist-core", "dist-layer", "dist-registry", "dist-snapshot", "dist-store"]),
     (
-        "dist-cli",
+        "dist-grpc",
         &["dist", "dist-core", "dist-layer", "dist-registry", "dist-snapshot", "dist-store"],
+    ),
+    (
+        "dist-cli",
+        &[
+            "dist",
+            "dist-core",
+            "dist-grpc",
+            "dist-layer",
+            "dist-registry",
+            "dist-snapshot",
+            "dist-store",
+        ],
     ),
     ("dist-testutil", &["dist-core"]),
 ];

@@ -11,6 +11,7 @@ mod adversarial;
 mod auth;
 mod bad_input;
 mod concurrency;
+mod conformance;
 mod durability;
 mod faults;
 mod graph;

@@ -1,9 +1,9 @@
 //! What comes out of the same layers here, from umoci and from containerd.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use dist_testutil::{Daemon, Dist, Form, Image, Registry, Tree, require, run, scratch, timed};
+use dist_testutil::{Containerd, Dist, Form, Image, Registry, Tree, require, run, scratch, timed};
 
 use crate::support::{dist, pulled, view};
 
@@ -46,50 +46,17 @@ fn umoci(reference: &str) -> Tree {
     Tree::read(&bundle.join("rootfs"))
 }
 
-/// A containerd of its own, in a directory of its own.
-struct Containerd {
-    _daemon: Daemon,
-    socket: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-impl Containerd {
-    fn start() -> Self {
-        require(&["containerd", "ctr"]);
-        let dir = scratch();
-        let socket = dir.path().join("sock");
-        let config = dir.path().join("config.toml");
-        let at = dir.path().display();
-        let settings = format!(
-            "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
-             [grpc]\n  address = \"{at}/sock\"\n[ttrpc]\n  address = \"{at}/sock.ttrpc\"\n"
-        );
-        fs_err::write(&config, settings).expect("write the config");
-        let (daemon, ()) =
-            Daemon::start("containerd", &[OsStr::new("--config"), config.as_os_str()], |line| {
-                line.contains("containerd successfully booted").then_some(())
-            });
-        Self { _daemon: daemon, socket, dir }
-    }
-
-    fn ctr(&self, args: &[&str]) -> String {
-        let mut all = vec![OsStr::new("--address"), self.socket.as_os_str()];
-        all.extend(args.iter().map(OsStr::new));
-        run("ctr", &all)
-    }
-
-    fn tree(&self, reference: &str) -> Tree {
-        // ctr names the snapshot after the target: each image needs its own.
-        let target = self.dir.path().join(reference.replace(['/', ':'], "-"));
-        fs_err::create_dir_all(&target).expect("make a mount point");
-        self.ctr(&["images", "pull", "--plain-http", "--platform", "linux/amd64", reference]);
-        self.ctr(&["images", "mount", "--platform", "linux/amd64", reference, text(&target)]);
-        let bound = dist_testutil::Bound::adopt(&target);
-        let tree = Tree::read(&target);
-        drop(bound);
-        tree
-    }
+/// containerd's tree of an image in the registry.
+fn containerds(containerd: &Containerd, reference: &str) -> Tree {
+    // ctr names the snapshot after the target: each image needs its own.
+    let target = containerd.dir().join(reference.replace(['/', ':'], "-"));
+    fs_err::create_dir_all(&target).expect("make a mount point");
+    containerd.ctr(&["images", "pull", "--plain-http", "--platform", "linux/amd64", reference]);
+    containerd.ctr(&["images", "mount", "--platform", "linux/amd64", reference, text(&target)]);
+    let bound = dist_testutil::Bound::adopt(&target);
+    let tree = Tree::read(&target);
+    drop(bound);
+    tree
 }
 
 /// The root directory belongs to the tool that made it, where no layer has one.
@@ -112,7 +79,7 @@ fn compare(registry: &Registry, names: &[&str], others: bool) {
         if let Some(containerd) = &containerd {
             let other = without_root(umoci(&reference));
             tree.assert_same(&other, &format!("{name}: dist and umoci"));
-            let other = without_root(containerd.tree(&reference));
+            let other = without_root(containerds(containerd, &reference));
             tree.assert_same(&other, &format!("{name}: dist and containerd"));
         }
     }
@@ -146,5 +113,8 @@ fn the_peers_agree_with_each_other() {
     let reference = registry.reference("test/varied:gzip");
     let tree = without_root(umoci(&reference));
     assert!(tree.0.len() > 15, "{:?}", tree.0.keys());
-    tree.assert_same(&without_root(Containerd::start().tree(&reference)), "umoci and containerd");
+    tree.assert_same(
+        &without_root(containerds(&Containerd::start(), &reference)),
+        "umoci and containerd",
+    );
 }

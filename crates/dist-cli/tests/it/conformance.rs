@@ -1,0 +1,92 @@
+//! containerd's own content and snapshotter suites, over a socket.
+//!
+//! `tests/conformance` is the driver, in Go; suites and compiler are Debian's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use dist_testutil::{Containerd, require, scratch, timed};
+
+use crate::support::project;
+
+/// How many of the suites' tests there are for two snapshotters, their groups included.
+const TESTS: usize = 60;
+
+/// What the suites' authors skip over any remote snapshotter.
+const SKIPPED: [&str; 2] = ["TestSnapshotter/native/Rename", "TestSnapshotter/overlayfs/Rename"];
+
+/// The suites as a program, built once.
+fn suites() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let program = go("test", &["-c"], "tests/conformance", "conformance");
+        assert!(program.exists(), "go made no {}", program.display());
+        program
+    })
+}
+
+/// Builds a Go package of the project against Debian's sources.
+pub(crate) fn go(command: &str, flags: &[&str], package: &str, name: &str) -> PathBuf {
+    require(&["go"]);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let program = target.join(name);
+    let path = format!("{}:/usr/share/gocode", target.join("gopath").display());
+    let built = Command::new("go")
+        .arg(command)
+        .args(flags)
+        .arg("-o")
+        .arg(&program)
+        .arg(".")
+        .current_dir(project().join(package))
+        .env("GO111MODULE", "off")
+        .env("GOPATH", path)
+        .env("GOCACHE", target.join("gocache"))
+        .env("GOFLAGS", "")
+        .output()
+        .expect("run go");
+    assert!(
+        built.status.success(),
+        "go {command} {package}: {}\nrun tests/setup as root when a package is missing",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    program
+}
+
+/// Runs all suites against the server at `socket` and judges what Go printed.
+#[track_caller]
+fn judge(socket: &Path) {
+    let dir = scratch();
+    let ran = Command::new(suites())
+        .arg("-test.v")
+        .env("DIST_ADDRESS", socket)
+        .current_dir(dir.path())
+        .output()
+        .expect("run the suites");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let named = |verdict: &str| -> Vec<&str> {
+        let mark = format!("--- {verdict}: ");
+        let mut names: Vec<&str> = said
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix(&mark)?.split(' ').next())
+            .collect();
+        names.sort_unstable();
+        names
+    };
+    let failed = named("FAIL");
+    assert!(
+        ran.status.success() && failed.is_empty(),
+        "{failed:?}\n{said}\n{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    assert_eq!(named("SKIP"), SKIPPED);
+    assert_eq!(named("PASS").len(), TESTS - SKIPPED.len(), "{said}");
+}
+
+/// Judges the judge: what fails here says nothing about us.
+#[test]
+fn containerd_passes_its_own_suites() {
+    let _timed = timed("conformance");
+    let containerd = Containerd::start();
+    judge(containerd.socket());
+}
