@@ -72,6 +72,22 @@ pub struct Namespace(Box<str>);
 
 impl Namespace {
     const LIMIT: usize = 76;
+    const RAW: char = '@';
+
+    /// A namespace for what another daemon keeps here and names by itself.
+    ///
+    /// It can't be parsed, so no user and no client can name it. It is never listed and never
+    /// collected: the other daemon says what is deleted. Each `space` is one of its own.
+    #[must_use]
+    pub fn raw(space: &str) -> Self {
+        Self(format!("{}{space}", Self::RAW).into())
+    }
+
+    /// Whether this is one of [`Namespace::raw`].
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        self.0.starts_with(Self::RAW)
+    }
 
     /// The name.
     #[must_use]
@@ -143,5 +159,10 @@ mod tests {
         for bad in ["", ".", "a..b", "-a", "a-", "../x", "a b", "a\n", &"a".repeat(77)] {
             assert!(bad.parse::<Namespace>().is_err(), "{bad}");
         }
+        for space in ["", "overlayfs", "a/b c"] {
+            let raw = Namespace::raw(space);
+            assert!(raw.is_raw() && raw.as_str().parse::<Namespace>().is_err(), "{raw}");
+        }
+        assert!(!Namespace::default().is_raw());
     }
 }
