@@ -1,13 +1,9 @@
-//! Names that the metadata keeps: images, namespaces, labels.
+//! Names that the metadata keeps: images, namespaces.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Descriptor;
-
-/// Labels of an image, a blob or a snapshot.
-pub type Labels = BTreeMap<String, String>;
+use crate::{Descriptor, Labels};
 
 /// Why a text cannot be a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
