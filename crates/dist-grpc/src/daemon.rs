@@ -7,6 +7,7 @@ use dist_core::{Error, ErrorKind, Namespace, Result};
 use prost::Name;
 
 use crate::bus::Bus;
+use crate::gc::Collector;
 
 /// One engine behind the API. Clones share it.
 #[derive(Clone)]
@@ -15,13 +16,14 @@ pub struct Daemon(Arc<Inner>);
 struct Inner {
     engine: Engine,
     bus: Bus,
+    collector: Collector,
 }
 
 impl Daemon {
     /// Puts the API in front of an engine.
     #[must_use]
     pub fn new(engine: Engine) -> Self {
-        Self(Arc::new(Inner { engine, bus: Bus::default() }))
+        Self(Arc::new(Inner { engine, bus: Bus::default(), collector: Collector::default() }))
     }
 
     /// The engine.
@@ -38,6 +40,20 @@ impl Daemon {
     /// Tells subscribers what happened. Called after it is durable, never inside a transaction.
     pub(crate) fn publish<M: Name>(&self, namespace: &Namespace, topic: &str, event: &M) {
         self.bus().publish(namespace.as_str(), topic, event);
+    }
+
+    /// Says that a request changed the metadata and deleted so many objects by it. Called after it
+    /// is durable; a collection follows when enough has happened.
+    pub(crate) fn mutated(&self, deletions: u64) {
+        self.0.collector.mutated(deletions);
+    }
+
+    /// Removes all that nothing keeps now, for requests that ask to wait for it.
+    ///
+    /// # Errors
+    /// `Storage`: some of it could not be removed.
+    pub(crate) async fn collect(&self) -> Result<()> {
+        self.0.collector.collect(self.engine().store().clone()).await
     }
 }
 

@@ -9,6 +9,7 @@ pub mod api;
 mod bus;
 mod context;
 mod daemon;
+mod gc;
 pub mod services;
 mod translate;
 

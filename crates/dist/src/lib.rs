@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod blocking;
+mod collect;
 mod engine;
 mod fetch;
 mod ingest;
@@ -21,6 +22,7 @@ mod pull;
 mod remotes;
 mod unpack;
 
+pub use collect::collect;
 pub use engine::{Engine, EngineConfig};
 pub use fetch::{FetchOptions, Platforms, default_jobs, fetch, fetch_blob};
 pub use layers::read_document;
