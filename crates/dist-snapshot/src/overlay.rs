@@ -1,8 +1,8 @@
 //! Snapshots as layers of overlayfs: each holds only what differs from its parent.
 //!
 //! The mounts have the shapes that clients of containerd know: a bind mount where there is one
-//! directory, else `workdir`, `upperdir` (both for active snapshots only) and `lowerdir`, nearest
-//! layer first.
+//! directory, else `index=off`, `userxattr` (where they are known), `workdir`, `upperdir` (both for
+//! active snapshots only) and `lowerdir`, nearest layer first.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -73,6 +73,12 @@ impl Driver for Overlay {
 
     fn mounts(&self, dir: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Vec<Mount> {
         let mut options = Vec::new();
+        if self.support.index {
+            options.push("index=off".into());
+        }
+        if self.support.user_xattr {
+            options.push("userxattr".into());
+        }
         match (kind, parents) {
             (_, []) => return vec![bind(dir.join("fs"), kind)],
             (SnapshotKind::Active, _) => {
@@ -84,12 +90,6 @@ impl Driver for Overlay {
         }
         let lower: Vec<_> = parents.iter().map(|parent| parent.display().to_string()).collect();
         options.push(format!("lowerdir={}", lower.join(":")));
-        if self.support.user_xattr {
-            options.push("userxattr".into());
-        }
-        if self.support.index {
-            options.push("index=off".into());
-        }
         vec![Mount { fstype: "overlay".into(), source: "overlay".into(), target: None, options }]
     }
 }
@@ -171,15 +171,15 @@ mod tests {
         assert_eq!(shape(View, std::slice::from_ref(&one)), "bind /r/1/fs ro,rbind");
         assert_eq!(
             shape(View, &[two.clone(), one.clone()]),
-            "overlay overlay lowerdir=/r/2/fs:/r/1/fs,index=off"
+            "overlay overlay index=off,lowerdir=/r/2/fs:/r/1/fs"
         );
         assert_eq!(
             shape(Active, std::slice::from_ref(&one)),
-            "overlay overlay workdir=/r/snapshots/overlayfs/9/work,\
-             upperdir=/r/snapshots/overlayfs/9/fs,lowerdir=/r/1/fs,index=off"
+            "overlay overlay index=off,workdir=/r/snapshots/overlayfs/9/work,\
+             upperdir=/r/snapshots/overlayfs/9/fs,lowerdir=/r/1/fs"
         );
         let [mount] = &overlay(true).mounts(dir, &[one], Active)[..] else { panic!() };
-        assert_eq!(mount.options[3..], ["userxattr", "index=off"]);
+        assert_eq!(mount.options[..2], ["index=off", "userxattr"]);
     }
 
     #[test]

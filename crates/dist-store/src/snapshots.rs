@@ -22,6 +22,9 @@ use self::row::{FIND, LIST, PARENTS, RawRow, TREE};
 use crate::db::{Db, SqlContext};
 use crate::{Store, fsio};
 
+/// The label of a snapshot in the making that says which committed one it is to become.
+const TARGET_LABEL: &str = "containerd.io/snapshot.ref";
+
 /// Names a snapshot's directory; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SnapshotId(i64);
@@ -149,9 +152,12 @@ impl SnapshotStore {
 
     /// Adds an active snapshot or a view.
     ///
+    /// One with the label `containerd.io/snapshot.ref` is not added where the snapshot that the
+    /// label names is there already: there is nothing left to do for it.
+    ///
     /// # Errors
-    /// `NotFound` for a missing parent; `InvalidArgument` for a parent that is not committed, and
-    /// for the kind committed; `AlreadyExists`; `Storage`.
+    /// `AlreadyExists` for the key and for what it is to become; `NotFound` for a missing parent;
+    /// `InvalidArgument` for a parent that is not committed, and for the kind committed; `Storage`.
     pub fn insert(
         &self,
         key: &SnapshotKey,
@@ -165,16 +171,19 @@ impl SnapshotStore {
         }
         self.db.demand_space().during(|| format!("make snapshot {key}"))?;
         let now = fsio::now();
+        let target = labels.get(TARGET_LABEL).and_then(|target| target.parse().ok());
         self.db.write(|transaction| {
+            for taken in target.iter().chain([key]) {
+                if self.id(transaction, taken)?.is_some() {
+                    return Ok(Err(exists(taken)));
+                }
+            }
             let parent_id = match parent {
                 None => None,
                 Some(parent) => {
                     Some(self.parent(transaction, key, parent, ErrorKind::InvalidArgument)?)
                 }
             };
-            if self.id(transaction, key)?.is_some() {
-                return Err(exists(key));
-            }
             let insert = || {
                 transaction.execute(
                     "INSERT INTO snapshots (namespace, snapshotter, key, parent_id, kind, bytes,
@@ -193,8 +202,8 @@ impl SnapshotStore {
             insert().sql(|| format!("make snapshot {key}"))?;
             write_labels(transaction, transaction.last_insert_rowid(), labels)
                 .sql(|| format!("make snapshot {key}"))?;
-            self.find(transaction, key)?.ok_or_else(|| not_found(key))
-        })
+            self.find(transaction, key)?.ok_or_else(|| not_found(key)).map(Ok)
+        })?
     }
 
     /// Turns the active snapshot `key` into the committed one `name`; not yet durable.
@@ -216,7 +225,7 @@ impl SnapshotStore {
         let stored = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.db.write(|transaction| {
             if self.id(transaction, name)?.is_some() {
-                return Err(exists(name));
+                return Ok(Err(exists(name)));
             }
             let active = self.find(transaction, key)?.ok_or_else(|| not_found(key))?;
             let parent_id = self.check_commit(transaction, &active, parent)?;
@@ -238,8 +247,8 @@ impl SnapshotStore {
                 )?;
                 write_labels(transaction, active.id.0, labels)
             };
-            update().sql(|| format!("commit snapshot {key} as {name}"))
-        })
+            update().sql(|| format!("commit snapshot {key} as {name}")).map(Ok)
+        })?
     }
 
     /// Whether `active` may be committed; the id of the parent it gets.

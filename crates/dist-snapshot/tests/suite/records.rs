@@ -17,6 +17,7 @@ for_each_snapshotter!(
     walk_order,
     walk_lets_others_in,
     labels,
+    what_is_there_is_not_made_again,
     namespaces,
     committed_ones_have_no_mounts,
     directories_are_closed,
@@ -217,6 +218,21 @@ fn labels(bench: &Bench) {
         })
         .unwrap();
     assert_eq!(walked, [after]);
+}
+
+fn what_is_there_is_not_made_again(bench: &Bench) {
+    let target =
+        |name: &str| Labels::from([("containerd.io/snapshot.ref".to_owned(), name.to_owned())]);
+    let prepare = |key_: &str, name: &str| {
+        bench.snapshotter.prepare(&key(key_), None, &target(name)).map(drop)
+    };
+    prepare("making", "sha256:aa").unwrap();
+    bench.commit("sha256:aa", "making");
+    let error = fails(ErrorKind::AlreadyExists, prepare("making", "sha256:aa"));
+    assert!(error.to_string().contains("sha256:aa"), "{error:?}");
+    fails(ErrorKind::NotFound, bench.stat("making"));
+    assert_eq!(bench.dirs().len(), 1);
+    prepare("making", "sha256:bb").unwrap();
 }
 
 fn namespaces(bench: &Bench) {
