@@ -14,6 +14,7 @@ pub(crate) struct Table {
 
 pub(crate) const CONTENT: Table = Table { name: "content_labels", owner: "content_id" };
 pub(crate) const IMAGE: Table = Table { name: "image_labels", owner: "image_id" };
+pub(crate) const SNAPSHOT: Table = Table { name: "snapshot_labels", owner: "snapshot_id" };
 
 impl Table {
     /// The labels of one owner.

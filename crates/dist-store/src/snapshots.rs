@@ -13,13 +13,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use dist_core::{
-    Error, ErrorKind, Labels, Namespace, Result, ResultExt as _, SnapshotInfo, SnapshotKey,
-    SnapshotKind, Usage,
+    Error, ErrorKind, LabelChange, Labels, Namespace, Result, ResultExt as _, SnapshotInfo,
+    SnapshotKey, SnapshotKind, Usage,
 };
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use self::row::{FIND, LIST, PARENTS, RawRow, TREE};
 use crate::db::{Db, SqlContext};
+use crate::labels::SNAPSHOT;
 use crate::{Store, fsio};
 
 /// The label of a snapshot in the making that says which committed one it is to become.
@@ -200,8 +201,7 @@ impl SnapshotStore {
                 )
             };
             insert().sql(|| format!("make snapshot {key}"))?;
-            write_labels(transaction, transaction.last_insert_rowid(), labels)
-                .sql(|| format!("make snapshot {key}"))?;
+            SNAPSHOT.set(transaction, transaction.last_insert_rowid(), labels)?;
             self.find(transaction, key)?.ok_or_else(|| not_found(key)).map(Ok)
         })?
     }
@@ -244,10 +244,10 @@ impl SnapshotStore {
                         self.boot_id,
                         parent_id
                     ],
-                )?;
-                write_labels(transaction, active.id.0, labels)
+                )
             };
-            update().sql(|| format!("commit snapshot {key} as {name}")).map(Ok)
+            update().sql(|| format!("commit snapshot {key} as {name}"))?;
+            SNAPSHOT.replace(transaction, active.id.0, labels).map(Ok)
         })?
     }
 
@@ -343,20 +343,21 @@ impl SnapshotStore {
         })
     }
 
-    /// Replaces the labels of a snapshot.
+    /// Changes the labels of a snapshot; returns what it is after that.
     ///
     /// # Errors
     /// `NotFound`, `Storage`.
-    pub fn set_labels(&self, key: &SnapshotKey, labels: &Labels) -> Result<SnapshotInfo> {
+    pub fn update_labels(&self, key: &SnapshotKey, change: &LabelChange) -> Result<SnapshotInfo> {
         let now = fsio::now();
         self.db.write(|transaction| {
             let id = self.id(transaction, key)?.ok_or_else(|| not_found(key))?;
-            let update = || {
-                transaction
-                    .execute("UPDATE snapshots SET updated_at = ?2 WHERE id = ?1", [id, now])?;
-                write_labels(transaction, id, labels)
-            };
-            update().sql(|| format!("label snapshot {key}"))?;
+            transaction
+                .execute("UPDATE snapshots SET updated_at = ?2 WHERE id = ?1", [id, now])
+                .sql(|| format!("label snapshot {key}"))?;
+            match change {
+                LabelChange::Replace(labels) => SNAPSHOT.replace(transaction, id, labels)?,
+                LabelChange::Merge(labels) => SNAPSHOT.set(transaction, id, labels)?,
+            }
             Ok(self.find(transaction, key)?.ok_or_else(|| not_found(key))?.info)
         })
     }
@@ -405,14 +406,11 @@ impl SnapshotStore {
                 .prepare_cached(PARENTS)?
                 .query_map([row.id], |row| row.get(0).map(SnapshotId))?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
-            let labels = connection
-                .prepare_cached("SELECT name, value FROM snapshot_labels WHERE snapshot_id = ?1")?
-                .query_map([row.id], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<rusqlite::Result<Labels>>()?;
-            Ok(Some((row, parents, labels)))
+            Ok(Some((row, parents)))
         };
         let found = read().sql(|| format!("find snapshot {key}"))?;
-        let Some((row, parents, labels)) = found else { return Ok(None) };
+        let Some((row, parents)) = found else { return Ok(None) };
+        let labels = SNAPSHOT.load(connection, row.id)?;
         let (id, usage) = (SnapshotId(row.id), row.usage);
         Ok(Some(SnapshotRecord { id, info: row.info(labels)?, usage, parents }))
     }
@@ -433,17 +431,6 @@ impl SnapshotStore {
         };
         read().sql(|| "list the labels of snapshots".into())
     }
-}
-
-fn write_labels(transaction: &Transaction<'_>, id: i64, labels: &Labels) -> rusqlite::Result<()> {
-    transaction.execute("DELETE FROM snapshot_labels WHERE snapshot_id = ?1", [id])?;
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO snapshot_labels (snapshot_id, name, value) VALUES (?1, ?2, ?3)",
-    )?;
-    for (name, value) in labels {
-        insert.execute(params![id, name, value])?;
-    }
-    Ok(())
 }
 
 fn not_found(key: &SnapshotKey) -> Error {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use dist_core::{ErrorKind, Labels, Namespace, SnapshotKind};
+use dist_core::{ErrorKind, LabelChange, Labels, Namespace, SnapshotKind};
 
 use crate::support::{Bench, fails, for_each_snapshotter, key};
 
@@ -199,16 +199,21 @@ fn labels(bench: &Bench) {
     };
     let (first, second) = (map(&[("l", "1"), ("m", "")]), map(&[("n", "2")]));
     bench.snapshotter.prepare(&key("active"), None, &first).unwrap();
-    assert_eq!(bench.stat("active").unwrap().labels, first);
+    assert_eq!(bench.stat("active").unwrap().labels, map(&[("l", "1")]));
     bench.snapshotter.commit(&key("name"), &key("active"), None, &second).unwrap();
     let before = bench.stat("name").unwrap();
     assert_eq!(before.labels, second);
     let records = bench.store.snapshots(&Namespace::default(), bench.name);
-    let after = records.set_labels(&key("name"), &first).unwrap();
+    let replaced = map(&[("l", "1"), ("o", "3")]);
+    let after =
+        records.update_labels(&key("name"), &LabelChange::Replace(replaced.clone())).unwrap();
     assert_eq!(after, bench.stat("name").unwrap());
-    assert_eq!((after.created_at, &after.labels), (before.created_at, &first));
+    assert_eq!((after.created_at, &after.labels), (before.created_at, &replaced));
     assert!(after.updated_at > before.updated_at);
-    fails(ErrorKind::NotFound, records.set_labels(&key("ghost"), &first));
+    let merge = LabelChange::Merge(map(&[("l", ""), ("o", "4"), ("p", "5")]));
+    let after = records.update_labels(&key("name"), &merge).unwrap();
+    assert_eq!(after.labels, map(&[("o", "4"), ("p", "5")]));
+    fails(ErrorKind::NotFound, records.update_labels(&key("ghost"), &merge));
     let mut walked = Vec::new();
     bench
         .snapshotter
