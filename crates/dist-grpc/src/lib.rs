@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod backend;
 mod bus;
 mod context;
 mod daemon;

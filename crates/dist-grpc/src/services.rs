@@ -16,32 +16,54 @@ use tonic::service::Routes;
 
 use crate::Daemon;
 use crate::api::containerd::services as api;
+use crate::backend::Realm;
 
 /// The most bytes that a message may have, in and out.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
 
+/// A service of the API in front of a daemon, with the limits that all have.
+macro_rules! service {
+    ($module:ident, $server_module:ident, $server:ident, $($argument:expr),+) => {
+        api::$module::v1::$server_module::$server::new($module::Service::new($($argument),+))
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT)
+    };
+}
+
 /// All services of the API, each in front of `daemon`.
 #[must_use]
 pub fn routes(daemon: &Daemon) -> Routes {
-    macro_rules! service {
-        ($module:ident, $server_module:ident, $server:ident) => {
-            api::$module::v1::$server_module::$server::new($module::Service::new(daemon.clone()))
-                .max_decoding_message_size(MESSAGE_LIMIT)
-                .max_encoding_message_size(MESSAGE_LIMIT)
-        };
-    }
+    let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes
-        .add_service(service!(content, content_server, ContentServer))
-        .add_service(service!(diff, diff_server, DiffServer))
-        .add_service(service!(events, events_server, EventsServer))
-        .add_service(service!(images, images_server, ImagesServer))
-        .add_service(service!(introspection, introspection_server, IntrospectionServer))
-        .add_service(service!(leases, leases_server, LeasesServer))
-        .add_service(service!(namespaces, namespaces_server, NamespacesServer))
-        .add_service(service!(snapshots, snapshots_server, SnapshotsServer))
-        .add_service(service!(streaming, streaming_server, StreamingServer))
-        .add_service(service!(transfer, transfer_server, TransferServer))
-        .add_service(service!(version, version_server, VersionServer));
+        .add_service(service!(content, content_server, ContentServer, daemon(), Realm::Namespaced))
+        .add_service(service!(diff, diff_server, DiffServer, daemon()))
+        .add_service(service!(events, events_server, EventsServer, daemon()))
+        .add_service(service!(images, images_server, ImagesServer, daemon()))
+        .add_service(service!(introspection, introspection_server, IntrospectionServer, daemon()))
+        .add_service(service!(leases, leases_server, LeasesServer, daemon()))
+        .add_service(service!(namespaces, namespaces_server, NamespacesServer, daemon()))
+        .add_service(service!(
+            snapshots,
+            snapshots_server,
+            SnapshotsServer,
+            daemon(),
+            Realm::Namespaced
+        ))
+        .add_service(service!(streaming, streaming_server, StreamingServer, daemon()))
+        .add_service(service!(transfer, transfer_server, TransferServer, daemon()))
+        .add_service(service!(version, version_server, VersionServer, daemon()));
+    routes.routes()
+}
+
+/// The services of the backend socket: content and snapshots in the raw realm, see
+/// [`crate::backend`].
+#[must_use]
+pub fn backend_routes(daemon: &Daemon) -> Routes {
+    let daemon = || daemon.clone();
+    let mut routes = Routes::builder();
+    routes
+        .add_service(service!(content, content_server, ContentServer, daemon(), Realm::Raw))
+        .add_service(service!(snapshots, snapshots_server, SnapshotsServer, daemon(), Realm::Raw));
     routes.routes()
 }

@@ -2,15 +2,17 @@
 
 use crate::Daemon;
 use crate::api::containerd::services::content::v1::content_server::Content;
+use crate::backend::Realm;
 
 /// The service.
 pub(crate) struct Service {
     daemon: Daemon,
+    realm: Realm,
 }
 
 impl Service {
-    pub(crate) fn new(daemon: Daemon) -> Self {
-        Self { daemon }
+    pub(crate) fn new(daemon: Daemon, realm: Realm) -> Self {
+        Self { daemon, realm }
     }
 }
 

@@ -1,0 +1,34 @@
+//! The backend socket: raw content and snapshots for another daemon.
+//!
+//! A containerd that is told to keep its content or its snapshots here (`proxy_plugins`) has
+//! namespaces, leases and collections of its own, and puts them into the names it sends. It
+//! deletes what it does not need any more, with calls that carry no namespace, and would lose what
+//! a collection of ours takes. So this is a realm of its own: no headers, every snapshotter name,
+//! nothing shown to the clients of the other socket, nothing collected.
+
+use dist_core::{Namespace, Result};
+use tonic::metadata::MetadataMap;
+
+use crate::context;
+
+/// Whose names a service takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Realm {
+    /// Clients': each request names its namespace, and a lease if it likes.
+    Namespaced,
+    /// Another daemon's: what the request's headers say does not count.
+    Raw,
+}
+
+impl Realm {
+    /// The namespace that a request works in.
+    ///
+    /// # Errors
+    /// As [`context::namespace`]; none in the raw realm.
+    pub(crate) fn namespace(self, metadata: &MetadataMap) -> Result<Namespace> {
+        match self {
+            Self::Namespaced => context::namespace(metadata),
+            Self::Raw => Ok(Namespace::raw("")),
+        }
+    }
+}
