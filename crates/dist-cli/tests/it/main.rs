@@ -12,6 +12,7 @@ mod auth;
 mod bad_input;
 mod concurrency;
 mod conformance;
+mod ctr;
 mod durability;
 mod faults;
 mod graph;
