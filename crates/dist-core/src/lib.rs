@@ -45,5 +45,5 @@ pub use mount::Mount;
 pub use platform::{Platform, PlatformError};
 pub use progress::{Cancel, CancelGuard, Event, Progress};
 pub use reference::{Reference, ReferenceError};
-pub use remote::{ByteStream, Fetcher, Resolved, Resolver, scheme};
+pub use remote::{ByteStream, Fetcher, Pushed, Pusher, Resolved, Resolver, scheme};
 pub use snapshot::{LayerForm, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter, Usage};

@@ -31,14 +31,21 @@ pub enum Event<'a> {
         /// The blob.
         desc: &'a Descriptor,
     },
-    /// Bytes of a blob begin to arrive.
+    /// What a document names, and is wanted of that.
+    Listed {
+        /// The manifest or index.
+        desc: &'a Descriptor,
+        /// The descriptors in it, in their order.
+        children: &'a [Descriptor],
+    },
+    /// Bytes of a blob begin to move.
     Started {
         /// The blob.
         desc: &'a Descriptor,
         /// Bytes that an earlier attempt left.
         offset: u64,
     },
-    /// More bytes of a blob were written.
+    /// More bytes of a blob were written or sent.
     Advanced {
         /// The blob.
         digest: Digest,
@@ -54,7 +61,7 @@ pub enum Event<'a> {
         /// Why.
         error: &'a Error,
     },
-    /// A blob is complete, verified and stored.
+    /// A blob is complete, verified and stored, here or in the remote that is pushed to.
     Committed {
         /// The blob.
         digest: Digest,

@@ -1,4 +1,4 @@
-//! Remotes: where names are resolved and content is fetched.
+//! Remotes: where names are resolved, content is fetched, and content is pushed.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::{Descriptor, Result};
+use crate::{Descriptor, Digest, Progress, Provider, Result};
 
 /// A body as it arrives, in order, from the offset that was asked for.
 ///
@@ -24,7 +24,7 @@ pub struct Resolved {
     pub target: Descriptor,
 }
 
-/// Resolves names of one kind of remote and gives out fetchers for them.
+/// Resolves names of one kind of remote and gives out fetchers and pushers for them.
 ///
 /// Names are opaque here: `host/repository:tag` for registries, `oci:path:tag` for layout
 /// directories. The text before the first `:` picks the resolver, see [`scheme`].
@@ -43,6 +43,14 @@ pub trait Resolver: Send + Sync {
     /// # Errors
     /// `InvalidArgument` where the name cannot be one.
     fn fetcher(&self, name: &str) -> Result<Arc<dyn Fetcher>>;
+
+    /// Returns a pusher for content that shall belong to `name`, whose manifest or index is `root`:
+    /// that one alone gets the tag of `name`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the name cannot be one, or is pinned to another digest;
+    /// `Unsupported` where nothing can be pushed to remotes of this kind.
+    fn pusher(&self, name: &str, root: &Digest) -> Result<Arc<dyn Pusher>>;
 }
 
 /// Fetches content by descriptor.
@@ -55,6 +63,38 @@ pub trait Fetcher: Send + Sync {
     /// # Errors
     /// As [`Resolver::resolve`].
     async fn fetch(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream>;
+}
+
+/// Pushes content by descriptor.
+#[async_trait]
+pub trait Pusher: Send + Sync {
+    /// Makes the remote have the content named by `desc`.
+    ///
+    /// What it has is not sent again, and `content` is not asked for it. What a repository in
+    /// `sources` of the same registry may have is taken from there, where the remote can do that.
+    /// A manifest must come after what it names.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`]; those of `content`, `NotFound` among them, where the remote does not
+    /// have it either; `Corrupt` where the content is not what `desc` says.
+    async fn push(
+        &self,
+        desc: &Descriptor,
+        content: Arc<dyn Provider>,
+        sources: &[String],
+        progress: Arc<dyn Progress>,
+    ) -> Result<Pushed>;
+}
+
+/// How content came to be in a remote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Its bytes were sent.
+    Uploaded,
+    /// It was taken from another repository of the remote.
+    Mounted,
+    /// It was there.
+    Existed,
 }
 
 /// The scheme of a name, where it has one: `oci` in `oci:path:tag`.

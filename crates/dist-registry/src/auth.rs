@@ -17,6 +17,7 @@ use crate::challenge::{self, Challenge};
 use crate::credentials::Credentials;
 use crate::failure::Failed;
 use crate::hosts;
+use crate::registry::Access;
 use crate::token::{self, Key, Token};
 use crate::transport::Transport;
 
@@ -39,9 +40,24 @@ pub(crate) struct Need<'a> {
     pub(crate) transport: &'a Transport,
     /// The registry's base address.
     pub(crate) registry: &'a Url,
-    /// The repository to pull from; empty for the registry itself.
+    /// The repository; empty for the registry itself.
     pub(crate) repository: &'a str,
+    /// What is done to it.
+    pub(crate) access: &'a Access,
     pub(crate) deadline: Option<Instant>,
+}
+
+impl Need<'_> {
+    /// What a token must allow.
+    fn scopes(&self) -> Vec<String> {
+        let scope = |repository: &str, actions| format!("repository:{repository}:{actions}");
+        match self.access {
+            _ if self.repository.is_empty() => Vec::new(),
+            Access::Pull => vec![scope(self.repository, "pull")],
+            Access::Push => vec![scope(self.repository, "pull,push")],
+            Access::Mount(from) => vec![scope(self.repository, "pull,push"), scope(from, "pull")],
+        }
+    }
 }
 
 impl Auth {
@@ -124,8 +140,7 @@ impl Auth {
         let key = Key {
             realm,
             service,
-            scope: (!need.repository.is_empty())
-                .then(|| format!("repository:{}:pull", need.repository)),
+            scopes: need.scopes(),
             account: credentials.as_ref().map(|credentials| credentials.account().to_owned()),
         };
         if let Some(token) = state.tokens.get(&key)

@@ -158,6 +158,16 @@ impl Failed {
         if let Some(tls) = find(&error, |error| error.downcast_ref::<TlsError>()) {
             return Self::tls(method, url, tls.clone());
         }
+        if let Some(read) = find(&error, |error| error.downcast_ref::<Error>()) {
+            // What was to be sent could not be read.
+            let problem = read.to_string();
+            let os = read.find::<io::Error>().and_then(io::Error::raw_os_error);
+            let failed = Self::new(read.kind(), method, url, problem);
+            return match os {
+                Some(code) => failed.because(io::Error::from_raw_os_error(code)),
+                None => failed,
+            };
+        }
         let os = find(&error, |error| error.downcast_ref::<io::Error>())
             .and_then(io::Error::raw_os_error);
         let http = find(&error, |error| error.downcast_ref::<hyper::Error>());

@@ -69,11 +69,8 @@ impl Fetcher for RegistryFetcher {
             return Ok(Box::pin(futures_util::stream::empty()));
         }
         let ask = |kind: &str| Ask {
-            method: Method::GET,
-            repository: self.repository.clone(),
-            rest: format!("{kind}/{}", desc.digest),
             accept: Some(format!("{}, */*;q=0.5", desc.media_type)),
-            from: 0,
+            ..Ask::new(Method::GET, &self.repository, format!("{kind}/{}", desc.digest))
         };
         let mut download = Download {
             registry: self.registry.clone(),

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dist_core::{
     ByteStream, ContentMismatch, Context, Descriptor, Digest, Document, Error, ErrorKind, Fetcher,
-    Limit, MAX_DOCUMENT_BYTES, MediaType, Resolved, Resolver, Result, ResultExt,
+    Limit, MAX_DOCUMENT_BYTES, MediaType, Pusher, Resolved, Resolver, Result, ResultExt,
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
@@ -63,6 +63,11 @@ impl Resolver for LayoutResolver {
 
     fn fetcher(&self, name: &str) -> Result<Arc<dyn Fetcher>> {
         Ok(Arc::new(LayoutFetcher { path: Name::parse(name)?.path }))
+    }
+
+    fn pusher(&self, name: &str, _root: &Digest) -> Result<Arc<dyn Pusher>> {
+        let message = format!("push to oci:{}: layouts are only read", escape::text(name));
+        Err(Error::new(ErrorKind::Unsupported, message))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Remotes: registries that speak the OCI distribution protocol, and OCI layout directories.
 //!
 //! [`RegistryResolver`] and [`LayoutResolver`] implement [`dist_core::Resolver`]. One request goes
-//! through these hands: `resolver` or `fetcher` says what is wanted, `registry` adds what the
+//! through these hands: `resolver`, `fetcher` or `pusher` says what is wanted, `registry` adds what the
 //! registry asks for (`auth`, `token`, `challenge`), `transport` sends it and follows redirects,
 //! `retry` decides whether it is tried again, and `body` watches the answer arrive.
 //!
@@ -22,6 +22,8 @@ mod hosts;
 mod layout;
 mod login;
 mod options;
+mod payload;
+mod pusher;
 mod registry;
 mod resolver;
 mod retry;

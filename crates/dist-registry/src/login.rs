@@ -29,13 +29,7 @@ pub async fn check_login(
         ..options.clone()
     };
     let registry = Registry::new(&name, Arc::new(Transport::new(options)))?;
-    let ask = Ask {
-        method: Method::GET,
-        repository: String::new(),
-        rest: String::new(),
-        accept: None,
-        from: 0,
-    };
+    let ask = Ask::new(Method::GET, "", String::new());
     let answer = registry.ask(&ask, &mut registry.tries()).await;
     answer.map(|_| ()).map_err(|failed| failed.into_error(format!("log in to {name}")))
 }

@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::auth::{Auth, Need};
 use crate::failure::{Again, Failed};
+use crate::payload::Payload;
 use crate::retry::{self, RetryAfter, Tries};
 use crate::transport::{Answer, Call, Transport};
 use crate::{escape, hosts};
@@ -36,8 +37,20 @@ enum Scheme {
     Https,
 }
 
+/// What a request does to repositories: what a token for it must allow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It reads.
+    #[default]
+    Pull,
+    /// It writes.
+    Push,
+    /// It writes what it takes from another repository.
+    Mount(String),
+}
+
 /// What is wanted of a registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub(crate) struct Ask {
     pub(crate) method: Method,
     /// The repository; empty for the registry itself.
@@ -47,6 +60,14 @@ pub(crate) struct Ask {
     pub(crate) accept: Option<String>,
     /// The byte to begin at, where it is not the first.
     pub(crate) from: u64,
+    /// What it does to the repository.
+    pub(crate) access: Access,
+    /// Names and values behind the `?`.
+    pub(crate) query: Vec<(&'static str, String)>,
+    /// An address that the registry gave, to be asked instead of one of our making.
+    pub(crate) at: Option<Url>,
+    /// What goes along.
+    pub(crate) payload: Payload,
 }
 
 impl Registry {
@@ -128,7 +149,7 @@ impl Registry {
             method: Method::GET,
             url: url.clone(),
             headers: HeaderMap::new(),
-            form: None,
+            payload: Payload::Absent,
             authorization: None,
             home: url,
             deadline,
@@ -159,18 +180,21 @@ impl Registry {
             transport: &self.transport,
             registry: &base,
             repository: &ask.repository,
+            access: &ask.access,
             deadline,
         };
-        let mut authorization = self.auth.known(&need).await?;
+        let url = ask.url(&base);
+        let ours = hosts::same_origin(&url, &base);
+        let mut authorization = if ours { self.auth.known(&need).await? } else { None };
         let mut tokens = u32::from(authorization.is_some());
         loop {
             let answer = self
                 .transport
                 .send(Call {
                     method: ask.method.clone(),
-                    url: ask.url(&base),
+                    url: url.clone(),
                     headers: ask.headers(),
-                    form: None,
+                    payload: ask.payload.clone(),
                     authorization: authorization.clone(),
                     home: base.clone(),
                     deadline,
@@ -179,7 +203,7 @@ impl Registry {
             if answer.status().is_success() {
                 return Ok(answer);
             }
-            if answer.status().as_u16() == 401 && !answer.crossed && tokens < MAX_TOKENS {
+            if answer.status().as_u16() == 401 && ours && !answer.crossed && tokens < MAX_TOKENS {
                 let headers = answer.response.headers();
                 let next = self.auth.challenged(headers, &need, authorization.as_ref()).await?;
                 if next.is_some() {
@@ -202,12 +226,22 @@ impl Registry {
 }
 
 impl Ask {
+    pub(crate) fn new(method: Method, repository: &str, rest: String) -> Self {
+        Self { method, repository: repository.to_owned(), rest, ..Self::default() }
+    }
+
     fn url(&self, base: &Url) -> Url {
-        let mut url = base.clone();
-        if self.repository.is_empty() {
-            url.set_path("/v2/");
-        } else {
-            url.set_path(&format!("/v2/{}/{}", self.repository, self.rest));
+        let mut url = self.at.clone().unwrap_or_else(|| {
+            let mut url = base.clone();
+            if self.repository.is_empty() {
+                url.set_path("/v2/");
+            } else {
+                url.set_path(&format!("/v2/{}/{}", self.repository, self.rest));
+            }
+            url
+        });
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.query);
         }
         url
     }

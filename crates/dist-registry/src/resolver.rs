@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use dist_core::{
     ContentMismatch, Context, Descriptor, Digest, Error, ErrorKind, Fetcher, Hasher, Limit,
-    MAX_DOCUMENT_BYTES, MediaType, Reference, Resolved, Resolver, Result,
+    MAX_DOCUMENT_BYTES, MediaType, Pusher, Reference, Resolved, Resolver, Result,
 };
 use http::Method;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -19,11 +19,12 @@ use crate::RegistryOptions;
 use crate::escape;
 use crate::failure::Failed;
 use crate::fetcher::RegistryFetcher;
+use crate::pusher::RegistryPusher;
 use crate::registry::{Ask, Registry};
 use crate::retry::Tries;
 use crate::transport::{Answer, Transport};
 
-const DIGEST_HEADER: &str = "docker-content-digest";
+pub(crate) const DIGEST_HEADER: &str = "docker-content-digest";
 
 /// Resolves names in registries: `host[:port]/path[:tag][@digest]`, or what people write for it
 /// (`redis` is `docker.io/library/redis:latest`).
@@ -69,6 +70,12 @@ impl Resolver for RegistryResolver {
         let reference = parse(name)?;
         let registry = self.registry(reference.hostname())?;
         Ok(Arc::new(RegistryFetcher::new(registry, &reference)))
+    }
+
+    fn pusher(&self, name: &str, root: &Digest) -> Result<Arc<dyn Pusher>> {
+        let reference = parse(name)?;
+        let registry = self.registry(reference.hostname())?;
+        Ok(Arc::new(RegistryPusher::new(registry, &reference, root)?))
     }
 }
 
@@ -238,13 +245,7 @@ impl<'a> Resolving<'a> {
     }
 
     fn query(&self, method: Method, rest: &str, accept: Option<String>) -> Ask {
-        Ask {
-            method,
-            repository: self.repository.to_owned(),
-            rest: rest.to_owned(),
-            accept,
-            from: 0,
-        }
+        Ask { accept, ..Ask::new(method, self.repository, rest.to_owned()) }
     }
 
     /// Reads the header of an answer, which must not contradict what was asked.

@@ -14,6 +14,7 @@ use url::{Url, form_urlencoded};
 
 use crate::credentials::Credentials;
 use crate::failure::Failed;
+use crate::payload::Payload;
 use crate::transport::{Call, Transport};
 use crate::{escape, hosts};
 
@@ -27,7 +28,7 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 pub(crate) struct Key {
     pub(crate) realm: String,
     pub(crate) service: Option<String>,
-    pub(crate) scope: Option<String>,
+    pub(crate) scopes: Vec<String>,
     pub(crate) account: Option<String>,
 }
 
@@ -79,18 +80,18 @@ pub(crate) async fn fetch(
     deadline: Option<Instant>,
 ) -> Result<Token, Box<Failed>> {
     let realm = realm(&key.realm, registry)?;
-    let call = |method: Method, url: Url, form, authorization| Call {
+    let call = |method: Method, url: Url, payload, authorization| Call {
         method,
         url,
         headers: HeaderMap::new(),
-        form,
+        payload,
         authorization,
         home: registry.clone(),
         deadline,
     };
     if let Some(identity) = credentials.and_then(Credentials::identity) {
         let form = refresh_form(key, identity);
-        let posted = call(Method::POST, realm.clone(), Some(form), None);
+        let posted = call(Method::POST, realm.clone(), Payload::Form(form), None);
         match read(transport, posted).await {
             // Servers without OAuth2 take the identity token as a password.
             Err(failed) if matches!(failed.failure.status, Some(400 | 401 | 404 | 405)) => {}
@@ -98,14 +99,17 @@ pub(crate) async fn fetch(
         }
     }
     let mut url = realm;
-    parameters(key, |name, value| {
-        url.query_pairs_mut().append_pair(name, value);
-    });
+    if let Some(service) = &key.service {
+        url.query_pairs_mut().append_pair("service", service);
+    }
+    for scope in &key.scopes {
+        url.query_pairs_mut().append_pair("scope", scope);
+    }
     if let Some(account) = &key.account {
         url.query_pairs_mut().append_pair("account", account);
     }
     let authorization = credentials.and_then(Credentials::basic);
-    read(transport, call(Method::GET, url, None, authorization)).await
+    read(transport, call(Method::GET, url, Payload::Absent, authorization)).await
 }
 
 fn refresh_form(key: &Key, identity: &str) -> String {
@@ -113,19 +117,13 @@ fn refresh_form(key: &Key, identity: &str) -> String {
     form.append_pair("grant_type", "refresh_token")
         .append_pair("refresh_token", identity)
         .append_pair("client_id", "dist");
-    parameters(key, |name, value| {
-        form.append_pair(name, value);
-    });
-    form.finish()
-}
-
-fn parameters(key: &Key, mut append: impl FnMut(&str, &str)) {
     if let Some(service) = &key.service {
-        append("service", service);
+        form.append_pair("service", service);
     }
-    if let Some(scope) = &key.scope {
-        append("scope", scope);
+    if !key.scopes.is_empty() {
+        form.append_pair("scope", &key.scopes.join(" "));
     }
+    form.finish()
 }
 
 async fn read(transport: &Transport, call: Call) -> Result<Token, Box<Failed>> {

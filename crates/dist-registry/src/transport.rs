@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use dist_core::{Context, ErrorKind, Result};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::Client;
 use reqwest::redirect::Policy;
@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::body::Body;
 use crate::failure::{Again, Failed};
+use crate::payload::Payload;
 use crate::tls::{self, Trust};
 use crate::{RegistryOptions, escape, hosts};
 
@@ -42,8 +43,8 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
-    /// A form to post.
-    pub(crate) form: Option<String>,
+    /// What goes along.
+    pub(crate) payload: Payload,
     /// For the origin of `url` alone.
     pub(crate) authorization: Option<HeaderValue>,
     /// The registry on whose behalf it is made: what `insecure` is about.
@@ -73,7 +74,7 @@ impl Transport {
 
     /// Sends a request and follows its redirects.
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, Box<Failed>> {
-        let Call { method, mut url, headers, form, mut authorization, home, deadline } = call;
+        let Call { method, mut url, headers, payload, mut authorization, home, deadline } = call;
         let origin = url.clone();
         let mut crossed = false;
         for _ in 0..=MAX_REDIRECTS {
@@ -88,19 +89,15 @@ impl Transport {
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
-            if let Some(form) = &form {
-                request = request
-                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(form.clone());
-            }
-            let response = self.exchange(request, &method, &url, deadline).await?;
+            request = payload.attach(request);
+            let response = self.exchange(request, &payload, (&method, &url), deadline).await?;
             let next = match redirect(&response, &url) {
                 None => return Ok(Answer { response, method, url, crossed, deadline }),
                 Some(next) => {
                     next.map_err(|problem| Failed::unavailable(&method, &url, problem))?
                 }
             };
-            if form.is_some() {
+            if matches!(payload, Payload::Form(_)) {
                 let problem = "credentials are not sent on to where it redirects";
                 return Err(Failed::unavailable(&method, &url, problem));
             }
@@ -118,14 +115,24 @@ impl Transport {
     async fn exchange(
         &self,
         request: reqwest::RequestBuilder,
-        method: &Method,
-        url: &Url,
+        payload: &Payload,
+        (method, url): (&Method, &Url),
         deadline: Option<Instant>,
     ) -> Result<reqwest::Response, Box<Failed>> {
         let stall = self.options.stall_timeout;
-        let silent = Instant::now() + stall;
-        let until = deadline.map_or(silent, |deadline| deadline.min(silent));
-        let response = match tokio::time::timeout_at(until, request.send()).await {
+        let mut silent = Instant::now() + stall;
+        let mut answer = std::pin::pin!(request.send());
+        let (answer, until) = loop {
+            let until = deadline.map_or(silent, |deadline| deadline.min(silent));
+            let answer = tokio::time::timeout_at(until, &mut answer).await;
+            match payload.patience(stall) {
+                Some(later) if answer.is_err() && until == silent && later > silent => {
+                    silent = later;
+                }
+                _ => break (answer, until),
+            }
+        };
+        let response = match answer {
             Err(_) if until < silent => {
                 let problem = "no answer in the time given";
                 return Err(Failed::unavailable(method, url, problem));
@@ -208,6 +215,14 @@ fn redirect(response: &reqwest::Response, from: &Url) -> Option<Result<Url, &'st
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
+    location(response, from)
+}
+
+/// Where the `Location` of an answer leads, or why nobody will go there; `None` without one.
+pub(crate) fn location(
+    response: &reqwest::Response,
+    from: &Url,
+) -> Option<Result<Url, &'static str>> {
     Some(target(response.headers().get(LOCATION)?.as_bytes(), from))
 }
 

@@ -35,6 +35,9 @@ pub enum Fault {
     Delay(Duration),
     /// The connection is reset before any answer.
     Refuse,
+    /// So many bytes of the request's body reach the registry, then the connection is reset; where
+    /// that is all of them, the registry has answered by then.
+    Break(u64),
 }
 
 /// Lets a test wait for the proxy and the proxy for the test.
@@ -111,6 +114,8 @@ pub struct Request {
     pub status: u16,
     /// Body bytes that were sent to the client.
     pub sent: u64,
+    /// Whether the client authorized itself.
+    pub authorized: bool,
 }
 
 #[derive(Debug, Default)]
@@ -217,6 +222,7 @@ fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::R
     let mut words = head.first.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let (fault, entry) = note(state, method, path, head.get("range"));
+    entry.update(|request| request.authorized = head.get("authorization").is_some());
     match &fault {
         Some(Fault::Refuse) => return reset(client),
         Some(Fault::Status(code, headers)) => {
@@ -246,7 +252,15 @@ fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::R
     }
     server.write_all(ask.as_bytes())?;
     server.write_all(b"\r\n")?;
-    std::io::copy(&mut reader.by_ref().take(head.length().unwrap_or(0)), &mut server)?;
+    let length = head.length().unwrap_or(0);
+    if let Some(Fault::Break(at)) = fault {
+        std::io::copy(&mut reader.by_ref().take(at.min(length)), &mut server)?;
+        if at >= length {
+            Head::read(&mut BufReader::new(server))?;
+        }
+        return reset(client);
+    }
+    std::io::copy(&mut reader.by_ref().take(length), &mut server)?;
     relay(client, server, fault.as_ref(), &entry)
 }
 
@@ -270,6 +284,7 @@ fn note<'a>(
         range: range.map(str::to_owned),
         status: 0,
         sent: 0,
+        authorized: false,
     });
     let at = locked.log.len() - 1;
     drop(locked);

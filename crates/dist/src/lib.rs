@@ -19,7 +19,9 @@ mod ingest;
 mod layers;
 mod plain;
 mod pull;
+mod push;
 mod remotes;
+mod sources;
 mod unpack;
 
 pub use collect::collect;
@@ -28,4 +30,5 @@ pub use fetch::{FetchOptions, Platforms, default_jobs, fetch, fetch_blob};
 pub use layers::read_document;
 pub use plain::{fetch_document, unpack_to_directory};
 pub use pull::{PullOptions, Pulled, describe, pull, unpack_manifest};
+pub use push::{PushOptions, push};
 pub use remotes::Remotes;

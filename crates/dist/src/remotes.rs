@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dist_core::{Context as _, ErrorKind, Fetcher, Reference, Resolved, Resolver, Result, scheme};
+use dist_core::{
+    Context as _, Digest, ErrorKind, Fetcher, Pusher, Reference, Resolved, Resolver, Result, scheme,
+};
 use dist_registry::{LayoutResolver, RegistryOptions, RegistryResolver};
 
 const OCI: &str = "oci";
@@ -55,5 +57,10 @@ impl Resolver for Remotes {
     fn fetcher(&self, name: &str) -> Result<Arc<dyn Fetcher>> {
         let (resolver, name) = self.route(name);
         resolver.fetcher(name)
+    }
+
+    fn pusher(&self, name: &str, root: &Digest) -> Result<Arc<dyn Pusher>> {
+        let (resolver, name) = self.route(name);
+        resolver.pusher(name, root)
     }
 }

@@ -4,6 +4,7 @@
 mod auth;
 mod faults;
 mod plain;
+mod push;
 mod tls;
 
 use std::time::Duration;

@@ -1,0 +1,165 @@
+//! An image that is in the store into a remote.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use dist_core::{
+    Descriptor, Digest, ErrorKind, Event, MAX_DEPTH, Progress, Provider, Pusher, Reference,
+    Resolver as _, Result, children,
+};
+use dist_store::ContentStore;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
+use crate::blocking::blocking;
+use crate::fetch::{Platforms, default_jobs};
+use crate::layers::find_manifest;
+use crate::{Engine, sources};
+
+/// Choices for [`push`].
+#[derive(Clone, Debug)]
+pub struct PushOptions {
+    /// What of an index is pushed: all of it, or the manifest for one platform, which then gets the
+    /// name instead of the index.
+    pub platforms: Platforms,
+    /// How many blobs at once.
+    pub jobs: usize,
+}
+
+impl Default for PushOptions {
+    fn default() -> Self {
+        Self { platforms: Platforms::All, jobs: default_jobs() }
+    }
+}
+
+/// Pushes `target` and everything below it to `name`; returns what got the name.
+///
+/// Content goes before what names it, and the root goes last: the name never stands for something
+/// that is not whole. What the remote has is not sent; what it has in another repository that the
+/// store knows of is taken from there. Content that is not in the store need not be, where the
+/// remote has it.
+///
+/// # Errors
+/// Those of the remote and the store; `NotFound` naming what neither of them has.
+pub async fn push(
+    engine: &Engine,
+    target: &Descriptor,
+    name: &str,
+    options: &PushOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<Descriptor> {
+    let name = engine.remotes().canonical(name)?;
+    let content = engine.content();
+    let (provider, target, platforms) =
+        (content.clone(), target.clone(), options.platforms.clone());
+    let order = blocking(move || {
+        let root = match platforms {
+            Platforms::One(platform) => find_manifest(&provider, &target, &platform)?,
+            Platforms::All => target,
+        };
+        Order::below(&provider, root)
+    })
+    .await?;
+    let pushing = Pushing {
+        pusher: engine.remotes().pusher(&name, &order.root.digest)?,
+        host: Reference::parse(&name).ok().map(|name| name.hostname().to_owned()),
+        content,
+        progress,
+    };
+    pushing.progress.event(Event::Resolved { name: &name, target: &order.root });
+    for (desc, children) in &order.parents {
+        pushing.progress.event(Event::Listed { desc, children });
+    }
+    for desc in order.blobs.iter().chain(&order.documents) {
+        pushing.progress.event(Event::Waiting { desc });
+    }
+    futures_util::stream::iter(order.blobs.iter().map(|desc| pushing.push(desc)))
+        .buffer_unordered(options.jobs)
+        .try_collect::<()>()
+        .await?;
+    for desc in &order.documents {
+        pushing.push(desc).await?;
+    }
+    Ok(order.root)
+}
+
+struct Pushing {
+    pusher: Arc<dyn Pusher>,
+    /// The registry, where it is one.
+    host: Option<String>,
+    content: ContentStore,
+    progress: Arc<dyn Progress>,
+}
+
+impl Pushing {
+    async fn push(&self, desc: &Descriptor) -> Result<()> {
+        let sources = match &self.host {
+            Some(host) => {
+                let (content, host, digest) = (self.content.clone(), host.clone(), desc.digest);
+                blocking(move || sources::known(&content, &digest, &host)).await?
+            }
+            None => Vec::new(),
+        };
+        let content: Arc<dyn Provider> = Arc::new(self.content.clone());
+        self.pusher.push(desc, content, &sources, Arc::clone(&self.progress)).await?;
+        Ok(())
+    }
+}
+
+/// What is pushed, and what before what.
+struct Order {
+    root: Descriptor,
+    /// What names nothing else, in any order.
+    blobs: Vec<Descriptor>,
+    /// Manifests and indexes, each after all that it names.
+    documents: Vec<Descriptor>,
+    /// What each document names.
+    parents: Vec<(Descriptor, Vec<Descriptor>)>,
+}
+
+impl Order {
+    fn below(provider: &dyn Provider, root: Descriptor) -> Result<Self> {
+        let mut order = Self {
+            root: root.clone(),
+            blobs: Vec::new(),
+            documents: Vec::new(),
+            parents: Vec::new(),
+        };
+        order.visit(provider, root, &mut HashSet::new(), 0)?;
+        order.parents.reverse();
+        Ok(order)
+    }
+
+    /// Puts `desc` behind everything below it.
+    fn visit(
+        &mut self,
+        provider: &dyn Provider,
+        desc: Descriptor,
+        seen: &mut HashSet<Digest>,
+        depth: usize,
+    ) -> Result<()> {
+        if !seen.insert(desc.digest) {
+            return Ok(());
+        }
+        if !desc.media_type.is_index() && !desc.media_type.is_manifest() {
+            self.blobs.push(desc);
+            return Ok(());
+        }
+        if depth == MAX_DEPTH {
+            return Err(dist_core::Error::new(
+                ErrorKind::Corrupt,
+                format!("walk {}: indexes are nested too deep", self.root.digest),
+            ));
+        }
+        let below = match children(provider, &desc) {
+            // The remote may have it, with all that is below it.
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            below => below?,
+        };
+        for child in &below {
+            self.visit(provider, child.clone(), seen, depth + 1)?;
+        }
+        self.parents.push((desc.clone(), below));
+        self.documents.push(desc);
+        Ok(())
+    }
+}
