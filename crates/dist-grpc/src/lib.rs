@@ -10,6 +10,7 @@ mod backend;
 mod bus;
 mod context;
 mod daemon;
+mod filters;
 mod gc;
 pub mod services;
 mod translate;

@@ -96,6 +96,12 @@ impl Engine {
         dist_snapshot::open(&self.store, &self.namespace, &self.snapshotter)
     }
 
+    /// The name of that snapshotter.
+    #[must_use]
+    pub fn snapshotter_name(&self) -> &str {
+        &self.snapshotter
+    }
+
     /// The remotes.
     #[must_use]
     pub fn remotes(&self) -> &Remotes {
