@@ -22,6 +22,9 @@ fn main() {
         None => version,
     };
     println!("cargo::rustc-env=DIST_VERSION={described}");
+    let revision = git(&["rev-parse", "HEAD"]).unwrap_or_default();
+    let mark = if modified { ".m" } else { "" };
+    println!("cargo::rustc-env=DIST_REVISION={revision}{mark}");
     println!("cargo::rerun-if-changed=build.rs");
     for name in ["HEAD", "index", "packed-refs"] {
         // Cargo takes a path that does not exist for one that has changed.

@@ -4,6 +4,7 @@ mod abort;
 mod active;
 mod apply;
 mod completions;
+mod daemon;
 mod delete;
 mod documents;
 mod fetch;
@@ -97,6 +98,9 @@ pub(crate) enum Command {
     /// Apply a layer from standard input to a directory
     Apply(apply::Args),
 
+    /// Serve containerd's API to ctr, buildkitd and other clients
+    Daemon(daemon::Args),
+
     /// Check credentials for a registry and keep them
     Login(login::Args),
 
@@ -131,6 +135,7 @@ pub(crate) fn run(config: &Config, command: Command) -> Result<()> {
         Command::Active(args) => active::run(config, &args),
         Command::Abort(args) => abort::run(config, &args),
         Command::Apply(args) => apply::run(config, &args),
+        Command::Daemon(args) => daemon::run(config, &args),
         Command::Login(args) => login::run(config, &args),
         Command::Logout(args) => logout::run(config, &args),
         Command::Completions(args) => completions::run(&args),

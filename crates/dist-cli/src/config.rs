@@ -78,6 +78,7 @@ pub(crate) struct Config {
     password_stdin: bool,
     registry: RegistryOptions,
     environment: Environment,
+    is_root: bool,
 }
 
 impl Config {
@@ -123,6 +124,7 @@ impl Config {
             password_stdin: global.network.password_stdin,
             registry,
             environment,
+            is_root,
         })
     }
 
@@ -225,6 +227,23 @@ impl Config {
             }
         };
         Ok(Some(Credentials::password(user, password)))
+    }
+
+    /// Where the daemon listens.
+    pub(crate) fn daemon_address(&self, flag: Option<&Path>) -> Result<PathBuf> {
+        if let Some(path) = flag {
+            return Ok(path.to_owned());
+        }
+        if self.is_root {
+            return Ok("/run/dist/dist.sock".into());
+        }
+        let dir = self.environment.xdg_runtime_dir.as_ref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidArgument,
+                "find a place for the socket: give --address where there is no XDG_RUNTIME_DIR",
+            )
+        })?;
+        Ok(PathBuf::from(dir).join("dist/dist.sock"))
     }
 
     /// The file that logins are kept in.

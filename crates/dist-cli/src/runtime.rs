@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use dist_core::{Context, Error, ErrorKind, Result};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Runtime;
 
 use crate::args::MOST_JOBS;
 use crate::signals::Signals;
@@ -22,11 +25,7 @@ pub(crate) fn run<T>(
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let mut signals = Signals::take_over()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING)
-        .build()
-        .context(ErrorKind::Internal, || "start the runtime".into())?;
+    let runtime = start()?;
     let result = runtime.block_on(async {
         tokio::select! {
             result = limited(timeout, work) => result,
@@ -39,6 +38,29 @@ pub(crate) fn run<T>(
         runtime.shutdown_timeout(GRACE);
     }
     result
+}
+
+/// Runs a server to its end. The first signal ends the future that it is given, after which it ends
+/// in its own time; the second ends the process at once.
+pub(crate) fn serve<F: Future<Output = Result<()>>>(
+    server: impl FnOnce(BoxFuture<'static, ()>) -> F,
+) -> Result<()> {
+    let mut signals = Signals::take_over()?;
+    let runtime = start()?;
+    let stop = async move {
+        signals.stopped().await;
+    };
+    let result = runtime.block_on(server(stop.boxed()));
+    runtime.shutdown_timeout(GRACE);
+    result
+}
+
+fn start() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING)
+        .build()
+        .context(ErrorKind::Internal, || "start the runtime".into())
 }
 
 async fn limited<T>(timeout: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {

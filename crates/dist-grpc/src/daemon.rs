@@ -9,12 +9,22 @@ use prost::Name;
 use crate::bus::Bus;
 use crate::gc::Collector;
 
+/// What the daemon says about the program it is part of.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The version.
+    pub version: String,
+    /// The revision of the source; empty where it is not known.
+    pub revision: String,
+}
+
 /// One engine behind the API. Clones share it.
 #[derive(Clone)]
 pub struct Daemon(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
+    about: About,
     bus: Bus,
     collector: Collector,
 }
@@ -22,8 +32,14 @@ struct Inner {
 impl Daemon {
     /// Puts the API in front of an engine.
     #[must_use]
-    pub fn new(engine: Engine) -> Self {
-        Self(Arc::new(Inner { engine, bus: Bus::default(), collector: Collector::default() }))
+    pub fn new(engine: Engine, about: About) -> Self {
+        let (bus, collector) = (Bus::default(), Collector::default());
+        Self(Arc::new(Inner { engine, about, bus, collector }))
+    }
+
+    /// What it says about its program.
+    pub(crate) fn about(&self) -> &About {
+        &self.0.about
     }
 
     /// The engine.
@@ -64,7 +80,8 @@ impl Daemon {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(error) => Err(Error::new(ErrorKind::Internal, "a request panicked").with_source(error)),
     }

@@ -1,7 +1,7 @@
 //! containerd's public gRPC API, v1, over the engine.
 //!
 //! Messages, field numbers and names are containerd's, so that its clients can't tell. [`Daemon`]
-//! is what all services share, [`services::routes`] puts them together.
+//! is what all services share, [`server::serve`] listens for requests.
 
 #![forbid(unsafe_code)]
 
@@ -12,8 +12,10 @@ mod context;
 mod daemon;
 mod filters;
 mod gc;
-pub mod services;
+mod plugins;
+pub mod server;
+mod services;
 mod translate;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};
-pub use daemon::Daemon;
+pub use daemon::{About, Daemon};

@@ -19,7 +19,7 @@ use crate::api::containerd::services as api;
 use crate::backend::Realm;
 
 /// The most bytes that a message may have, in and out.
-pub const MESSAGE_LIMIT: usize = 16 << 20;
+const MESSAGE_LIMIT: usize = 16 << 20;
 
 /// A service of the API in front of a daemon, with the limits that all have.
 macro_rules! service {
@@ -30,9 +30,29 @@ macro_rules! service {
     };
 }
 
+/// The full names of the services of the API.
+pub(crate) const NAMES: [&str; 11] = [
+    api::content::v1::content_server::SERVICE_NAME,
+    api::diff::v1::diff_server::SERVICE_NAME,
+    api::events::v1::events_server::SERVICE_NAME,
+    api::images::v1::images_server::SERVICE_NAME,
+    api::introspection::v1::introspection_server::SERVICE_NAME,
+    api::leases::v1::leases_server::SERVICE_NAME,
+    api::namespaces::v1::namespaces_server::SERVICE_NAME,
+    api::snapshots::v1::snapshots_server::SERVICE_NAME,
+    api::streaming::v1::streaming_server::SERVICE_NAME,
+    api::transfer::v1::transfer_server::SERVICE_NAME,
+    api::version::v1::version_server::SERVICE_NAME,
+];
+
+/// The full names of the services of the backend socket.
+pub(crate) const BACKEND_NAMES: [&str; 2] = [
+    api::content::v1::content_server::SERVICE_NAME,
+    api::snapshots::v1::snapshots_server::SERVICE_NAME,
+];
+
 /// All services of the API, each in front of `daemon`.
-#[must_use]
-pub fn routes(daemon: &Daemon) -> Routes {
+pub(crate) fn routes(daemon: &Daemon) -> Routes {
     let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes
@@ -58,8 +78,7 @@ pub fn routes(daemon: &Daemon) -> Routes {
 
 /// The services of the backend socket: content and snapshots in the raw realm, see
 /// [`crate::backend`].
-#[must_use]
-pub fn backend_routes(daemon: &Daemon) -> Routes {
+pub(crate) fn backend_routes(daemon: &Daemon) -> Routes {
     let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes

@@ -85,7 +85,6 @@ pub(crate) async fn fetch(
         url,
         headers: HeaderMap::new(),
         payload,
-        own: HeaderMap::new(),
         authorization,
         home: registry.clone(),
         deadline,

@@ -45,8 +45,6 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// What goes along.
     pub(crate) payload: Payload,
-    /// For the origin of `url` alone, as `authorization`.
-    pub(crate) own: HeaderMap,
     /// For the origin of `url` alone.
     pub(crate) authorization: Option<HeaderValue>,
     /// The registry on whose behalf it is made: what `insecure` is about.
@@ -76,8 +74,7 @@ impl Transport {
 
     /// Sends a request and follows its redirects.
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, Box<Failed>> {
-        let Call { method, mut url, headers, payload, mut own, mut authorization, home, deadline } =
-            call;
+        let Call { method, mut url, headers, payload, mut authorization, home, deadline } = call;
         let origin = url.clone();
         let mut crossed = false;
         for _ in 0..=MAX_REDIRECTS {
@@ -88,10 +85,7 @@ impl Transport {
             let client = self.client(&url, &home).map_err(|error| {
                 Failed::new(error.kind(), &method, &url, "cannot set up a client").because(error)
             })?;
-            let mut request = client
-                .request(method.clone(), url.clone())
-                .headers(own.clone())
-                .headers(headers.clone());
+            let mut request = client.request(method.clone(), url.clone()).headers(headers.clone());
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
@@ -110,7 +104,6 @@ impl Transport {
             if !hosts::same_origin(&origin, &next) {
                 crossed = true;
                 authorization = None;
-                own = HeaderMap::new();
             }
             tracing::debug!(from = %escape::url(&url), to = %escape::url(&next), "redirected");
             url = next;

@@ -37,6 +37,12 @@ pub fn default_name() -> &'static str {
     if overlay::is_mountable() { overlay::NAME } else { native::NAME }
 }
 
+/// Every snapshotter there is, and whether this process can mount what it makes.
+#[must_use]
+pub fn all() -> [(&'static str, bool); 2] {
+    NAMES.map(|name| (name, name != overlay::NAME || overlay::is_mountable()))
+}
+
 /// The directories of the snapshot `key` and of those below it, nearest first.
 ///
 /// For `overlayfs` each holds one layer; for `native` the first holds all of them.
@@ -109,11 +115,7 @@ fn garbage(
     Ok((alone, there))
 }
 
-/// Looks for a snapshotter.
-///
-/// # Errors
-/// `InvalidArgument` for a name that is none.
-pub fn known(name: &str) -> Result<&'static str> {
+fn known(name: &str) -> Result<&'static str> {
     NAMES.into_iter().find(|known| *known == name).ok_or_else(|| {
         let message = format!("open snapshotter {name:?}: there are {}", NAMES.join(" and "));
         Error::new(ErrorKind::InvalidArgument, message)

@@ -124,6 +124,11 @@ impl Running {
         crate::process::run("kill", &["-s", name, &id].map(OsStr::new));
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
     /// Kills it at once and waits for its end.
     pub fn kill(mut self) -> Ran {
         if let Some(child) = &mut self.child {
@@ -286,7 +291,7 @@ impl Dist {
     }
 }
 
-fn start(mut command: Command) -> Running {
+pub(crate) fn start(mut command: Command) -> Running {
     let since = Instant::now();
     let mut child = command
         .stdout(Stdio::piped())
@@ -300,6 +305,6 @@ fn start(mut command: Command) -> Running {
     Running { child: Some(child), outputs: Some(outputs), since }
 }
 
-fn finish(command: Command) -> Ran {
+pub(crate) fn finish(command: Command) -> Ran {
     start(command).wait()
 }

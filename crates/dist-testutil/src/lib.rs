@@ -17,6 +17,7 @@ mod fixtures;
 mod http;
 mod process;
 mod registry;
+mod served;
 mod store;
 mod suite;
 mod tree;
@@ -30,6 +31,7 @@ pub use fixtures::{Blob, Entry, Form, Image, ImageOptions, Layer, Layout, index_
 pub use http::{Response, request};
 pub use process::{Daemon, require, run, scratch};
 pub use registry::{Auth, Registry, RegistryOptions, TokenServer};
+pub use served::Served;
 pub use store::{blobs_on_disk, verify_blobs, verify_database};
 pub use suite::{Timed, timed, torture};
 pub use tree::{Node, Tree};

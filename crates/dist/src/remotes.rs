@@ -12,7 +12,6 @@ const OCI: &str = "oci";
 
 /// All remotes: registries by reference, OCI layout directories by `oci:path[:tag]`.
 pub struct Remotes {
-    options: RegistryOptions,
     registry: RegistryResolver,
     layout: LayoutResolver,
 }
@@ -21,17 +20,7 @@ impl Remotes {
     /// Makes the remotes; connects to nothing.
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
-        Self {
-            registry: RegistryResolver::new(options.clone()),
-            options,
-            layout: LayoutResolver::new(),
-        }
-    }
-
-    /// How registries are spoken to.
-    #[must_use]
-    pub fn options(&self) -> &RegistryOptions {
-        &self.options
+        Self { registry: RegistryResolver::new(options), layout: LayoutResolver::new() }
     }
 
     /// The full form of a name, as images are registered: `redis` is

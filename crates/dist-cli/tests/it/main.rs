@@ -13,6 +13,7 @@ mod bad_input;
 mod concurrency;
 mod conformance;
 mod ctr;
+mod daemon;
 mod durability;
 mod faults;
 mod graph;

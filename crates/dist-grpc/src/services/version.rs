@@ -1,6 +1,9 @@
 //! `containerd.services.version.v1`.
 
+use tonic::{Request, Response, Status};
+
 use crate::Daemon;
+use crate::api::containerd::services::version::v1::VersionResponse;
 use crate::api::containerd::services::version::v1::version_server::Version;
 
 /// The service.
@@ -15,4 +18,10 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl Version for Service {}
+impl Version for Service {
+    async fn version(&self, _: Request<()>) -> Result<Response<VersionResponse>, Status> {
+        let about = self.daemon.about();
+        let (version, revision) = (about.version.clone(), about.revision.clone());
+        Ok(Response::new(VersionResponse { version, revision }))
+    }
+}

@@ -1,0 +1,140 @@
+//! Serving the API on unix sockets, from the first connection to an orderly end.
+
+mod access;
+mod connection;
+mod listen;
+mod methods;
+mod observe;
+
+use std::time::Duration;
+
+use dist_core::{Context as _, Error, ErrorKind, Result};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+pub use access::Access;
+pub use listen::{Socket, SocketOptions};
+
+use crate::services;
+use crate::{Daemon, api};
+use connection::incoming;
+use methods::Methods;
+use observe::Observe;
+
+/// What a stream may have under way: enough that a writer need not wait for each of its chunks.
+const STREAM_WINDOW: u32 = 2 << 20;
+
+/// What a connection may have under way.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Streams of one connection at once. Go's clients share one connection for all they do.
+const STREAMS: u32 = 1000;
+
+/// How long requests may go on after a stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long clients may take to hear that it is over.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The sockets that a daemon listens on.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For clients.
+    pub api: Socket,
+    /// For another daemon that keeps its content and snapshots here.
+    pub backend: Option<Socket>,
+}
+
+/// Serves the API until `stop` ends, and then ends in order.
+///
+/// Nobody is accepted any more, event streams end, and requests may go on for five seconds. What
+/// is still open then is told `Unavailable`; what was written into an ingest stays.
+///
+/// # Errors
+/// `Internal` where the server fails.
+pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = ()>) -> Result<()> {
+    let stages = Stages { drain: CancellationToken::new(), cut: CancellationToken::new() };
+    let mut servers = JoinSet::new();
+    let routes = services::routes(&daemon);
+    servers.spawn(serve_socket(sockets.api, routes, &services::NAMES, stages.clone()));
+    if let Some(socket) = sockets.backend {
+        let routes = services::backend_routes(&daemon);
+        servers.spawn(serve_socket(socket, routes, &services::BACKEND_NAMES, stages.clone()));
+    }
+    tokio::select! {
+        () = stop => {}
+        ended = servers.join_next() => {
+            let error = Error::new(ErrorKind::Internal, "a server ended by itself");
+            return match ended {
+                Some(Ok(Err(error))) => Err(error),
+                Some(Err(cause)) => Err(error.with_source(cause)),
+                Some(Ok(Ok(()))) | None => Err(error),
+            };
+        }
+    }
+    tracing::info!("stopping");
+    daemon.bus().close();
+    stages.drain.cancel();
+    if tokio::time::timeout(GRACE, all(&mut servers)).await.is_err() {
+        stages.cut.cancel();
+        if tokio::time::timeout(FAREWELL, all(&mut servers)).await.is_err() {
+            tracing::warn!("clients that do not answer were cut off");
+        }
+    }
+    Ok(())
+}
+
+/// How a server ends.
+#[derive(Clone)]
+struct Stages {
+    /// Nobody is accepted any more.
+    drain: CancellationToken,
+    /// What still runs has to end.
+    cut: CancellationToken,
+}
+
+async fn all(servers: &mut JoinSet<Result<()>>) {
+    while servers.join_next().await.is_some() {}
+}
+
+async fn serve_socket(
+    socket: Socket,
+    routes: Routes,
+    names: &'static [&'static str],
+    stages: Stages,
+) -> Result<()> {
+    let what = || "serve a socket".to_owned();
+    let routes = with_operation(routes, names).await?;
+    let observe = Observe::new(Methods::new(names), stages.cut);
+    let incoming = incoming(socket).context(ErrorKind::Internal, what)?;
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .layer(observe)
+        .serve_with_incoming_shutdown(routes, incoming, stages.drain.cancelled())
+        .await
+        .context(ErrorKind::Internal, what)
+}
+
+/// Adds health and reflection.
+async fn with_operation(routes: Routes, names: &'static [&'static str]) -> Result<Routes> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for service in names {
+        reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(api::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(methods::HEALTH);
+        names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
+    };
+    let what = || "describe the services".into();
+    let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());
+    Ok(routes
+        .add_service(health)
+        .add_service(v1.context(ErrorKind::Internal, what)?)
+        .add_service(v1alpha.context(ErrorKind::Internal, what)?))
+}

@@ -1,0 +1,243 @@
+//! What surrounds every request: who may ask, a log line, and that a panic ends this request only.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::access::Peer;
+use super::methods::Methods;
+
+/// Puts itself around services.
+#[derive(Clone)]
+pub(super) struct Observe {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    methods: Methods,
+    /// Raised when what still runs has to end.
+    cut: CancellationToken,
+    last_id: AtomicU64,
+}
+
+impl Observe {
+    pub(super) fn new(methods: Methods, cut: CancellationToken) -> Self {
+        Self { shared: Arc::new(Shared { methods, cut, last_id: AtomicU64::new(0) }) }
+    }
+}
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner, shared: self.shared.clone() }
+    }
+}
+
+/// A service with [`Observe`] around it.
+#[derive(Clone)]
+pub(super) struct Observed<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Service<Request<Body>> for Observed<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = &self.shared;
+        let peer = request.extensions().get::<Peer>().cloned();
+        let record = Record {
+            id: shared.last_id.fetch_add(1, Ordering::Relaxed) + 1,
+            method: shared.methods.name(request.uri().path()),
+            peer: peer.as_ref().map_or_else(String::new, Peer::to_string),
+            since: Instant::now(),
+            ended: false,
+        };
+        if !peer.is_some_and(|peer| peer.is_allowed()) {
+            let text = format!("{} may not use this daemon: permission denied", record.peer);
+            return answer(record, &Status::permission_denied(text));
+        }
+        if let Err(status) = shared.methods.check(request.uri().path()) {
+            return answer(record, &status);
+        }
+        let span = tracing::info_span!(
+            "request",
+            id = record.id,
+            method = &*record.method,
+            peer = record.peer
+        );
+        let (work, cut) = (self.inner.call(request), shared.cut.clone());
+        let work = async move {
+            let mut record = record;
+            let response = tokio::select! {
+                biased;
+                result = AssertUnwindSafe(work).catch_unwind() => match result {
+                    Ok(Ok(response)) => response,
+                    Err(panic) => status_response(&panicked(&*panic)),
+                },
+                () = cut.cancelled() => status_response(&stopping()),
+            };
+            if let Some(status) = Status::from_header_map(response.headers()) {
+                record.end(&status);
+                return Ok(response);
+            }
+            let cut = Box::pin(cut.cancelled_owned());
+            Ok(response.map(|body| Body::new(Watched { body, record, cut: Some(cut) })))
+        };
+        work.instrument(span).boxed()
+    }
+}
+
+fn answer(
+    mut record: Record,
+    status: &Status,
+) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+    record.end(status);
+    std::future::ready(Ok(status_response(status))).boxed()
+}
+
+fn status_response(status: &Status) -> Response<Body> {
+    status.clone().into_http()
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the daemon is stopping: unavailable")
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Status {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("no text"), "a request panicked");
+    Status::internal("the request met a defect of the daemon: internal")
+}
+
+/// One request, for the log.
+struct Record {
+    id: u64,
+    method: Arc<str>,
+    peer: String,
+    since: Instant,
+    ended: bool,
+}
+
+impl Record {
+    fn end(&mut self, status: &Status) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let (id, method, peer) = (self.id, &*self.method, &*self.peer);
+        let ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let code = format!("{:?}", status.code());
+        let message = status.message();
+        match status.code() {
+            Code::Ok => tracing::debug!(id, method, code, ms, peer, "answered"),
+            Code::Unknown | Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
+                tracing::error!(id, method, code, ms, peer, message, "failed");
+            }
+            Code::PermissionDenied => {
+                tracing::warn!(id, method, code, ms, peer, message, "refused");
+            }
+            _ => tracing::debug!(id, method, code, ms, peer, message, "answered"),
+        }
+    }
+}
+
+impl Drop for Record {
+    /// A request that is dropped before its end was given up by its client.
+    fn drop(&mut self) {
+        self.end(&Status::cancelled("the client is gone"));
+    }
+}
+
+/// A body whose end is told, and which ends with a status whatever happens in it.
+struct Watched {
+    body: Body,
+    record: Record,
+    /// Taken when the body has ended.
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl Watched {
+    fn end_with(&mut self, status: &Status) -> Frame<Bytes> {
+        self.cut = None;
+        self.record.end(status);
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert(Status::GRPC_STATUS, (Code::Internal as i32).into());
+        }
+        Frame::trailers(trailers)
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(cut) = &mut this.cut else { return Poll::Ready(None) };
+        if cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Ok(this.end_with(&stopping()))));
+        }
+        let body = Pin::new(&mut this.body);
+        match catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx))) {
+            Err(panic) => Poll::Ready(Some(Ok(this.end_with(&panicked(&*panic))))),
+            Ok(poll) => {
+                let frame = ready!(poll);
+                match &frame {
+                    Some(Ok(frame)) => {
+                        if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map)
+                        {
+                            this.cut = None;
+                            this.record.end(&status);
+                        }
+                    }
+                    Some(Err(status)) => this.record.end(status),
+                    None => {
+                        this.cut = None;
+                        this.record.end(&Status::ok(""));
+                    }
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.cut.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
