@@ -47,6 +47,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", help_heading = STORE)]
     pub(crate) root: Option<PathBuf>,
 
+    /// Work through the daemon that listens on this unix socket, not on a directory [env:
+    /// CONTAINERD_ADDRESS]
+    #[arg(long, global = true, value_name = "SOCKET", conflicts_with = "root", help_heading = STORE)]
+    pub(crate) address: Option<String>,
+
     /// Namespace of images, snapshots and labels [env: CONTAINERD_NAMESPACE] [default: default]
     #[arg(short = 'n', long, global = true, value_name = "NAME", help_heading = STORE)]
     pub(crate) namespace: Option<Namespace>,
@@ -110,7 +115,7 @@ pub(crate) struct Network {
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = NETWORK)]
     pub(crate) tls_ca_cert: Vec<PathBuf>,
 
-    /// How long a connection may take [default: 10s]
+    /// How long connecting to the registry or the daemon may take [default: 10s]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) connect_timeout: Option<Duration>,
 

@@ -4,10 +4,12 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dist::{Engine, EngineConfig, PullOptions, Remotes};
+use dist::{Engine, EngineConfig, Host, Local, PullOptions, Remotes};
 use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
+use dist_grpc::client::Client;
 use dist_layer::Limits;
 use dist_registry::{CredentialSource, Credentials, RegistryOptions};
 use dist_store::{ContentStore, Durability, OpenMode, Store, StoreOptions};
@@ -25,6 +27,7 @@ use crate::user_namespace;
 pub(crate) struct Environment {
     pub(crate) dist_root: Option<OsString>,
     pub(crate) entered: Option<OsString>,
+    pub(crate) containerd_address: Option<OsString>,
     pub(crate) containerd_namespace: Option<OsString>,
     pub(crate) containerd_fetch_timeout: Option<OsString>,
     pub(crate) docker_config: Option<OsString>,
@@ -44,6 +47,7 @@ impl Environment {
         Self {
             dist_root: var("DIST_ROOT"),
             entered: var(user_namespace::ENTERED),
+            containerd_address: var("CONTAINERD_ADDRESS"),
             containerd_namespace: var("CONTAINERD_NAMESPACE"),
             containerd_fetch_timeout: var("CONTAINERD_FETCH_TIMEOUT"),
             docker_config: var("DOCKER_CONFIG"),
@@ -62,6 +66,8 @@ impl Environment {
 #[derive(Debug)]
 pub(crate) struct Config {
     root: Option<PathBuf>,
+    /// The socket of the daemon to work through.
+    address: Option<String>,
     /// The namespace.
     pub(crate) namespace: Namespace,
     /// Standard error.
@@ -104,6 +110,7 @@ impl Config {
         registry.check()?;
         Ok(Self {
             root: root(global, &environment, is_root),
+            address: address(global, &environment)?,
             namespace: namespace(global, &environment)?,
             terminal,
             timeout: global.network.timeout,
@@ -138,29 +145,59 @@ impl Config {
         })
     }
 
-    /// The store, for reading; `None` where none has been made yet.
-    pub(crate) fn store_to_read(&self) -> Result<Option<Store>> {
-        found(self.store(OpenMode::ReadOnly))
-    }
-
-    /// The store, for changing what is there; `None` where none has been made yet.
-    pub(crate) fn store_to_change(&self) -> Result<Option<Store>> {
-        found(self.store(OpenMode::Existing))
-    }
-
-    /// The store, made where it is missing.
-    pub(crate) fn store_to_make(&self) -> Result<Store> {
-        self.store(OpenMode::Create)
-    }
-
     /// The content of a store that must be there.
     pub(crate) fn content_to_read(&self) -> Result<ContentStore> {
         Ok(self.store(OpenMode::ReadOnly)?.content(&self.namespace))
     }
 
     fn store(&self, mode: OpenMode) -> Result<Store> {
+        self.refuse_address()?;
         let options = StoreOptions { durability: self.durability, mode, ..StoreOptions::default() };
         Store::open(self.root()?, options)
+    }
+
+    /// Where images are, for reading; `None` where no store has been made yet.
+    pub(crate) fn host_to_read(&self) -> Result<Option<Arc<dyn Host>>> {
+        found(self.host(OpenMode::ReadOnly))
+    }
+
+    /// Where images are, for changing what is there; `None` where no store has been made yet.
+    pub(crate) fn host_to_change(&self) -> Result<Option<Arc<dyn Host>>> {
+        found(self.host(OpenMode::Existing))
+    }
+
+    /// Where images are; a store is made where it is missing.
+    pub(crate) fn host_to_make(&self) -> Result<Arc<dyn Host>> {
+        self.host(OpenMode::Create)
+    }
+
+    /// Where images are, for reading; no store is an error.
+    pub(crate) fn host_that_is_there(&self) -> Result<Arc<dyn Host>> {
+        self.host(OpenMode::ReadOnly)
+    }
+
+    fn host(&self, mode: OpenMode) -> Result<Arc<dyn Host>> {
+        match &self.address {
+            Some(address) => {
+                let timeout = self.registry.connect_timeout;
+                Ok(Arc::new(Client::connect(address, timeout, self.namespace.clone())?))
+            }
+            None => Ok(Arc::new(Local::new(self.store(mode)?, self.namespace.clone()))),
+        }
+    }
+
+    /// Fails where a daemon is meant: what follows works on a root directory itself.
+    fn refuse_address(&self) -> Result<()> {
+        match &self.address {
+            None => Ok(()),
+            Some(address) => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "work through the daemon at {address}: this command needs a root directory \
+                     (--root)"
+                ),
+            )),
+        }
     }
 
     /// The engine on a store that is made where it is missing.
@@ -170,6 +207,7 @@ impl Config {
 
     /// The engine.
     pub(crate) fn engine_in(&self, mode: OpenMode) -> Result<Engine> {
+        self.refuse_address()?;
         Engine::open(EngineConfig {
             root: self.root()?.to_owned(),
             mode,
@@ -294,7 +332,7 @@ impl Config {
 }
 
 /// Turns the error for a store that is not there into nothing.
-fn found(result: Result<Store>) -> Result<Option<Store>> {
+fn found<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         result => result.map(Some),
@@ -374,6 +412,23 @@ fn root(global: &Global, environment: &Environment, is_root: bool) -> Option<Pat
     match &environment.xdg_data_home {
         Some(data) => Some(PathBuf::from(data).join("dist")),
         None => Some(PathBuf::from(environment.home.as_ref()?).join(".local/share/dist")),
+    }
+}
+
+/// The daemon's socket. A root directory that was named on the command line is meant, whatever the
+/// environment says.
+fn address(global: &Global, environment: &Environment) -> Result<Option<String>> {
+    if let Some(address) = &global.address {
+        return Ok(Some(address.clone()));
+    }
+    match &environment.containerd_address {
+        Some(address) if global.root.is_none() => {
+            let text = address.to_str().ok_or_else(|| {
+                Error::new(ErrorKind::InvalidArgument, "read CONTAINERD_ADDRESS: it is no text")
+            })?;
+            Ok(Some(text.to_owned()))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -122,7 +122,7 @@ pub enum LayerForm {
 /// which image owns the change.
 pub trait Snapshotter: Send + Sync {
     /// The snapshotter's name: `overlayfs`, `native`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// How layers are unpacked for it.
     fn layer_form(&self) -> LayerForm;

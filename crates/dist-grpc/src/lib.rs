@@ -8,6 +8,7 @@
 pub mod api;
 mod backend;
 mod bus;
+pub mod client;
 mod context;
 mod daemon;
 mod filters;

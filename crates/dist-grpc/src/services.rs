@@ -19,7 +19,7 @@ use crate::api::containerd::services as api;
 use crate::backend::Realm;
 
 /// The most bytes that a message may have, in and out.
-const MESSAGE_LIMIT: usize = 16 << 20;
+pub(crate) const MESSAGE_LIMIT: usize = 16 << 20;
 
 /// A service of the API in front of a daemon, with the limits that all have.
 macro_rules! service {

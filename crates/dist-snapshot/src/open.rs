@@ -13,8 +13,8 @@ use crate::overlay::Overlay;
 use crate::snapshots::Snapshots;
 use crate::{native, overlay};
 
-/// Every snapshotter there is.
-const NAMES: [&str; 2] = [overlay::NAME, native::NAME];
+/// The names of all snapshotters there are.
+pub const NAMES: [&str; 2] = [overlay::NAME, native::NAME];
 
 /// Opens the snapshotter `name` of a store and a namespace.
 ///

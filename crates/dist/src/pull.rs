@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dist_core::{
     ChainId, Context as _, Descriptor, Digest, ErrorKind, Event, Image, ImageName, Labels,
-    MediaType, Platform, Progress, Provider as _, Resolver as _, Result, Warning, dispatch,
+    MediaType, Platform, Progress, Provider, Resolver as _, Result, Warning, dispatch,
 };
 use dist_store::SettleMode;
 
@@ -138,7 +138,7 @@ pub async fn unpack_manifest(
     progress: Arc<dyn Progress>,
 ) -> Result<(Option<ChainId>, Vec<Warning>)> {
     let alive = Alive::new();
-    let target = describe(engine, digest)?;
+    let target = describe(&engine.content(), digest)?;
     let downloads: Option<Downloads> = None;
     let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
     let (plan, warnings) = unpack(engine, intake, alive.stop(), &target, options).await?;
@@ -151,16 +151,16 @@ pub async fn unpack_manifest(
 ///
 /// # Errors
 /// `NotFound`; `Corrupt` for something that is neither a manifest nor an index.
-pub fn describe(engine: &Engine, digest: &Digest) -> Result<Descriptor> {
+pub fn describe(content: &dyn Provider, digest: &Digest) -> Result<Descriptor> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Head {
         media_type: Option<MediaType>,
         manifests: Option<serde::de::IgnoredAny>,
     }
-    let blob = engine.content().open(digest)?;
+    let blob = content.open(digest)?;
     let mut desc = Descriptor::new(MediaType::Manifest, *digest, blob.size);
-    let bytes = crate::layers::read_document(&engine.content(), &desc)?;
+    let bytes = crate::layers::read_document(content, &desc)?;
     let head: Head = serde_json::from_slice(&bytes)
         .context(ErrorKind::Corrupt, || format!("read {digest}: it is no manifest"))?;
     desc.media_type = match head {

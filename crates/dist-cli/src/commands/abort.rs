@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dist::Contents;
 use dist_core::{Error, ErrorKind, IngestKey, Result};
-use dist_store::ContentStore;
 
 use super::several::each;
 use crate::config::Config;
@@ -31,12 +31,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let Some(store) = config.store_to_change()? else {
+    let Some(host) = config.host_to_change()? else {
         return each(&args.refs, |key| Err(missing(key, "there is no store yet")));
     };
-    let content = store.content(&config.namespace);
+    let content = host.contents();
     let Some(limit) = args.older_than else {
-        return each(&args.refs, |key| abort(&content, key));
+        return each(&args.refs, |key| abort(&*content, key));
     };
     let mut is_old = BTreeMap::new();
     for ingest in content.ingests()? {
@@ -47,7 +47,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     each(if args.refs.is_empty() { &all } else { &args.refs }, |key| match is_old.get(key) {
         None => Err(missing(key, "there is none")),
         Some(false) => Ok(()),
-        Some(true) => match abort(&content, key) {
+        Some(true) => match abort(&*content, key) {
             // Somebody resumed it, or was faster.
             Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::NotFound) => Ok(()),
             result => result,
@@ -55,7 +55,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     })
 }
 
-fn abort(content: &ContentStore, key: &IngestKey) -> Result<()> {
+fn abort(content: &dyn Contents, key: &IngestKey) -> Result<()> {
     content.abort(key)?;
     output::line(&printable(key.as_str()))
 }

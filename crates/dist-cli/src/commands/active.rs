@@ -40,8 +40,8 @@ struct Row {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let mut ingests = match config.store_to_read()? {
-        Some(store) => store.content(&config.namespace).ingests()?,
+    let mut ingests = match config.host_to_read()? {
+        Some(host) => host.contents().ingests()?,
         None => Vec::new(),
     };
     ingests.retain(|ingest| args.refs.is_empty() || args.refs.contains(&ingest.key));

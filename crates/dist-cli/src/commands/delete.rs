@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use dist_core::{Descriptor, Digest, ErrorKind, Image, MAX_DEPTH, Provider, Result, children};
+use dist::Contents;
+use dist_core::{Descriptor, Digest, ErrorKind, Image, MAX_DEPTH, Result, children};
 
 use super::several::each;
 use crate::config::Config;
@@ -24,18 +25,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let store = config.store_to_change()?;
-    let needed = match &store {
-        Some(store) => {
-            let images = store.images(&config.namespace).list()?;
-            needed_by(&store.content(&config.namespace), &images)
-        }
+    let host = config.host_to_change()?;
+    let needed = match &host {
+        Some(host) => needed_by(&*host.contents(), &host.images().list()?),
         None => HashMap::new(),
     };
     each(&args.digests, |text| {
         let digest = super::parse_digest(text)?;
-        let Some(store) = &store else { return Ok(()) };
-        match store.content(&config.namespace).delete(&digest) {
+        let Some(host) = &host else { return Ok(()) };
+        match host.contents().delete(&digest) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             result => result?,
         }
@@ -62,7 +60,7 @@ fn who_needs(images: &[String]) -> String {
 }
 
 /// What the images are made of, as far as their documents are there.
-fn needed_by(content: &dyn Provider, images: &[Image]) -> HashMap<Digest, Vec<String>> {
+fn needed_by(content: &dyn Contents, images: &[Image]) -> HashMap<Digest, Vec<String>> {
     let mut needed: HashMap<Digest, Vec<String>> = HashMap::new();
     for image in images {
         let name = image.name.to_string();

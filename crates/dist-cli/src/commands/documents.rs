@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use dist::Contents;
 use dist_core::{
-    Descriptor, Document, Fetcher, MAX_DEPTH, Manifest, Platform, Provider, Result, ResultExt,
-    children, select_platform,
+    Descriptor, Document, Fetcher, MAX_DEPTH, Manifest, Platform, Result, ResultExt, children,
+    select_platform,
 };
-use dist_store::ContentStore;
 
 /// Where documents are read from.
 pub(crate) enum Source {
-    Local(ContentStore),
+    Local(Arc<dyn Contents>),
     Remote(Arc<dyn Fetcher>),
 }
 
@@ -18,7 +18,7 @@ impl Source {
     /// Reads the bytes of a document.
     pub(crate) async fn read(&self, desc: &Descriptor) -> Result<Vec<u8>> {
         match self {
-            Self::Local(content) => dist::read_document(content, desc),
+            Self::Local(content) => dist::read_document(&**content, desc),
             Self::Remote(fetcher) => dist::fetch_document(&**fetcher, desc).await,
         }
     }
@@ -56,7 +56,7 @@ impl Source {
 
 /// The manifests at or below `target` that are in the store and can be read, in their order.
 pub(crate) fn manifests(
-    content: &dyn Provider,
+    content: &dyn Contents,
     target: &Descriptor,
 ) -> Vec<(Descriptor, Manifest)> {
     let mut found = Vec::new();

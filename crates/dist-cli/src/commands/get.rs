@@ -1,9 +1,8 @@
 //! `dist get`: a blob's bytes on standard output.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 
-use dist_core::{Context, Digest, ErrorKind, Provider, Result};
+use dist_core::{Blob, ContentMismatch, Context, Digest, Error, ErrorKind, Result};
 
 use crate::config::Config;
 use crate::output;
@@ -19,20 +18,30 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let content = config.content_to_read()?;
-    let blob = content.open(&args.digest)?;
-    copy(blob.file).context(ErrorKind::Storage, || format!("read {}", args.digest))?
+    let host = config.host_that_is_there()?;
+    let blob = host.contents().open(&args.digest)?;
+    let expected = blob.size;
+    let what = || format!("read {}", args.digest);
+    let got = copy(blob).context(ErrorKind::Storage, what)??;
+    if got == expected {
+        return Ok(());
+    }
+    // What a daemon sends can break off.
+    Err(Error::new(ErrorKind::Unavailable, what())
+        .with_source(ContentMismatch::Size { expected, got }))
 }
 
-/// Copies the file out: the outer error is about reading, the inner one about writing.
-fn copy(mut file: File) -> io::Result<Result<()>> {
+/// Copies the blob out and counts: the outer error is about reading, the inner one about writing.
+fn copy(mut blob: Blob) -> io::Result<Result<u64>> {
     let mut out = io::stdout().lock();
     let mut buffer = vec![0; 256 << 10];
+    let mut total = 0;
     loop {
-        let length = file.read(&mut buffer)?;
+        let length = blob.file.read(&mut buffer)?;
         if length == 0 {
-            return Ok(out.flush().map_err(output::output_error));
+            return Ok(out.flush().map(|()| total).map_err(output::output_error));
         }
+        total += length as u64;
         if let Err(error) = out.write_all(&buffer[..length]) {
             return Ok(Err(output::output_error(error)));
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use dist_core::{Digest, Image, ImageConfig, ImageName, Provider, Result};
-use dist_store::ContentStore;
+use dist::Contents;
+use dist_core::{Digest, Image, ImageConfig, ImageName, Result};
 use serde::Serialize;
 
 use super::documents::manifests;
@@ -51,13 +51,13 @@ struct Row<'a> {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let Some(store) = config.store_to_read()? else { return print(args, &[], None) };
-    let mut images = store.images(&config.namespace).list()?;
+    let Some(host) = config.host_to_read()? else { return print(args, &[], None) };
+    let mut images = host.images().list()?;
     images.retain(|image| args.names.is_empty() || args.names.contains(&image.name));
-    print(args, &images, Some(&store.content(&config.namespace)))
+    print(args, &images, Some(&*host.contents()))
 }
 
-fn print(args: &Args, images: &[Image], content: Option<&ContentStore>) -> Result<()> {
+fn print(args: &Args, images: &[Image], content: Option<&dyn Contents>) -> Result<()> {
     if args.listing.quiet {
         return output::lines(images.iter().map(|image| printable(image.name.as_str())));
     }
@@ -102,7 +102,7 @@ struct Found {
     platforms: Vec<String>,
 }
 
-fn measure(content: &ContentStore, image: &Image) -> Found {
+fn measure(content: &dyn Contents, image: &Image) -> Found {
     let mut found = Found::default();
     found.count(content, &image.target.digest);
     for (desc, manifest) in manifests(content, &image.target) {
@@ -126,11 +126,11 @@ fn measure(content: &ContentStore, image: &Image) -> Found {
 
 impl Found {
     /// Counts a blob where it is there, and says whether it is.
-    fn count(&mut self, content: &ContentStore, digest: &Digest) -> bool {
+    fn count(&mut self, content: &dyn Contents, digest: &Digest) -> bool {
         if self.blobs.contains_key(digest) {
             return true;
         }
-        let size = content.open(digest).map(|blob| blob.size);
+        let size = content.info(digest).map(|info| info.size);
         match size {
             Ok(size) => self.blobs.insert(*digest, size),
             Err(_) => {

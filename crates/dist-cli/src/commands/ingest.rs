@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 
 use dist_core::{
-    ContentMismatch, Context, Digest, Error, ErrorKind, Expected, Ingest, IngestKey, Ingester,
-    Result, ResultExt, Writer,
+    ContentMismatch, Context, Digest, Error, ErrorKind, Expected, Ingest, IngestKey, Result,
+    ResultExt, Writer,
 };
 
 use crate::config::Config;
@@ -40,8 +40,7 @@ const KEPT: &str = "what was read is kept; run the same command again, with the 
                     first byte, to continue";
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let store = config.store_to_make()?;
-    let content = store.content(&config.namespace);
+    let content = config.host_to_make()?.contents();
     let expected = Expected { digest: args.expected_digest, size: args.expected_size };
     let during = || format!("ingest {}", args.key);
     let mut input = Stdin::open()?;

@@ -6,7 +6,6 @@ use dist_core::{
     Descriptor, Digest, Document, Error, ErrorKind, Manifest, Platform, Resolved, Resolver, Result,
     ResultExt,
 };
-use dist_store::OpenMode;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -93,15 +92,14 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 
 /// Finds the image among the registered ones, or a manifest by its digest.
 fn find_local(config: &Config, args: &Args) -> Result<Option<(Resolved, Source)>> {
-    let Some(store) = config.store_to_read()? else { return Ok(None) };
-    let content = store.content(&config.namespace);
+    let Some(host) = config.host_to_read()? else { return Ok(None) };
+    let content = host.contents();
     if let Ok(digest) = args.name.parse::<Digest>() {
-        let engine = config.engine_in(OpenMode::ReadOnly)?;
-        let target = dist::describe(&engine, &digest)?;
+        let target = dist::describe(&*content, &digest)?;
         return Ok(Some((Resolved { name: args.name.clone(), target }, Source::Local(content))));
     }
-    let images = store.images(&config.namespace);
-    let Some(name) = registered(&images, &args.name)? else { return Ok(None) };
+    let images = host.images();
+    let Some(name) = registered(&*images, &args.name)? else { return Ok(None) };
     let image = images.get(&name)?;
     let resolved = Resolved { name: image.name.to_string(), target: image.target };
     Ok(Some((resolved, Source::Local(content))))

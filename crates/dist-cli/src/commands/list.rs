@@ -33,8 +33,8 @@ struct Row<'a> {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let blobs = match config.store_to_read()? {
-        Some(store) => store.content(&config.namespace).list()?,
+    let blobs = match config.host_to_read()? {
+        Some(host) => host.contents().list()?,
         None => Vec::new(),
     };
     if args.listing.quiet {

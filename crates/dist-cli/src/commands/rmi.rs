@@ -1,7 +1,7 @@
 //! `dist rmi`: removes names of images.
 
+use dist::Images;
 use dist_core::{Context, Error, ErrorKind, ImageName, Reference, Result};
-use dist_store::ImageStore;
 
 use super::several::each;
 use crate::config::Config;
@@ -22,12 +22,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let store = config.store_to_change()?;
-    let images = store.map(|store| store.images(&config.namespace));
+    let images = config.host_to_change()?.map(|host| host.images());
     each(&args.names, |text| {
         let missing =
             || Error::new(ErrorKind::NotFound, format!("remove image {text}: there is none"));
-        let images = images.as_ref().ok_or_else(missing)?;
+        let images = images.as_deref().ok_or_else(missing)?;
         let name = registered(images, text)?.ok_or_else(missing)?;
         images.delete(&name)?;
         output::line(name.as_str())
@@ -35,7 +34,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 /// The name under which an image is registered: as it was typed, or its full form.
-pub(super) fn registered(images: &ImageStore, text: &str) -> Result<Option<ImageName>> {
+pub(super) fn registered(images: &dyn Images, text: &str) -> Result<Option<ImageName>> {
     let full = Reference::parse_familiar(text).ok().map(|reference| reference.to_string());
     for text in [Some(text.to_owned()), full].into_iter().flatten() {
         let name: ImageName =

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Subcommand;
+use dist::Host;
 use dist_core::{Error, ErrorKind, Labels, Result, SnapshotInfo, SnapshotKey, Snapshotter};
-use dist_store::Store;
 use serde::Serialize;
 
 use super::list::labels;
@@ -94,7 +94,7 @@ struct Row<'a> {
     inodes: u64,
     created_at: String,
     updated_at: String,
-    snapshotter: &'static str,
+    snapshotter: &'a str,
     labels: &'a Labels,
     #[serde(skip)]
     age: String,
@@ -109,7 +109,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 fn mounts(config: &Config, args: &Mounts) -> Result<()> {
-    let snapshotter = find(config, config.store_to_read()?.as_ref(), &args.key)?;
+    let snapshotter = find(config, config.host_to_read()?.as_deref(), &args.key)?;
     if snapshotter.name() == OVERLAYFS {
         // The options are those of the namespace that it is mounted in.
         user_namespace::enter_again(config)?;
@@ -121,15 +121,15 @@ fn mounts(config: &Config, args: &Mounts) -> Result<()> {
 }
 
 fn rm(config: &Config, args: &Rm) -> Result<()> {
-    let store = config.store_to_change()?;
+    let host = config.host_to_change()?;
     let stacked = |key| {
-        find(config, store.as_ref(), key).is_ok_and(|snapshotter| snapshotter.name() == OVERLAYFS)
+        find(config, host.as_deref(), key).is_ok_and(|snapshotter| snapshotter.name() == OVERLAYFS)
     };
     if args.keys.iter().any(stacked) {
         user_namespace::enter_again(config)?;
     }
-    each(&children_first(config, store.as_ref(), &args.keys)?, |key| {
-        find(config, store.as_ref(), key)?.remove(key)?;
+    each(&children_first(config, host.as_deref(), &args.keys)?, |key| {
+        find(config, host.as_deref(), key)?.remove(key)?;
         output::line(&printable(key.as_str()))
     })
 }
@@ -137,12 +137,12 @@ fn rm(config: &Config, args: &Rm) -> Result<()> {
 /// The keys in an order in which all can be removed: what stands on another goes before it.
 fn children_first(
     config: &Config,
-    store: Option<&Store>,
+    host: Option<&dyn Host>,
     keys: &[SnapshotKey],
 ) -> Result<Vec<SnapshotKey>> {
     let mut parents = HashMap::new();
-    if let (Some(store), true) = (store, keys.len() > 1) {
-        for snapshotter in snapshotters(config, store)? {
+    if let (Some(host), true) = (host, keys.len() > 1) {
+        for snapshotter in snapshotters(config, host)? {
             snapshotter.walk(&mut |info| {
                 parents.entry(info.key).or_insert(info.parent);
                 Ok(ControlFlow::Continue(()))
@@ -158,24 +158,21 @@ fn children_first(
 }
 
 /// The snapshotter that was asked for, else all there are, the default one first.
-fn snapshotters(config: &Config, store: &Store) -> Result<Vec<Arc<dyn Snapshotter>>> {
-    let open = |name| dist_snapshot::open(store, &config.namespace, name);
-    if let Some(name) = config.snapshotter_flag() {
-        return Ok(vec![open(name)?]);
+fn snapshotters(config: &Config, host: &dyn Host) -> Result<Vec<Arc<dyn Snapshotter>>> {
+    match config.snapshotter_flag() {
+        Some(name) => Ok(vec![host.snapshotter(name)?]),
+        None => host.snapshotters(),
     }
-    let first = dist_snapshot::default_name();
-    let mut all = vec![open(first)?];
-    // One that can't be used on this store has nothing in it either.
-    all.extend(
-        SNAPSHOTTERS.iter().filter(|name| **name != first).filter_map(|name| open(name).ok()),
-    );
-    Ok(all)
 }
 
 /// The snapshotter that has `key`.
-fn find(config: &Config, store: Option<&Store>, key: &SnapshotKey) -> Result<Arc<dyn Snapshotter>> {
+fn find(
+    config: &Config,
+    host: Option<&dyn Host>,
+    key: &SnapshotKey,
+) -> Result<Arc<dyn Snapshotter>> {
     let missing = || Error::new(ErrorKind::NotFound, format!("find snapshot {key}: there is none"));
-    for snapshotter in snapshotters(config, store.ok_or_else(missing)?)? {
+    for snapshotter in snapshotters(config, host.ok_or_else(missing)?)? {
         match snapshotter.stat(key) {
             Ok(_) => return Ok(snapshotter),
             Err(error) if error.kind() == ErrorKind::NotFound => (),
@@ -188,8 +185,8 @@ fn find(config: &Config, store: Option<&Store>, key: &SnapshotKey) -> Result<Arc
 fn ls(config: &Config, args: &Ls) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let mut found: Vec<(SnapshotInfo, Arc<dyn Snapshotter>)> = Vec::new();
-    if let Some(store) = config.store_to_read()? {
-        for snapshotter in snapshotters(config, &store)? {
+    if let Some(host) = config.host_to_read()? {
+        for snapshotter in snapshotters(config, &*host)? {
             snapshotter.walk(&mut |info| {
                 found.push((info, Arc::clone(&snapshotter)));
                 Ok(ControlFlow::Continue(()))

@@ -1,0 +1,193 @@
+//! A client of a daemon: the same [`Host`] that the engine is, over the API.
+//!
+//! The traits block, the API does not: calls run on a runtime of the client's own and are waited
+//! for by channel, so that they can be made from any thread.
+
+mod contents;
+mod images;
+mod read;
+mod snapshots;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dist::{Contents, Host, Images};
+use dist_core::{Context as _, Error, ErrorKind, Namespace, Result, ResultExt as _, Snapshotter};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use self::contents::RemoteContents;
+use self::images::RemoteImages;
+use self::snapshots::RemoteSnapshots;
+use crate::NAMESPACE_HEADER;
+use crate::services::MESSAGE_LIMIT;
+
+/// A connection to a daemon, in one namespace. Clones share it.
+#[derive(Clone)]
+pub struct Client {
+    runtime: Arc<Runtime>,
+    channel: Channel,
+    namespace: Namespace,
+}
+
+impl Client {
+    /// Connects to the unix socket at `address`, a path with or without `unix://` before it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an address that is no absolute path; `Unavailable` where nobody
+    /// listens there within `timeout`; `PermissionDenied`.
+    pub fn connect(address: &str, timeout: Duration, namespace: Namespace) -> Result<Self> {
+        let path = socket_path(address)?;
+        let what = || format!("connect to {}", path.display());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("client")
+            .enable_all()
+            .build()
+            .context(ErrorKind::Internal, || "start the client".into())?;
+        let connecting = async {
+            // Asked first and alone: its error says more than the transport's.
+            tokio::time::timeout(timeout, reach(&path)).await.map_err(|_| {
+                let message = format!("{}: nobody answers within {timeout:?}", what());
+                Error::new(ErrorKind::Unavailable, message)
+            })?
+        };
+        runtime.block_on(connecting).during(what)?;
+        // The runtime has to be entered: the channel keeps a task on it.
+        let _entered = runtime.enter();
+        let channel = Endpoint::from_static("http://localhost")
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(16 << 20)
+            .connect_with_connector_lazy(tower::service_fn(move |_| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            }));
+        drop(_entered);
+        Ok(Self { runtime: Arc::new(runtime), channel, namespace })
+    }
+
+    /// Waits for a call, from whatever thread.
+    fn wait<T, F>(&self, call: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        self.runtime.spawn(async move {
+            let _gone = answer.send(call.await); // the caller may have been stopped
+        });
+        answered.recv().context(ErrorKind::Internal, || "wait for the daemon".into())?
+    }
+
+    /// A request in this client's namespace.
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        // A namespace is letters, digits and signs: always a header's value.
+        if let Ok(name) = self.namespace.as_str().parse() {
+            request.metadata_mut().insert(NAMESPACE_HEADER, name);
+        }
+        request
+    }
+}
+
+impl Host for Client {
+    fn contents(&self) -> Arc<dyn Contents> {
+        Arc::new(RemoteContents::new(self.clone()))
+    }
+
+    fn images(&self) -> Arc<dyn Images> {
+        Arc::new(RemoteImages::new(self.clone()))
+    }
+
+    fn snapshotters(&self) -> Result<Vec<Arc<dyn Snapshotter>>> {
+        let found = snapshots::find(self, None)?;
+        Ok(found.into_iter().map(|one| Arc::new(one) as Arc<dyn Snapshotter>).collect())
+    }
+
+    fn snapshotter(&self, name: &str) -> Result<Arc<dyn Snapshotter>> {
+        let found: Option<RemoteSnapshots> = snapshots::find(self, Some(name))?.pop();
+        let found = found.ok_or_else(|| {
+            let message = format!("open snapshotter {name:?}: the daemon has none of that name");
+            Error::new(ErrorKind::InvalidArgument, message)
+        })?;
+        Ok(Arc::new(found))
+    }
+}
+
+/// Turns what a daemon answered into an error: the kind by its code, the text without its class.
+fn error(status: &Status) -> Error {
+    let (kind, class) = match status.code() {
+        Code::NotFound => (ErrorKind::NotFound, "not found"),
+        Code::AlreadyExists => (ErrorKind::AlreadyExists, "already exists"),
+        Code::InvalidArgument => (ErrorKind::InvalidArgument, "invalid argument"),
+        Code::OutOfRange => (ErrorKind::OutOfRange, "out of range"),
+        Code::FailedPrecondition => (ErrorKind::FailedPrecondition, "failed precondition"),
+        Code::Unauthenticated => (ErrorKind::Unauthenticated, "unauthenticated"),
+        Code::PermissionDenied => (ErrorKind::PermissionDenied, "permission denied"),
+        Code::Unavailable => (ErrorKind::Unavailable, "unavailable"),
+        Code::Unimplemented => (ErrorKind::Unsupported, "not implemented"),
+        Code::DataLoss => (ErrorKind::Corrupt, "data loss"),
+        Code::ResourceExhausted => (ErrorKind::ResourceExhausted, "resource exhausted"),
+        Code::Aborted => (ErrorKind::Aborted, "aborted"),
+        Code::Cancelled => (ErrorKind::Cancelled, "context canceled"),
+        Code::DeadlineExceeded => (ErrorKind::Unavailable, "deadline exceeded"),
+        _ => (ErrorKind::Internal, "internal"),
+    };
+    let text = status.message();
+    let text = text.strip_suffix(class).and_then(|text| text.strip_suffix(": ")).unwrap_or(text);
+    let text = if text.is_empty() { class } else { text };
+    Error::new(kind, text.to_owned())
+}
+
+/// Fails as connecting does, and keeps no connection.
+async fn reach(path: &Path) -> Result<()> {
+    match UnixStream::connect(path).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let kind = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+                _ => ErrorKind::Unavailable,
+            };
+            Err(error).context(kind, || "reach the daemon".into())
+        }
+    }
+}
+
+fn socket_path(address: &str) -> Result<PathBuf> {
+    let path = ["unix://", "unix:"].iter().find_map(|scheme| address.strip_prefix(scheme));
+    let path = PathBuf::from(path.unwrap_or(address));
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let message = format!("read address {address:?}: it is no absolute path of a unix socket");
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_absolute_paths() {
+        for good in ["/run/x.sock", "unix:///run/x.sock", "unix:/run/x.sock"] {
+            assert_eq!(socket_path(good).unwrap(), Path::new("/run/x.sock"), "{good}");
+        }
+        for bad in ["", "x.sock", "unix://x", "tcp://127.0.0.1:1", "http://x/"] {
+            assert_eq!(socket_path(bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad}");
+        }
+    }
+
+    #[test]
+    fn errors_lose_their_class() {
+        let error = error(&Status::not_found("blob x is not there: not found"));
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (ErrorKind::NotFound, "blob x is not there")
+        );
+    }
+}

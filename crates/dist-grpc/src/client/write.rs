@@ -1,0 +1,232 @@
+//! Writing content over a `Write` stream: `STAT` opens, `WRITE` appends, `COMMIT` ends.
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use dist::Contents as _;
+use dist_core::{
+    Cancel, Committed, Error, ErrorKind, Expected, GC_ROOT, Ingest, IngestKey, Result, Writer,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::contents::RemoteContents;
+use super::error;
+use crate::api::containerd::services::content::v1::{
+    WriteAction, WriteContentRequest, WriteContentResponse,
+};
+
+/// Bytes that are sent at once.
+const CHUNK: usize = 1 << 20;
+
+/// How long is waited before a key that another writer holds is asked for again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens `key`, and waits while another writer has it.
+pub(super) fn open(
+    contents: &RemoteContents,
+    key: &IngestKey,
+    expected: Expected,
+    cancel: &Cancel,
+) -> Result<Ingest> {
+    loop {
+        cancel.check()?;
+        match RemoteWriter::open(contents.clone(), key.clone(), expected) {
+            Ok(writer) => return Ok(Ingest::Writer(Box::new(writer))),
+            Err(error) => match (error.kind(), expected.digest) {
+                (ErrorKind::AlreadyExists, Some(digest)) => {
+                    return contents.info(&digest).map(Ingest::Exists);
+                }
+                (ErrorKind::Unavailable, _) if error.to_string().contains("locked") => {
+                    std::thread::sleep(PAUSE);
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+struct RemoteWriter {
+    contents: RemoteContents,
+    key: IngestKey,
+    requests: mpsc::Sender<WriteContentRequest>,
+    /// `None` only while a call waits for an answer, and after a failure.
+    answers: Option<Streaming<WriteContentResponse>>,
+    /// Bytes that the daemon has.
+    written: u64,
+    buffer: BytesMut,
+}
+
+impl RemoteWriter {
+    fn open(contents: RemoteContents, key: IngestKey, expected: Expected) -> Result<Self> {
+        let (requests, receiver) = mpsc::channel(1);
+        let first = WriteContentRequest {
+            action: WriteAction::Stat.into(),
+            r#ref: key.to_string(),
+            total: expected.size.map_or(0, signed),
+            expected: expected.digest.map_or_else(String::new, |digest| digest.to_string()),
+            ..Default::default()
+        };
+        let request = contents.client.request(ReceiverStream::new(receiver));
+        let mut service = contents.service();
+        let sender = requests.clone();
+        let (answers, answer) = contents.client.wait(async move {
+            let closed = |_| Error::new(ErrorKind::Unavailable, "the daemon closed the stream");
+            // The channel holds it until the stream is open.
+            sender.send(first).await.map_err(closed)?;
+            let answer = service.write(request).await.map_err(|status| error(&status))?;
+            let mut answers = answer.into_inner();
+            let answer = next(&mut answers).await?;
+            Ok((answers, answer))
+        })?;
+        Ok(Self {
+            contents,
+            key,
+            requests,
+            answers: Some(answers),
+            written: u64::try_from(answer.offset).unwrap_or(0),
+            buffer: BytesMut::new(),
+        })
+    }
+
+    /// Sends a request and waits for its answer.
+    fn call(&mut self, request: WriteContentRequest) -> Result<WriteContentResponse> {
+        let over = || Error::new(ErrorKind::Unavailable, "the stream to the daemon is closed");
+        let mut answers = self.answers.take().ok_or_else(over)?;
+        let requests = self.requests.clone();
+        let (answers, answer) = self.contents.client.wait(async move {
+            if requests.send(request).await.is_err() {
+                // Why is said on the other half.
+                next(&mut answers).await?;
+                return Err(Error::new(ErrorKind::Unavailable, "the daemon closed the stream"));
+            }
+            let answer = next(&mut answers).await?;
+            Ok((answers, answer))
+        })?;
+        self.answers = Some(answers);
+        Ok(answer)
+    }
+
+    fn send(&mut self, data: Bytes) -> Result<()> {
+        let offset = self.written;
+        let length = data.len() as u64;
+        let request = WriteContentRequest {
+            action: WriteAction::Write.into(),
+            offset: signed(offset),
+            data,
+            ..Default::default()
+        };
+        self.call(request)?;
+        self.written = offset + length;
+        Ok(())
+    }
+
+    fn flush_buffer(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let data = self.buffer.split().freeze();
+        self.send(data)
+    }
+
+    fn finish(&mut self, expected: Expected) -> Result<Committed> {
+        self.flush_buffer()?;
+        let request = WriteContentRequest {
+            action: WriteAction::Commit.into(),
+            offset: signed(self.written),
+            total: expected.size.map_or(0, signed),
+            expected: expected.digest.map_or_else(String::new, |digest| digest.to_string()),
+            // What a person brings stays until a person deletes it.
+            labels: [(GC_ROOT.to_owned(), jiff::Timestamp::now().to_string())].into(),
+            ..Default::default()
+        };
+        match self.call(request) {
+            Ok(answer) => {
+                let digest = answer.digest.parse().map_err(|source: dist_core::DigestError| {
+                    let message = format!("read digest {:?} from the daemon", answer.digest);
+                    Error::new(ErrorKind::Internal, message).with_source(source)
+                })?;
+                self.contents.info(&digest).map(Committed::New)
+            }
+            Err(error) => match (error.kind(), expected.digest) {
+                (ErrorKind::AlreadyExists, Some(digest)) => {
+                    self.contents.info(&digest).map(Committed::Existed)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl io::Write for RemoteWriter {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let length = data.len().min(CHUNK - self.buffer.len());
+        self.buffer.extend_from_slice(&data[..length]);
+        if self.buffer.len() == CHUNK {
+            self.flush_buffer().map_err(Error::into_io)?;
+        }
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flush_buffer().map_err(Error::into_io)
+    }
+}
+
+impl Writer for RemoteWriter {
+    fn offset(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    fn written(&self) -> Result<File> {
+        let message =
+            format!("read ingest {}: a daemon does not give out what is not committed", self.key);
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.buffer.clear();
+        self.written = 0;
+        self.send(Bytes::new())
+    }
+
+    fn commit(mut self: Box<Self>, expected: Expected) -> Result<Committed> {
+        self.finish(expected)
+    }
+
+    fn commit_or_abort(mut self: Box<Self>, expected: Expected) -> Result<Committed> {
+        match self.finish(expected) {
+            Err(error) if error.kind() == ErrorKind::FailedPrecondition => {
+                self.abort()?;
+                Err(Error::new(ErrorKind::Corrupt, "commit the ingest").with_source(error))
+            }
+            result => result,
+        }
+    }
+
+    fn abort(mut self: Box<Self>) -> Result<()> {
+        self.buffer.clear();
+        let Self { contents, key, requests, answers, .. } = *self;
+        // The daemon unlocks the ingest when it sees the end of the stream.
+        drop(requests);
+        if let Some(mut answers) = answers {
+            contents.client.wait(async move {
+                while let Ok(Some(_)) = answers.message().await {}
+                Ok(())
+            })?;
+        }
+        contents.abort(&key)
+    }
+}
+
+async fn next(answers: &mut Streaming<WriteContentResponse>) -> Result<WriteContentResponse> {
+    let answer = answers.message().await.map_err(|status| error(&status))?;
+    answer.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the daemon closed the stream"))
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,161 @@
+//! Where images are kept: a root directory that this process opens, or a daemon's.
+//!
+//! Commands are written against these traits, so that each is written once. [`Local`] is the
+//! one over a store; a client of a daemon is another, over the daemon's API.
+
+use std::sync::Arc;
+
+use dist_core::{
+    Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester, Namespace, Provider, Result,
+    Snapshotter,
+};
+use dist_store::{ContentStore, ImageStore, Store};
+
+/// The blobs and ingests of one namespace.
+pub trait Contents: Provider + Ingester {
+    /// Describes a blob.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    fn info(&self, digest: &Digest) -> Result<Info>;
+
+    /// Lists the blobs by digest.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn list(&self) -> Result<Vec<Info>>;
+
+    /// Takes a blob from the namespace.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    fn delete(&self, digest: &Digest) -> Result<()>;
+
+    /// Lists the ingests by key.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn ingests(&self) -> Result<Vec<IngestStatus>>;
+
+    /// Removes an ingest.
+    ///
+    /// # Errors
+    /// `NotFound`; `Busy` where a live writer has it; `Storage`.
+    fn abort(&self, key: &IngestKey) -> Result<()>;
+}
+
+/// The registered images of one namespace.
+pub trait Images: Send + Sync {
+    /// Reads one image.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    fn get(&self, name: &ImageName) -> Result<Image>;
+
+    /// Reads all images, ordered by name.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn list(&self) -> Result<Vec<Image>>;
+
+    /// Removes a name.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    fn delete(&self, name: &ImageName) -> Result<()>;
+}
+
+/// What commands need of the place where one namespace's images are.
+pub trait Host: Send + Sync {
+    /// The blobs and ingests.
+    fn contents(&self) -> Arc<dyn Contents>;
+
+    /// The images.
+    fn images(&self) -> Arc<dyn Images>;
+
+    /// The snapshotters, the default one first.
+    ///
+    /// # Errors
+    /// `Storage`, `Unavailable`.
+    fn snapshotters(&self) -> Result<Vec<Arc<dyn Snapshotter>>>;
+
+    /// The snapshotter `name`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that is none; `Storage`, `Unavailable`.
+    fn snapshotter(&self, name: &str) -> Result<Arc<dyn Snapshotter>>;
+}
+
+/// A store of this process.
+#[derive(Clone, Debug)]
+pub struct Local {
+    store: Store,
+    namespace: Namespace,
+}
+
+impl Local {
+    /// One namespace of `store`.
+    #[must_use]
+    pub fn new(store: Store, namespace: Namespace) -> Self {
+        Self { store, namespace }
+    }
+}
+
+impl Host for Local {
+    fn contents(&self) -> Arc<dyn Contents> {
+        Arc::new(self.store.content(&self.namespace))
+    }
+
+    fn images(&self) -> Arc<dyn Images> {
+        Arc::new(self.store.images(&self.namespace))
+    }
+
+    fn snapshotters(&self) -> Result<Vec<Arc<dyn Snapshotter>>> {
+        let first = dist_snapshot::default_name();
+        let mut all = vec![self.snapshotter(first)?];
+        let others = dist_snapshot::NAMES.iter().filter(|name| **name != first);
+        // One that can't be used on this store has nothing in it either.
+        all.extend(others.filter_map(|name| self.snapshotter(name).ok()));
+        Ok(all)
+    }
+
+    fn snapshotter(&self, name: &str) -> Result<Arc<dyn Snapshotter>> {
+        dist_snapshot::open(&self.store, &self.namespace, name)
+    }
+}
+
+impl Contents for ContentStore {
+    fn info(&self, digest: &Digest) -> Result<Info> {
+        self.info(digest)
+    }
+
+    fn list(&self) -> Result<Vec<Info>> {
+        self.list()
+    }
+
+    fn delete(&self, digest: &Digest) -> Result<()> {
+        self.delete(digest)
+    }
+
+    fn ingests(&self) -> Result<Vec<IngestStatus>> {
+        self.ingests()
+    }
+
+    fn abort(&self, key: &IngestKey) -> Result<()> {
+        self.abort(key)
+    }
+}
+
+impl Images for ImageStore {
+    fn get(&self, name: &ImageName) -> Result<Image> {
+        self.get(name)
+    }
+
+    fn list(&self) -> Result<Vec<Image>> {
+        self.list()
+    }
+
+    fn delete(&self, name: &ImageName) -> Result<()> {
+        self.delete(name)
+    }
+}
