@@ -226,6 +226,15 @@ impl Hasher {
         }
     }
 
+    /// Starts another hash of the same algorithm.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        match &self.0 {
+            Inner::Sha256(_) => Self::sha256(),
+            Inner::Sha512(_) => Self::sha512(),
+        }
+    }
+
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {

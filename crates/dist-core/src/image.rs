@@ -79,6 +79,12 @@ impl Namespace {
         Self(format!("{}{space}", Self::RAW).into())
     }
 
+    /// The namespace that [`Namespace::raw`] made, from its name as it was stored.
+    #[must_use]
+    pub fn parse_raw(name: &str) -> Option<Self> {
+        name.strip_prefix(Self::RAW).map(Self::raw)
+    }
+
     /// Whether this is one of [`Namespace::raw`].
     #[must_use]
     pub fn is_raw(&self) -> bool {
@@ -158,7 +164,9 @@ mod tests {
         for space in ["", "overlayfs", "a/b c"] {
             let raw = Namespace::raw(space);
             assert!(raw.is_raw() && raw.as_str().parse::<Namespace>().is_err(), "{raw}");
+            assert_eq!(Namespace::parse_raw(raw.as_str()), Some(raw));
         }
         assert!(!Namespace::default().is_raw());
+        assert_eq!(Namespace::parse_raw("default"), None);
     }
 }

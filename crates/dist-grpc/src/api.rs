@@ -1,6 +1,13 @@
 //! The messages, servers and clients that `proto/` describes, one module a protobuf package.
 
-#![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from proto/")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery,
+    reason = "generated from proto/"
+)]
 
 tonic::include_proto!("api");
 

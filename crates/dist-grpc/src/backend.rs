@@ -31,4 +31,15 @@ impl Realm {
             Self::Raw => Ok(Namespace::raw("")),
         }
     }
+
+    /// The namespace of the snapshots that a request works on, with the snapshotter it names.
+    ///
+    /// # Errors
+    /// As [`Realm::namespace`].
+    pub(crate) fn snapshots(self, metadata: &MetadataMap, snapshotter: &str) -> Result<Namespace> {
+        match self {
+            Self::Namespaced => context::namespace(metadata),
+            Self::Raw => Ok(Namespace::raw(snapshotter)),
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod filters;
 mod gc;
 mod plugins;
 pub mod server;
-mod services;
+pub mod services;
 mod translate;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};

@@ -52,7 +52,8 @@ pub(crate) const BACKEND_NAMES: [&str; 2] = [
 ];
 
 /// All services of the API, each in front of `daemon`.
-pub(crate) fn routes(daemon: &Daemon) -> Routes {
+#[must_use]
+pub fn routes(daemon: &Daemon) -> Routes {
     let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes
@@ -78,7 +79,8 @@ pub(crate) fn routes(daemon: &Daemon) -> Routes {
 
 /// The services of the backend socket: content and snapshots in the raw realm, see
 /// [`crate::backend`].
-pub(crate) fn backend_routes(daemon: &Daemon) -> Routes {
+#[must_use]
+pub fn backend_routes(daemon: &Daemon) -> Routes {
     let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes

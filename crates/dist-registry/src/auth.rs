@@ -105,6 +105,9 @@ impl Auth {
                 found
             }
         };
+        if let Some(header) = credentials.as_ref().and_then(Credentials::whole_header) {
+            return Ok(Some(header.clone()).filter(|header| Some(header) != refused));
+        }
         match challenge {
             Challenge::Basic => {
                 let header = credentials.as_ref().and_then(Credentials::basic);

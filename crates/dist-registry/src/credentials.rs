@@ -21,8 +21,10 @@ mod helper;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dist_core::Result;
@@ -44,6 +46,7 @@ pub struct Credentials {
 enum Secret {
     Password(String),
     Identity(String),
+    Header(HeaderValue),
 }
 
 impl Credentials {
@@ -59,6 +62,15 @@ impl Credentials {
         Self { username: username.into(), secret: Secret::Identity(token.into()) }
     }
 
+    /// A whole `Authorization` header, sent to the registry itself instead of any answer to its
+    /// challenge; `None` where `text` cannot be one.
+    #[must_use]
+    pub fn header(text: &str) -> Option<Self> {
+        let mut header = HeaderValue::try_from(text).ok()?;
+        header.set_sensitive(true);
+        Some(Self { username: String::new(), secret: Secret::Header(header) })
+    }
+
     /// The name.
     #[must_use]
     pub fn username(&self) -> &str {
@@ -68,7 +80,14 @@ impl Credentials {
     pub(crate) fn identity(&self) -> Option<&str> {
         match &self.secret {
             Secret::Identity(token) => Some(token),
-            Secret::Password(_) => None,
+            Secret::Password(_) | Secret::Header(_) => None,
+        }
+    }
+
+    pub(crate) fn whole_header(&self) -> Option<&HeaderValue> {
+        match &self.secret {
+            Secret::Header(header) => Some(header),
+            Secret::Password(_) | Secret::Identity(_) => None,
         }
     }
 
@@ -80,6 +99,7 @@ impl Credentials {
     fn secret(&self) -> &str {
         match &self.secret {
             Secret::Password(secret) | Secret::Identity(secret) => secret,
+            Secret::Header(_) => "",
         }
     }
 
@@ -98,11 +118,23 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// Somebody who can be asked for credentials while a registry waits for them.
+#[async_trait]
+pub trait CredentialProvider: fmt::Debug + Send + Sync {
+    /// The credentials for a repository of a registry; `None` where it is to be anonymous.
+    ///
+    /// # Errors
+    /// Any; what needed them fails with it.
+    async fn credentials(&self, registry: &str, repository: &str) -> Result<Option<Credentials>>;
+}
+
 /// Where to look for credentials.
 #[derive(Clone, Debug)]
 pub struct CredentialSource {
     /// Used for every registry, before anything else is looked at.
     pub explicit: Option<Credentials>,
+    /// Asked then, and what it says is final: no file is looked at.
+    pub provider: Option<Arc<dyn CredentialProvider>>,
     /// Files in the shape above, looked at in this order. Missing ones are skipped.
     pub files: Vec<PathBuf>,
     /// How long a helper may take.
@@ -111,7 +143,12 @@ pub struct CredentialSource {
 
 impl Default for CredentialSource {
     fn default() -> Self {
-        Self { explicit: None, files: Vec::new(), helper_timeout: Duration::from_secs(30) }
+        Self {
+            explicit: None,
+            provider: None,
+            files: Vec::new(),
+            helper_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -126,10 +163,13 @@ impl CredentialSource {
     ///
     /// # Errors
     /// `Storage` where a file cannot be read, `InvalidArgument` where it does not have the shape
-    /// above, `Unauthenticated` where a helper fails.
+    /// above, `Unauthenticated` where a helper fails; those of the provider.
     pub async fn find(&self, registry: &str, repository: &str) -> Result<Option<Credentials>> {
         if self.explicit.is_some() {
             return Ok(self.explicit.clone());
+        }
+        if let Some(provider) = &self.provider {
+            return provider.credentials(registry, repository).await;
         }
         for path in &self.files {
             let Some(file) = file::File::read(path)? else { continue };
@@ -167,9 +207,11 @@ mod tests {
 
     #[test]
     fn nothing_shows_the_secret() {
-        for credentials in
-            [Credentials::password("u", "hunter2"), Credentials::identity_token("", "hunter2")]
-        {
+        for credentials in [
+            Credentials::password("u", "hunter2"),
+            Credentials::identity_token("", "hunter2"),
+            Credentials::header("Bearer hunter2").unwrap(),
+        ] {
             let source = CredentialSource::explicit(credentials.clone());
             assert!(
                 !format!("{credentials:?} {source:?} {:?}", credentials.basic())

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use crate::CredentialSource;
 
 /// How registries are reached, how long they may take, and who is asking.
@@ -26,6 +28,9 @@ pub struct RegistryOptions {
     pub attempts: u32,
     /// The pause before the second attempt; it doubles from there, up to 30 s, with jitter.
     pub retry_delay: Duration,
+    /// Further headers of each request to a registry; a redirect to another host loses them, and
+    /// token servers do not get them.
+    pub headers: HeaderMap,
     /// The `User-Agent` header.
     pub user_agent: String,
     /// Where names and passwords come from.
@@ -54,6 +59,7 @@ impl Default for RegistryOptions {
             total_timeout: None,
             attempts: 5,
             retry_delay: Duration::from_millis(200),
+            headers: HeaderMap::new(),
             user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),
             credentials: CredentialSource::default(),
         }

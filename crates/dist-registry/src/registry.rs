@@ -150,6 +150,7 @@ impl Registry {
             url: url.clone(),
             headers: HeaderMap::new(),
             payload: Payload::Absent,
+            own: HeaderMap::new(),
             authorization: None,
             home: url,
             deadline,
@@ -186,6 +187,7 @@ impl Registry {
         let url = ask.url(&base);
         let ours = hosts::same_origin(&url, &base);
         let mut authorization = if ours { self.auth.known(&need).await? } else { None };
+        let own = &self.transport.options().headers;
         let mut tokens = u32::from(authorization.is_some());
         loop {
             let answer = self
@@ -195,6 +197,7 @@ impl Registry {
                     url: url.clone(),
                     headers: ask.headers(),
                     payload: ask.payload.clone(),
+                    own: if ours { own.clone() } else { HeaderMap::new() },
                     authorization: authorization.clone(),
                     home: base.clone(),
                     deadline,

@@ -85,6 +85,7 @@ pub(crate) async fn fetch(
         url,
         headers: HeaderMap::new(),
         payload,
+        own: HeaderMap::new(),
         authorization,
         home: registry.clone(),
         deadline,

@@ -45,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// What goes along.
     pub(crate) payload: Payload,
+    /// For the origin of `url` alone, as `authorization`.
+    pub(crate) own: HeaderMap,
     /// For the origin of `url` alone.
     pub(crate) authorization: Option<HeaderValue>,
     /// The registry on whose behalf it is made: what `insecure` is about.
@@ -74,7 +76,8 @@ impl Transport {
 
     /// Sends a request and follows its redirects.
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, Box<Failed>> {
-        let Call { method, mut url, headers, payload, mut authorization, home, deadline } = call;
+        let Call { method, mut url, headers, payload, mut own, mut authorization, home, deadline } =
+            call;
         let origin = url.clone();
         let mut crossed = false;
         for _ in 0..=MAX_REDIRECTS {
@@ -85,7 +88,10 @@ impl Transport {
             let client = self.client(&url, &home).map_err(|error| {
                 Failed::new(error.kind(), &method, &url, "cannot set up a client").because(error)
             })?;
-            let mut request = client.request(method.clone(), url.clone()).headers(headers.clone());
+            let mut request = client
+                .request(method.clone(), url.clone())
+                .headers(own.clone())
+                .headers(headers.clone());
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
@@ -104,6 +110,7 @@ impl Transport {
             if !hosts::same_origin(&origin, &next) {
                 crossed = true;
                 authorization = None;
+                own = HeaderMap::new();
             }
             tracing::debug!(from = %escape::url(&url), to = %escape::url(&next), "redirected");
             url = next;

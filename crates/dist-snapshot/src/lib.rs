@@ -25,4 +25,4 @@ mod tree;
 mod usage;
 
 pub use dirs::remove_tree;
-pub use open::{NAMES, all, default_name, layer_dirs, open, purge};
+pub use open::{NAMES, all, default_name, known, layer_dirs, open, purge};

@@ -115,7 +115,11 @@ fn garbage(
     Ok((alone, there))
 }
 
-fn known(name: &str) -> Result<&'static str> {
+/// Looks for a snapshotter.
+///
+/// # Errors
+/// `InvalidArgument` for a name that is none.
+pub fn known(name: &str) -> Result<&'static str> {
     NAMES.into_iter().find(|known| *known == name).ok_or_else(|| {
         let message = format!("open snapshotter {name:?}: there are {}", NAMES.join(" and "));
         Error::new(ErrorKind::InvalidArgument, message)

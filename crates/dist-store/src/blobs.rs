@@ -233,6 +233,24 @@ impl ContentStore {
         self.load(transaction, digest)?.ok_or_else(|| missing(digest))
     }
 
+    /// Sets labels of a blob that has a row.
+    pub(crate) fn label(
+        &self,
+        transaction: &Transaction<'_>,
+        digest: &Digest,
+        labels: &Labels,
+    ) -> Result<Info> {
+        let id = transaction
+            .query_row(
+                "SELECT id FROM content WHERE namespace = ?1 AND digest = ?2",
+                (self.namespace.as_str(), digest.to_string()),
+                |row| row.get(0),
+            )
+            .sql(|| format!("label blob {digest}"))?;
+        labels::CONTENT.set(transaction, id, labels)?;
+        self.load(transaction, digest)?.ok_or_else(|| missing(digest))
+    }
+
     fn row(&self, digest: &Digest) -> Result<Info> {
         self.store
             .db()

@@ -1,19 +1,25 @@
-//! Ingests: content on its way in, `ROOT/content/ingest/<sha256 of key>/`.
+//! Ingests: content on its way in, `ROOT/content/ingest/<sha256 of namespace NUL key>/`.
 //!
 //! ```text
 //! ref        the key
+//! namespace  whose it is; missing in what version 1 left, which the first to ask for the key gets
 //! data       the bytes so far
-//! total      how many there will be, where known
+//! shared     in the place of `data`: a link to a blob that another namespace has
+//! total      how many bytes there will be, where known
 //! expected   the digest they must have, where known
-//! startedat  nanoseconds since the epoch
+//! startedat  when its first writer began, nanoseconds since the epoch
+//! updatedat  when it was last written to
 //! state      saved hash states
 //! ```
 //!
 //! Whoever holds the exclusive `flock` of the directory is its writer, and the only one that
-//! changes or removes anything in it. All namespaces share the ingests, as they share the blobs.
+//! changes or removes anything in it. Times are of the real-time clock and kept in files, because
+//! those of a file system come from a coarser clock that lags behind.
 
 mod commit;
 mod dir;
+mod recall;
+mod session;
 mod state;
 mod status;
 mod writer;
@@ -27,9 +33,12 @@ use dist_core::{
 
 use self::dir::IngestDir;
 use self::writer::FileWriter;
+use crate::Durability;
 use crate::blobs::{self, ContentStore, Found, look};
 use crate::fsio::{self, at};
-use crate::{Durability, Store};
+
+pub use self::session::{IngestWriter, Sharing};
+pub use self::status::{INGEST_LIFETIME, IngestEntry};
 
 impl Ingester for ContentStore {
     fn ingest(&self, key: &IngestKey, expected: Expected, cancel: &Cancel) -> Result<Ingest> {
@@ -37,20 +46,21 @@ impl Ingester for ContentStore {
             && let Some(info) = self.find(&digest, expected.size)?
         {
             if !self.store.is_read_only() {
-                dir::remove_left(&self.store, key);
+                dir::remove_left(&self.store, &self.namespace, key);
             }
             return Ok(Ingest::Exists(info));
         }
         self.store.check_writable()?;
         self.store.db().demand_space().during(|| format!("write ingest {key}"))?;
-        let dir = IngestDir::lock(&self.store, key, cancel)?;
+        let dir = IngestDir::lock(&self.store, &self.namespace, key, cancel)?;
         if let Some(digest) = expected.digest
             && let Some(info) = self.claim(&digest, expected.size, cancel)?
         {
             dir.remove()?;
             return Ok(Ingest::Exists(info));
         }
-        let writer = FileWriter::open(self.clone(), dir, key, expected, cancel)?;
+        let recalled = recall::recall(&dir, &self.namespace, key, expected)?;
+        let writer = FileWriter::open(self.clone(), dir, key, recalled, cancel)?;
         Ok(Ingest::Writer(Box::new(writer)))
     }
 }
@@ -158,11 +168,5 @@ fn check_size(digest: &Digest, expected: Option<u64>, got: u64) -> Result<()> {
                 .with_source(ContentMismatch::Size { expected, got }))
         }
         _ => Ok(()),
-    }
-}
-
-impl Store {
-    fn ingest_path(&self, key: &IngestKey) -> std::path::PathBuf {
-        self.root().join("content/ingest").join(Digest::sha256(key.as_str().as_bytes()).hex())
     }
 }

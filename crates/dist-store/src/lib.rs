@@ -5,7 +5,7 @@
 //!   format                      version and feature flags
 //!   meta.db meta.lock           rows: images, labels, snapshot records, which namespace has a blob
 //!   content/blobs/<alg>/<hex>   committed blobs, 0444, complete from the moment they have a name
-//!   content/ingest/<sha256 of key>/{ref,data,total,expected,startedat,state}
+//!   content/ingest/<sha256 of namespace NUL key>/{ref,namespace,data,total,expected,...}
 //!   snapshots/                  the directories of snapshots
 //!   locks/ quarantine/ trash/
 //!   reserve                     space that is given away when the disk is full
@@ -39,6 +39,7 @@ pub use blobs::ContentStore;
 pub use db::Db;
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
 pub use images::ImageStore;
+pub use ingest::{INGEST_LIFETIME, IngestEntry, IngestWriter, Sharing};
 pub use locks::LockGuard;
 pub use snapshots::{SnapshotId, SnapshotRecord, SnapshotStore};
 pub use store::{OpenMode, Store, StoreOptions};

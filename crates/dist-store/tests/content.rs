@@ -617,7 +617,8 @@ fn damaged_ingests_block_nobody() {
         let entry = std::fs::read_dir(f.store.root().join("content/ingest")).unwrap().next();
         entry.unwrap().unwrap().path()
     };
-    for file in ["ref", "state", "total", "expected", "startedat", "data"] {
+    for file in ["ref", "namespace", "state", "total", "expected", "startedat", "updatedat", "data"]
+    {
         for damage in 0..if file == "data" { 3 } else { 2 } {
             drop(begin(&content, "k", expected));
             let path = dir.join(file);

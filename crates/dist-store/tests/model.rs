@@ -28,6 +28,7 @@ enum Step {
         blob: usize,
     },
     Abort {
+        namespace: usize,
         blob: usize,
     },
     Lose {
@@ -55,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
             Step::Ingest { namespace, blob, count, end }
         }),
         2 => (0..2_usize, 0..4_usize).prop_map(|(namespace, blob)| Step::Delete { namespace, blob }),
-        1 => (0..4_usize).prop_map(|blob| Step::Abort { blob }),
+        1 => (0..2_usize, 0..4_usize).prop_map(|(namespace, blob)| Step::Abort { namespace, blob }),
         1 => (0..4_usize).prop_map(|blob| Step::Lose { blob }),
         1 => (durability, any::<bool>()).prop_map(|(durability, reboot)| {
             Step::Reopen { durability, reboot }
@@ -70,8 +71,8 @@ struct Model {
     /// Digests whose file may be there without being synced.
     unsettled: BTreeSet<Digest>,
     lost: BTreeSet<Digest>,
-    /// Bytes in each left ingest.
-    ingests: BTreeMap<usize, usize>,
+    /// Bytes in each left ingest, by namespace and blob.
+    ingests: BTreeMap<(usize, usize), usize>,
     durable: bool,
 }
 
@@ -110,9 +111,9 @@ impl World {
                 }
                 self.forget_unused(digest);
             }
-            Step::Abort { blob } => {
-                let aborted = self.content(0).abort(&key(blob));
-                match self.model.ingests.remove(&blob) {
+            Step::Abort { namespace, blob } => {
+                let aborted = self.content(namespace).abort(&key(blob));
+                match self.model.ingests.remove(&(namespace, blob)) {
                     Some(_) => aborted.unwrap(),
                     None => assert_eq!(aborted.unwrap_err().kind(), ErrorKind::NotFound),
                 }
@@ -158,7 +159,7 @@ impl World {
                 assert_eq!((info.digest, info.size), (digest, bytes.len() as u64));
                 assert!(!self.model.lost.contains(&digest));
                 self.model.rows.insert((namespace, digest));
-                self.model.ingests.remove(&blob);
+                self.model.ingests.remove(&(namespace, blob));
                 if self.model.durable {
                     self.model.unsettled.remove(&digest);
                 } else if !recorded {
@@ -173,7 +174,7 @@ impl World {
             self.model.rows.retain(|row| row.1 != digest);
             self.model.unsettled.remove(&digest);
         }
-        let at = self.model.ingests.get(&blob).copied().unwrap_or(0);
+        let at = self.model.ingests.get(&(namespace, blob)).copied().unwrap_or(0);
         assert_eq!(writer.offset(), at as u64);
         let rest = &bytes[at..(at + count).min(bytes.len())];
         writer.write_all(rest).unwrap();
@@ -181,16 +182,16 @@ impl World {
         if count > 0 && at == bytes.len() {
             writer.write_all(b"x").unwrap_err();
         }
-        self.model.ingests.insert(blob, at);
+        self.model.ingests.insert((namespace, blob), at);
         match end {
             End::Drop => drop(writer),
             End::Abort => {
                 writer.abort().unwrap();
-                self.model.ingests.remove(&blob);
+                self.model.ingests.remove(&(namespace, blob));
             }
             End::Reset => {
                 writer.reset().unwrap();
-                self.model.ingests.insert(blob, 0);
+                self.model.ingests.insert((namespace, blob), 0);
             }
             End::Commit => self.commit(writer, namespace, blob, at),
         }
@@ -204,7 +205,7 @@ impl World {
                 assert!(matches!(committed, Committed::New(_)));
                 assert_eq!(at, bytes.len());
                 self.model.rows.insert((namespace, digest));
-                self.model.ingests.remove(&blob);
+                self.model.ingests.remove(&(namespace, blob));
                 if !self.model.durable {
                     self.model.unsettled.insert(digest);
                 }
@@ -230,15 +231,19 @@ impl World {
                 assert_eq!(opened.is_err(), self.model.lost.contains(&digest));
             }
         }
-        let left: BTreeMap<_, _> = self
-            .content(0)
-            .ingests()
-            .unwrap()
-            .into_iter()
-            .map(|status| (status.key, (status.offset, status.active)))
+        let left: BTreeMap<_, _> = (0..2)
+            .flat_map(|namespace| {
+                let ingests = self.content(namespace).ingests().unwrap();
+                ingests.into_iter().map(move |status| (namespace, status))
+            })
+            .map(|(namespace, status)| ((namespace, status.key), (status.offset, status.active)))
             .collect();
-        let expected: BTreeMap<_, _> =
-            self.model.ingests.iter().map(|(blob, at)| (key(*blob), (*at as u64, false))).collect();
+        let expected: BTreeMap<_, _> = self
+            .model
+            .ingests
+            .iter()
+            .map(|(&(namespace, blob), at)| ((namespace, key(blob)), (*at as u64, false)))
+            .collect();
         assert_eq!(left, expected);
     }
 }

@@ -324,7 +324,9 @@ impl Root {
     }
 
     fn ingest_path(&self, name: &str) -> PathBuf {
-        self.path().join("content/ingest").join(Digest::sha256(name.as_bytes()).hex())
+        self.path()
+            .join("content/ingest")
+            .join(Digest::sha256(format!("default\0{name}").as_bytes()).hex())
     }
 
     fn job(&self, verb: &str, rest: &str) -> String {

@@ -70,6 +70,19 @@ impl Engine {
         Self { namespace, ..self.clone() }
     }
 
+    /// The same engine, speaking to registries in another way. Connections and tokens of the one
+    /// are not shared with the other.
+    #[must_use]
+    pub fn with_registry(&self, options: RegistryOptions) -> Self {
+        Self { remotes: Arc::new(Remotes::new(options)), ..self.clone() }
+    }
+
+    /// The same engine, unpacking with another snapshotter.
+    #[must_use]
+    pub fn with_snapshotter(&self, name: &str) -> Self {
+        Self { snapshotter: name.to_owned(), ..self.clone() }
+    }
+
     /// The store below the engine.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -94,6 +107,12 @@ impl Engine {
     /// `InvalidArgument` for a name that is none; `Storage`.
     pub fn snapshotter(&self) -> Result<Arc<dyn Snapshotter>> {
         dist_snapshot::open(&self.store, &self.namespace, &self.snapshotter)
+    }
+
+    /// The name of that snapshotter.
+    #[must_use]
+    pub fn snapshotter_name(&self) -> &str {
+        &self.snapshotter
     }
 
     /// The remotes.

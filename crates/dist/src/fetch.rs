@@ -134,11 +134,11 @@ impl Handler for FetchHandler {
             let (content, desc) = (self.intake.content.clone(), desc.clone());
             blocking(move || children(&content, &desc)).await?
         };
-        match &self.platforms {
-            Platforms::One(platform) if media_type.is_index() => {
-                Ok(Visit::Children(vec![best(below, platform)?]))
-            }
-            _ => Ok(Visit::Children(below)),
-        }
+        let below = match &self.platforms {
+            Platforms::One(platform) if media_type.is_index() => vec![best(below, platform)?],
+            _ => below,
+        };
+        self.intake.progress.event(Event::Listed { desc, children: &below });
+        Ok(Visit::Children(below))
     }
 }

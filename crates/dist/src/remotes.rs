@@ -12,6 +12,7 @@ const OCI: &str = "oci";
 
 /// All remotes: registries by reference, OCI layout directories by `oci:path[:tag]`.
 pub struct Remotes {
+    options: RegistryOptions,
     registry: RegistryResolver,
     layout: LayoutResolver,
 }
@@ -20,7 +21,17 @@ impl Remotes {
     /// Makes the remotes; connects to nothing.
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
-        Self { registry: RegistryResolver::new(options), layout: LayoutResolver::new() }
+        Self {
+            registry: RegistryResolver::new(options.clone()),
+            options,
+            layout: LayoutResolver::new(),
+        }
+    }
+
+    /// How registries are spoken to.
+    #[must_use]
+    pub fn options(&self) -> &RegistryOptions {
+        &self.options
     }
 
     /// The full form of a name, as images are registered: `redis` is

@@ -1,8 +1,34 @@
 //! `containerd.services.snapshots.v1`.
 
-use crate::Daemon;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use dist_core::{
+    Context as _, Error, ErrorKind, Filter, LabelChange, Labels, Namespace, Result, SnapshotInfo,
+    SnapshotKey, SnapshotKind, Snapshotter, check_labels,
+};
+use dist_store::SnapshotStore;
+use prost::Name;
+use prost_types::FieldMask;
+use tonic::codegen::BoxStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use crate::api::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use crate::api::containerd::services::snapshots::v1::snapshots_server::Snapshots;
+use crate::api::containerd::services::snapshots::v1::{
+    CleanupRequest, CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, ListSnapshotsResponse,
+    MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse,
+    RemoveSnapshotRequest, StatSnapshotRequest, StatSnapshotResponse, UpdateSnapshotRequest,
+    UpdateSnapshotResponse, UsageRequest, UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
+};
 use crate::backend::Realm;
+use crate::daemon::blocking;
+use crate::translate::{api_mount, hash_map, required, status, timestamp};
+use crate::{Daemon, filters};
+
+/// How many snapshots one message of a listing describes.
+const BLOCK: usize = 100;
 
 /// The service.
 pub(crate) struct Service {
@@ -14,7 +40,287 @@ impl Service {
     pub(crate) fn new(daemon: Daemon, realm: Realm) -> Self {
         Self { daemon, realm }
     }
+
+    /// Does the blocking `work` of a request, with the snapshotter that it names.
+    async fn work<Q, A>(
+        &self,
+        request: Request<Q>,
+        name: impl FnOnce(&Q) -> &str,
+        work: impl FnOnce(&Space, Q) -> Result<A> + Send + 'static,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+    {
+        let (metadata, _, request) = request.into_parts();
+        let space = Space::of(&self.daemon, self.realm, &metadata, name(&request))
+            .map_err(|error| status(&error))?;
+        let work = move || work(&space, request);
+        blocking(work).await.map(Response::new).map_err(|error| status(&error))
+    }
+}
+
+/// The snapshots that a request can see.
+struct Space {
+    daemon: Daemon,
+    realm: Realm,
+    scope: Namespace,
+    /// Whose files they are.
+    driver: String,
+    snapshotter: Arc<dyn Snapshotter>,
+}
+
+impl Space {
+    fn of(daemon: &Daemon, realm: Realm, metadata: &MetadataMap, name: &str) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "snapshotter is required"));
+        }
+        let engine = daemon.engine();
+        let driver = match realm {
+            Realm::Namespaced => dist_snapshot::known(name)?,
+            Realm::Raw => engine.snapshotter_name(),
+        };
+        let scope = realm.snapshots(metadata, name)?;
+        let snapshotter = dist_snapshot::open(engine.store(), &scope, driver)?;
+        let (daemon, driver) = (daemon.clone(), driver.to_owned());
+        Ok(Self { daemon, realm, scope, driver, snapshotter })
+    }
+
+    fn records(&self) -> SnapshotStore {
+        self.daemon.engine().store().snapshots(&self.scope, &self.driver)
+    }
+
+    /// Says what was done; the raw realm's daemon has events of its own.
+    fn changed<M: Name>(&self, topic: &str, event: &M) {
+        if self.realm == Realm::Namespaced {
+            self.daemon.publish(&self.scope, topic, event);
+        }
+    }
+
+    fn list(&self, filters: &[String]) -> Result<Vec<SnapshotInfo>> {
+        let filter = Filter::parse(filters)?;
+        let mut found = Vec::new();
+        self.snapshotter.walk(&mut |info| {
+            if filter.matches(&filters::Of(&info)) {
+                found.push(info);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
 }
 
 #[tonic::async_trait]
-impl Snapshots for Service {}
+impl Snapshots for Service {
+    async fn prepare(
+        &self,
+        request: Request<PrepareSnapshotRequest>,
+    ) -> Result<Response<PrepareSnapshotResponse>, Status> {
+        let work = |space: &Space, request: PrepareSnapshotRequest| {
+            let (key, parent) = (new_key(&request.key)?, known_parent(&request.parent)?);
+            let labels = request.labels.into_iter().collect();
+            check_labels(&labels)?;
+            let mounts = space.snapshotter.prepare(&key, parent.as_ref(), &labels)?;
+            space.changed(
+                "/snapshot/prepare",
+                &SnapshotPrepare {
+                    key: request.key,
+                    parent: request.parent,
+                    snapshotter: request.snapshotter,
+                },
+            );
+            space.daemon.mutated(0);
+            Ok(PrepareSnapshotResponse { mounts: mounts.iter().map(api_mount).collect() })
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn view(
+        &self,
+        request: Request<ViewSnapshotRequest>,
+    ) -> Result<Response<ViewSnapshotResponse>, Status> {
+        let work = |space: &Space, request: ViewSnapshotRequest| {
+            let (key, parent) = (new_key(&request.key)?, known_parent(&request.parent)?);
+            let labels = request.labels.into_iter().collect();
+            check_labels(&labels)?;
+            let mounts = space.snapshotter.view(&key, parent.as_ref(), &labels)?;
+            space.daemon.mutated(0);
+            Ok(ViewSnapshotResponse { mounts: mounts.iter().map(api_mount).collect() })
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn mounts(
+        &self,
+        request: Request<MountsRequest>,
+    ) -> Result<Response<MountsResponse>, Status> {
+        let work = |space: &Space, request: MountsRequest| {
+            let mounts = space.snapshotter.mounts(&known_key(&request.key)?)?;
+            Ok(MountsResponse { mounts: mounts.iter().map(api_mount).collect() })
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn commit(
+        &self,
+        request: Request<CommitSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let work = |space: &Space, request: CommitSnapshotRequest| {
+            let (name, key) = (new_key(&request.name)?, known_key(&request.key)?);
+            let labels = request.labels.into_iter().collect();
+            check_labels(&labels)?;
+            let mut parent = known_parent(&request.parent)?;
+            if parent.is_some() && space.snapshotter.stat(&key)?.parent.is_some() {
+                // A parent given here is for a snapshot that has none yet.
+                parent = None;
+            }
+            space.snapshotter.commit(&name, &key, parent.as_ref(), &labels)?;
+            space.changed(
+                "/snapshot/commit",
+                &SnapshotCommit {
+                    key: request.key,
+                    name: request.name,
+                    snapshotter: request.snapshotter,
+                },
+            );
+            space.daemon.mutated(0);
+            Ok(())
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let work = |space: &Space, request: RemoveSnapshotRequest| {
+            space.snapshotter.remove(&known_key(&request.key)?)?;
+            space.changed(
+                "/snapshot/remove",
+                &SnapshotRemove { key: request.key, snapshotter: request.snapshotter },
+            );
+            space.daemon.mutated(1);
+            Ok(())
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn stat(
+        &self,
+        request: Request<StatSnapshotRequest>,
+    ) -> Result<Response<StatSnapshotResponse>, Status> {
+        let work = |space: &Space, request: StatSnapshotRequest| {
+            let info = space.snapshotter.stat(&known_key(&request.key)?)?;
+            Ok(StatSnapshotResponse { info: Some(api_info(&info)) })
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn update(
+        &self,
+        request: Request<UpdateSnapshotRequest>,
+    ) -> Result<Response<UpdateSnapshotResponse>, Status> {
+        let work = |space: &Space, request: UpdateSnapshotRequest| {
+            let info = required(request.info, "info")?;
+            let key = new_key(&info.name)?;
+            let labels = info.labels.into_iter().collect();
+            let change = label_change(labels, request.update_mask)?;
+            check_labels(change.labels())?;
+            let info = space.records().update_labels(&key, &change)?;
+            space.daemon.mutated(0);
+            Ok(UpdateSnapshotResponse { info: Some(api_info(&info)) })
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<BoxStream<ListSnapshotsResponse>>, Status> {
+        let work = |space: &Space, request: ListSnapshotsRequest| space.list(&request.filters);
+        let found = self.work(request, |request| &request.snapshotter, work).await?.into_inner();
+        let blocks: Vec<_> = found
+            .chunks(BLOCK)
+            .map(|block| Ok(ListSnapshotsResponse { info: block.iter().map(api_info).collect() }))
+            .collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(blocks))))
+    }
+
+    async fn usage(
+        &self,
+        request: Request<UsageRequest>,
+    ) -> Result<Response<UsageResponse>, Status> {
+        let work = |space: &Space, request: UsageRequest| {
+            let usage = space.snapshotter.usage(&known_key(&request.key)?)?;
+            let stored = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            Ok(UsageResponse { size: stored(usage.bytes), inodes: stored(usage.inodes) })
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+
+    async fn cleanup(&self, request: Request<CleanupRequest>) -> Result<Response<()>, Status> {
+        let work = |space: &Space, _: CleanupRequest| {
+            if space.realm == Realm::Namespaced {
+                let message = "clean up a snapshotter: collections do";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+            dist_snapshot::purge(space.daemon.engine().store()).map(drop)
+        };
+        self.work(request, |request| &request.snapshotter, work).await
+    }
+}
+
+/// A key that a request makes.
+fn new_key(text: &str) -> Result<SnapshotKey> {
+    text.parse().context(ErrorKind::InvalidArgument, || format!("read snapshot key {text:?}"))
+}
+
+/// A key that should be there: what can't be one is not.
+fn known_key(text: &str) -> Result<SnapshotKey> {
+    text.parse().context(ErrorKind::NotFound, || format!("find snapshot {text:?}"))
+}
+
+/// A parent; an empty one is none.
+fn known_parent(text: &str) -> Result<Option<SnapshotKey>> {
+    if text.is_empty() { Ok(None) } else { known_key(text).map(Some) }
+}
+
+/// What the paths of a mask select of `labels`; without any, all is replaced.
+fn label_change(mut labels: Labels, mask: Option<FieldMask>) -> Result<LabelChange> {
+    let paths = mask.map_or_else(Vec::new, |mask| mask.paths);
+    let mut named = Labels::new();
+    let mut whole = paths.is_empty();
+    for path in paths {
+        if let Some(name) = path.strip_prefix("labels.") {
+            let value = labels.get(name).cloned().unwrap_or_default();
+            named.insert(name.to_owned(), value);
+        } else if path == "labels" {
+            whole = true;
+        } else {
+            let message = format!("update field {path:?} of a snapshot: only labels change");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+    }
+    if whole {
+        labels.extend(named);
+        return Ok(LabelChange::Replace(labels));
+    }
+    Ok(LabelChange::Merge(named))
+}
+
+fn api_info(info: &SnapshotInfo) -> Info {
+    let kind = match info.kind {
+        SnapshotKind::View => Kind::View,
+        SnapshotKind::Active => Kind::Active,
+        SnapshotKind::Committed => Kind::Committed,
+    };
+    Info {
+        name: info.key.to_string(),
+        parent: info.parent.as_ref().map_or_else(String::new, SnapshotKey::to_string),
+        kind: kind.into(),
+        created_at: Some(timestamp(info.created_at)),
+        updated_at: Some(timestamp(info.updated_at)),
+        labels: hash_map(&info.labels),
+    }
+}

@@ -6,7 +6,8 @@ use std::time::Duration;
 use dist_core::ErrorKind;
 use dist_registry::credentials::{self, Stored};
 use dist_registry::{
-    CredentialSource, Credentials, RegistryOptions, RegistryResolver, check_login,
+    CredentialProvider, CredentialSource, Credentials, RegistryOptions, RegistryResolver,
+    check_login,
 };
 use dist_testutil::{Auth, Certificates, Image, Registry, TokenServer};
 
@@ -136,4 +137,48 @@ async fn an_identity_token_is_exchanged() {
         let client = RegistryResolver::new(RegistryOptions { credentials, ..options() });
         assert_eq!(resolve(&client, &name).await.is_ok(), good);
     }
+}
+
+/// Knows one password and counts who asks for it.
+#[derive(Debug, Default)]
+struct Doorman(std::sync::Mutex<Vec<String>>);
+
+#[async_trait::async_trait]
+impl CredentialProvider for Doorman {
+    async fn credentials(
+        &self,
+        registry: &str,
+        repository: &str,
+    ) -> dist_core::Result<Option<Credentials>> {
+        self.0.lock().expect("no panic").push(format!("{registry}/{repository}"));
+        Ok((repository == "team/app").then(|| Credentials::password("user", "hunter2")))
+    }
+}
+
+#[tokio::test]
+async fn somebody_is_asked_once_and_a_whole_header_is_sent_as_it_is() {
+    let image = Image::random(12, &[1000]);
+    let auth = Auth::Basic { user: "user".into(), password: "hunter2".into() };
+    let (_open, registry) = guarded(&image, auth);
+    let name = registry.reference("team/app:1");
+    let doorman = Arc::new(Doorman::default());
+    let provider: Arc<dyn CredentialProvider> = doorman.clone();
+    let credentials = CredentialSource { provider: Some(provider), ..CredentialSource::default() };
+    let client = RegistryResolver::new(RegistryOptions { credentials, ..options() });
+    resolve(&client, &name).await.unwrap();
+    fetch(&client, &name, &descriptor(&image.blobs[0]), 0).await.unwrap();
+    assert_eq!(*doorman.0.lock().unwrap(), [registry.reference("team/app")]);
+    let error = resolve(&client, &registry.reference("other:1")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error:?}");
+
+    for (header, good) in [("Basic dXNlcjpodW50ZXIy", true), ("Basic eDp5", false)] {
+        let whole = CredentialSource::explicit(Credentials::header(header).unwrap());
+        let client = RegistryResolver::new(RegistryOptions { credentials: whole, ..options() });
+        assert_eq!(resolve(&client, &name).await.is_ok(), good, "{header}");
+        let headers = [(http::header::AUTHORIZATION, header.try_into().unwrap())];
+        let headers = headers.into_iter().collect();
+        let client = RegistryResolver::new(RegistryOptions { headers, ..options() });
+        assert_eq!(resolve(&client, &name).await.is_ok(), good, "{header}");
+    }
+    assert!(Credentials::header("no\nheader").is_none());
 }

@@ -4,11 +4,12 @@
 //! and remove the ingest. The ingest keeps its own link until the row is there, so that a blob that
 //! is deleted between the link and the row is linked again inside the row's transaction.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use dist_core::{Committed, Context as _, Digest, Error, ErrorKind, Info, Result};
+use dist_core::{Committed, Context as _, Digest, Error, ErrorKind, Info, Labels, Result};
 use rusqlite::Transaction;
 
 use super::dir::IngestDir;
@@ -18,29 +19,35 @@ use crate::blobs::{self, ContentStore, Found, look};
 use crate::db::SqlContext as _;
 use crate::fsio::{self, at};
 
+/// A commit that went well: the blob is there and this namespace has it.
+pub(super) struct Published {
+    pub(super) info: Info,
+    /// Some namespace had it before.
+    pub(super) known: bool,
+    /// This namespace had it before.
+    pub(super) owned: bool,
+}
+
+impl From<Published> for Committed {
+    fn from(published: Published) -> Self {
+        if published.known { Self::Existed(published.info) } else { Self::New(published.info) }
+    }
+}
+
 impl FileWriter {
-    /// Makes what was written the blob `digest`, which it is.
-    pub(super) fn publish(mut self, digest: Digest) -> Result<Committed> {
+    /// Makes what was written the blob `digest`, which it is, with `labels` where this namespace
+    /// did not have it.
+    pub(super) fn publish(mut self, digest: Digest, labels: &Labels) -> Result<Published> {
         let Some(dir) = &self.dir else {
             return Err(Error::new(ErrorKind::Internal, "commit an ingest that was removed"));
         };
-        let publication = Publication {
-            content: &self.content,
-            digest,
-            size: self.offset,
-            data: dir.file("data"),
-            durable: self.content.store.durability() != Durability::None,
-        };
-        let published = match publication.settle_data(&self.data) {
-            Ok(ours) => publication.run(dir, ours),
-            Err(error) => Err(Failure::Unsynced(error)),
-        };
-        match published {
-            Ok(committed) => {
+        let publication = Publication::new(&self.content, digest, self.offset, labels);
+        match publication.run(dir, "data", &self.data) {
+            Ok(published) => {
                 if let Err(error) = self.remove() {
                     tracing::debug!(%error, key = %self.key, "remove a committed ingest");
                 }
-                Ok(committed)
+                Ok(published)
             }
             Err(Failure::Unsynced(error)) => {
                 self.failed = true; // the ingest goes when this is dropped
@@ -52,7 +59,7 @@ impl FileWriter {
 }
 
 /// Why a blob could not be published.
-enum Failure {
+pub(super) enum Failure {
     /// A sync failed: what it was for may be marked clean in memory and missing on the disk.
     Unsynced(Error),
     /// The ingest is as good as before.
@@ -65,16 +72,54 @@ impl From<Error> for Failure {
     }
 }
 
-struct Publication<'a> {
+impl Failure {
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Unsynced(error) | Self::Other(error) => error,
+        }
+    }
+}
+
+/// What a file in an ingest is to become.
+pub(super) struct Publication<'a> {
     content: &'a ContentStore,
     digest: Digest,
     size: u64,
-    data: PathBuf,
+    labels: &'a Labels,
     durable: bool,
 }
 
-impl Publication<'_> {
-    fn settle_data(&self, data: &std::fs::File) -> Result<Found> {
+/// The file, by its path in the ingest.
+struct Ours<'a> {
+    dir: &'a IngestDir,
+    path: PathBuf,
+    found: Found,
+}
+
+impl<'a> Publication<'a> {
+    pub(super) fn new(
+        content: &'a ContentStore,
+        digest: Digest,
+        size: u64,
+        labels: &'a Labels,
+    ) -> Self {
+        let durable = content.store.durability() != Durability::None;
+        Self { content, digest, size, labels, durable }
+    }
+
+    /// Publishes the file `name` of `dir`, which is open as `data`.
+    pub(super) fn run(
+        &self,
+        dir: &IngestDir,
+        name: &str,
+        data: &File,
+    ) -> Result<Published, Failure> {
+        let path = dir.file(name);
+        let found = self.settle_data(data, &path).map_err(Failure::Unsynced)?;
+        self.record(&Ours { dir, path, found })
+    }
+
+    fn settle_data(&self, data: &File, path: &Path) -> Result<Found> {
         let settle = || {
             data.set_permissions(std::fs::Permissions::from_mode(0o444))?;
             if self.durable {
@@ -82,51 +127,58 @@ impl Publication<'_> {
             }
             data.metadata()
         };
-        let meta = settle().context(ErrorKind::Storage, || at("sync", &self.data))?;
+        let meta = settle().context(ErrorKind::Storage, || at("sync", path))?;
         Ok(Found::of(&meta))
     }
 
-    fn run(&self, dir: &IngestDir, ours: Found) -> Result<Committed, Failure> {
+    fn record(&self, ours: &Ours<'_>) -> Result<Published, Failure> {
         let path = self.content.store.blob_path(&self.digest);
-        let linked = self.link(&path)?;
+        let linked = self.link(ours, &path)?;
         if linked && self.durable {
-            self.sync_dir(&path, ours)?;
+            self.sync_dir(&path, ours.found)?;
         }
-        let (info, existed, relinked) = self.content.store.db().write(|transaction| {
+        let (published, relinked) = self.content.store.db().write(|transaction| {
             let known = blobs::known(transaction, &self.digest)?;
+            let row = self.content.load(transaction, &self.digest)?.is_some();
             let found = look(&path)?;
             let theirs = known.filter(|known| {
                 let same_size =
                     matches!(found, Found::File { size, .. } if size == self.size && size == known.size);
                 same_size && !(self.durable && known.unsettled)
             });
-            let replace = found != ours && theirs.is_none();
+            let replace = found != ours.found && theirs.is_none();
             if replace {
-                self.replace(dir, &path, found)?;
+                self.replace(ours, &path, found)?;
             }
             let unsettled = match theirs {
-                Some(known) if found != ours => known.unsettled,
+                Some(known) if found != ours.found => known.unsettled,
                 _ => !self.durable || replace,
             };
-            let info = self.content.insert(transaction, &self.digest, self.size, unsettled)?;
-            Ok((info, known.is_some(), replace))
+            let mut info = self.content.insert(transaction, &self.digest, self.size, unsettled)?;
+            // A row whose file was lost until now is as good as none.
+            let healed = linked && found == ours.found;
+            let owned = row && theirs.is_some() && !healed;
+            if !owned && !self.labels.is_empty() {
+                info = self.content.label(transaction, &self.digest, self.labels)?;
+            }
+            Ok((Published { info, known: known.is_some(), owned }, replace))
         })?;
         if relinked && self.durable {
-            self.sync_dir(&path, ours)?;
+            self.sync_dir(&path, ours.found)?;
             self.content.store.db().write(|transaction| self.settle_rows(transaction))?;
         }
-        Ok(if existed { Committed::Existed(info) } else { Committed::New(info) })
+        Ok(published)
     }
 
     /// Gives the data its name; `false` where something has that name.
-    fn link(&self, path: &Path) -> Result<bool> {
-        let mut result = std::fs::hard_link(&self.data, path);
+    fn link(&self, ours: &Ours<'_>, path: &Path) -> Result<bool> {
+        let mut result = std::fs::hard_link(&ours.path, path);
         if matches!(&result, Err(error) if error.kind() == io::ErrorKind::NotFound)
             && let Some(parent) = path.parent()
             && fsio::make_dir(parent)?
         {
             fsio::sync_dir(parent.parent().unwrap_or(parent))?;
-            result = std::fs::hard_link(&self.data, path);
+            result = std::fs::hard_link(&ours.path, path);
         }
         match result {
             Ok(()) => Ok(true),
@@ -136,13 +188,13 @@ impl Publication<'_> {
     }
 
     /// Puts the data in the place of what was `found`: a file that no row vouches for, or nothing.
-    fn replace(&self, dir: &IngestDir, path: &Path, found: Found) -> Result<()> {
+    fn replace(&self, ours: &Ours<'_>, path: &Path, found: Found) -> Result<()> {
         if found == Found::Other {
             fsio::set_aside(path, &self.content.store.root().join("quarantine"))?;
         }
-        let link = dir.file("link");
+        let link = ours.dir.file("link");
         fsio::remove_all(&link)?;
-        std::fs::hard_link(&self.data, &link)
+        std::fs::hard_link(&ours.path, &link)
             .and_then(|()| std::fs::rename(&link, path))
             .context(ErrorKind::Storage, || at("link", path))
     }

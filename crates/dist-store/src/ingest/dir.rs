@@ -4,15 +4,20 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use dist_core::{Cancel, Context as _, ErrorKind, IngestKey, Result};
-use rustix::fs::OFlags;
+use dist_core::{Cancel, Context as _, Digest, ErrorKind, IngestKey, Namespace, Result};
+use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::fsio::{self, at};
 use crate::{Store, locks};
 
 const SMALL: u64 = 8 << 10;
+
+/// How long [`IngestDir::lock_now`] tries: others hold the lock for a moment to list ingests, or to
+/// remove one that has no key yet.
+const NOW: Duration = Duration::from_millis(20);
 
 /// The directory of an ingest, whose writer this is. Dropped, it can be locked by the next.
 #[derive(Debug)]
@@ -31,23 +36,43 @@ impl IngestDir {
     /// Makes the directory where it is missing, and waits for its lock.
     ///
     /// The one who held it may have removed the directory meanwhile: then it is made again.
-    pub(super) fn lock(store: &Store, key: &IngestKey, cancel: &Cancel) -> Result<Self> {
-        let path = store.ingest_path(key);
+    pub(super) fn lock(
+        store: &Store,
+        namespace: &Namespace,
+        key: &IngestKey,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let path = store.ingest_path(namespace, key);
         loop {
-            fsio::make_dir(&path)?;
-            let lock = match open_dir(&path) {
-                Ok(Some(lock)) => lock,
-                Ok(None) => continue,
-                Err(error) if is_no_dir(&error) => {
-                    fsio::set_aside(&path, &store.root().join("quarantine"))?;
-                    continue;
-                }
-                Err(error) => return Err(error).context(ErrorKind::Storage, || at("open", &path)),
-            };
+            let Some(lock) = make(store, key, &path)? else { continue };
             locks::wait(&lock, &path, cancel)?;
             let dir = Self { path: path.clone(), lock };
             if locks::leads_to(&path, &dir.lock)? {
                 return Ok(dir);
+            }
+        }
+    }
+
+    /// As [`IngestDir::lock`], without waiting for a writer; `None` where there is one.
+    pub(super) fn lock_now(
+        store: &Store,
+        namespace: &Namespace,
+        key: &IngestKey,
+    ) -> Result<Option<Self>> {
+        let path = store.ingest_path(namespace, key);
+        let deadline = Instant::now() + NOW;
+        loop {
+            let Some(lock) = make(store, key, &path)? else { continue };
+            if !locks::try_exclusive(&lock).context(ErrorKind::Storage, || at("lock", &path))? {
+                if Instant::now() >= deadline {
+                    return Ok(None);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            let dir = Self { path: path.clone(), lock };
+            if locks::leads_to(&path, &dir.lock)? {
+                return Ok(Some(dir));
             }
         }
     }
@@ -67,6 +92,10 @@ impl IngestDir {
         } else {
             Attempt::Gone
         })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
@@ -113,10 +142,18 @@ impl IngestDir {
 
     /// Empties the directory.
     pub(super) fn clear(&self) -> Result<()> {
+        self.clear_but("")
+    }
+
+    /// Empties the directory of all but one name.
+    pub(super) fn clear_but(&self, kept: &str) -> Result<()> {
         let entries = std::fs::read_dir(&self.path)
             .and_then(Iterator::collect::<io::Result<Vec<_>>>)
             .context(ErrorKind::Storage, || at("list", &self.path))?;
-        entries.iter().try_for_each(|entry| fsio::remove_all(&entry.path()))
+        entries
+            .iter()
+            .filter(|entry| entry.file_name() != kept)
+            .try_for_each(|entry| fsio::remove_all(&entry.path()))
     }
 
     /// Removes the directory and gives up the lock.
@@ -133,15 +170,72 @@ pub(super) enum Attempt {
 }
 
 /// Removes what an earlier writer left of content that is there, if nobody is at it.
-pub(super) fn remove_left(store: &Store, key: &IngestKey) {
-    let path = store.ingest_path(key);
-    let removed = match IngestDir::try_lock(&path) {
-        Ok(Attempt::Locked(dir)) => dir.remove(),
-        Ok(_) => Ok(()),
-        Err(error) => Err(error),
+pub(super) fn remove_left(store: &Store, namespace: &Namespace, key: &IngestKey) {
+    let remove = || match IngestDir::try_lock(&find(store, namespace, key)?)? {
+        Attempt::Locked(dir) => dir.remove(),
+        Attempt::Busy | Attempt::Gone => Ok(()),
     };
-    if let Err(error) = removed {
+    if let Err(error) = remove() {
         tracing::debug!(%error, %key, "remove an ingest whose content is there");
+    }
+}
+
+/// Opens an ingest's directory, makes it first where it is missing; `None` where another one was
+/// quicker to remove it.
+fn make(store: &Store, key: &IngestKey, path: &Path) -> Result<Option<File>> {
+    adopt(store, key, path)?;
+    fsio::make_dir(path)?;
+    match open_dir(path) {
+        Err(error) if is_no_dir(&error) => {
+            fsio::set_aside(path, &store.root().join("quarantine"))?;
+            Ok(None)
+        }
+        other => other.context(ErrorKind::Storage, || at("open", path)),
+    }
+}
+
+/// Moves what version 1 left under a key, for all namespaces, to where the first one that asks for
+/// the key has it.
+fn adopt(store: &Store, key: &IngestKey, path: &Path) -> Result<()> {
+    let old = store.unowned_ingest_path(key);
+    if !is_unowned(&old, key)? {
+        return Ok(());
+    }
+    let Attempt::Locked(dir) = IngestDir::try_lock(&old)? else { return Ok(()) };
+    match rustix::fs::renameat_with(CWD, dir.path(), CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("adopt ingest", &old)),
+    }
+}
+
+/// Whether version 1 left an ingest of this key at `path`.
+fn is_unowned(path: &Path, key: &IngestKey) -> Result<bool> {
+    let is_dir = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+    Ok(is_dir
+        && read(path, "ref")?.is_some_and(|text| text == key.as_str())
+        && read(path, "namespace")?.is_none())
+}
+
+/// Where an ingest is to be found, if it is there.
+pub(super) fn find(store: &Store, namespace: &Namespace, key: &IngestKey) -> Result<PathBuf> {
+    let path = store.ingest_path(namespace, key);
+    let old = store.unowned_ingest_path(key);
+    let gone = std::fs::symlink_metadata(&path).is_err();
+    Ok(if gone && is_unowned(&old, key)? { old } else { path })
+}
+
+impl Store {
+    fn ingest_path(&self, namespace: &Namespace, key: &IngestKey) -> PathBuf {
+        self.ingest_dir(&[namespace.as_str().as_bytes(), &[0], key.as_str().as_bytes()].concat())
+    }
+
+    /// Where version 1 of a store had an ingest.
+    fn unowned_ingest_path(&self, key: &IngestKey) -> PathBuf {
+        self.ingest_dir(key.as_str().as_bytes())
+    }
+
+    fn ingest_dir(&self, name: &[u8]) -> PathBuf {
+        self.root().join("content/ingest").join(Digest::sha256(name).hex())
     }
 }
 

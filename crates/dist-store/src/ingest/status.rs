@@ -1,35 +1,107 @@
 //! Listing and removing ingests, beside their writers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use dist_core::{Context as _, Error, ErrorKind, IngestKey, IngestStatus, Result};
+use dist_core::{Context as _, Error, ErrorKind, IngestKey, IngestStatus, Namespace, Result};
 
 use super::dir::{self, Attempt, IngestDir};
 use crate::blobs::ContentStore;
 use crate::fsio::at;
-use crate::locks;
+use crate::{Store, locks};
 
 /// How long [`ContentStore::abort`] tries: others look at the lock for a moment to list ingests.
 const ABORT_WAIT: Duration = Duration::from_millis(200);
 
-impl ContentStore {
-    /// Lists the ingests of all namespaces, ordered by key.
+/// How long an ingest without a lease is kept after it was last written to, in nanoseconds.
+pub const INGEST_LIFETIME: i64 = 24 * 60 * 60 * 1_000_000_000;
+
+/// An ingest of any namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngestEntry {
+    /// Whose it is; `None` for what an older version left to whoever asks for its key first.
+    pub namespace: Option<Namespace>,
+    /// How far it is.
+    pub status: IngestStatus,
+    path: PathBuf,
+}
+
+impl IngestEntry {
+    /// When it may be removed unless a lease holds it or somebody writes to it, in nanoseconds
+    /// since the epoch.
+    #[must_use]
+    pub fn expires_at(&self) -> i64 {
+        self.status.updated_at.saturating_add(INGEST_LIFETIME)
+    }
+}
+
+impl Store {
+    /// Lists the ingests of all namespaces, in no order.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn ingests(&self) -> Result<Vec<IngestStatus>> {
-        let root = self.store.root().join("content/ingest");
+    pub fn all_ingests(&self) -> Result<Vec<IngestEntry>> {
+        let root = self.root().join("content/ingest");
         let what = || at("list", &root);
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&root).context(ErrorKind::Storage, what)? {
             let path = entry.context(ErrorKind::Storage, what)?.path();
-            match status(&path)? {
-                Some(status) => found.push(status),
-                None if !self.store.is_read_only() => remove_nameless(&path)?,
+            match read(&path)? {
+                Some(entry) => found.push(entry),
+                None if !self.is_read_only() => remove_nameless(&path)?,
                 None => (),
             }
         }
+        Ok(found)
+    }
+
+    /// Lists the ingests that nobody writes to and that nobody wrote to for [`INGEST_LIFETIME`]
+    /// before `now`. Those of raw namespaces are never among them. Leases are the caller's to ask.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn expired_ingests(&self, now: i64) -> Result<Vec<IngestEntry>> {
+        let mut entries = self.all_ingests()?;
+        entries.retain(|entry| {
+            let raw = entry.namespace.as_ref().is_some_and(Namespace::is_raw);
+            !raw && !entry.status.active && entry.expires_at() <= now
+        });
+        Ok(entries)
+    }
+
+    /// Removes an ingest if it is still as it was listed and nobody writes to it; says whether it
+    /// did.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn remove_ingest(&self, entry: &IngestEntry) -> Result<bool> {
+        self.check_writable()?;
+        let Attempt::Locked(dir) = IngestDir::try_lock(&entry.path)? else { return Ok(false) };
+        let same = facts(dir.path())?.is_some_and(|(namespace, status)| {
+            namespace == entry.namespace
+                && status.key == entry.status.key
+                && status.updated_at == entry.status.updated_at
+        });
+        if same {
+            dir.remove()?;
+        }
+        Ok(same)
+    }
+}
+
+impl ContentStore {
+    /// Lists the ingests of this namespace, ordered by key.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn ingests(&self) -> Result<Vec<IngestStatus>> {
+        let mut found: Vec<_> = self
+            .store
+            .all_ingests()?
+            .into_iter()
+            .filter(|entry| entry.namespace.as_ref().is_none_or(|owner| *owner == self.namespace))
+            .map(|entry| entry.status)
+            .collect();
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
@@ -39,7 +111,8 @@ impl ContentStore {
     /// # Errors
     /// `NotFound`, `Storage`.
     pub fn ingest_status(&self, key: &IngestKey) -> Result<IngestStatus> {
-        status(&self.store.ingest_path(key))?.ok_or_else(|| missing(key))
+        let path = dir::find(&self.store, &self.namespace, key)?;
+        read(&path)?.map(|entry| entry.status).ok_or_else(|| missing(key))
     }
 
     /// Removes an ingest that has no writer, and all it holds.
@@ -48,7 +121,7 @@ impl ContentStore {
     /// `NotFound`; `Busy` where a live writer has it; `Storage`.
     pub fn abort(&self, key: &IngestKey) -> Result<()> {
         self.store.check_writable()?;
-        let path = self.store.ingest_path(key);
+        let path = dir::find(&self.store, &self.namespace, key)?;
         let deadline = Instant::now() + ABORT_WAIT;
         loop {
             match IngestDir::try_lock(&path)? {
@@ -67,34 +140,52 @@ impl ContentStore {
 }
 
 /// Reads what an ingest's directory says; `None` where it is gone or has no key yet.
-fn status(path: &Path) -> Result<Option<IngestStatus>> {
+fn read(path: &Path) -> Result<Option<IngestEntry>> {
+    let Some((namespace, mut status)) = facts(path)? else { return Ok(None) };
     let what = || at("read ingest", path);
-    let Some(key) = dir::read(path, "ref")?.and_then(|text| text.parse().ok()) else {
-        return Ok(None);
-    };
-    let data = match std::fs::symlink_metadata(path.join("data")) {
-        Ok(meta) => Some(meta),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).context(ErrorKind::Storage, what),
-    };
     let Some(lock) = dir::open_dir(path).context(ErrorKind::Storage, what)? else {
         return Ok(None);
     };
-    let active = !locks::try_shared(&lock).context(ErrorKind::Storage, what)?;
-    if !active {
+    status.active = !locks::try_shared(&lock).context(ErrorKind::Storage, what)?;
+    if !status.active {
         locks::unlock(&lock);
     }
+    Ok(Some(IngestEntry { namespace, status, path: path.into() }))
+}
+
+/// As [`read`], without asking whether somebody writes.
+fn facts(path: &Path) -> Result<Option<(Option<Namespace>, IngestStatus)>> {
+    let Some(key) = dir::read(path, "ref")?.and_then(|text| text.parse().ok()) else {
+        return Ok(None);
+    };
+    let namespace = dir::read(path, "namespace")?.and_then(|text| parse_namespace(&text));
+    let mut data = None;
+    for name in ["data", "shared"] {
+        match std::fs::symlink_metadata(path.join(name)) {
+            Ok(meta) => data = Some(meta),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
+            Err(error) => return Err(error).context(ErrorKind::Storage, || at("read", path)),
+        }
+    }
     let started_at = parse(dir::read(path, "startedat")?).unwrap_or(0);
-    let updated_at = data.as_ref().and_then(|meta| nanoseconds(meta.modified().ok()?));
-    Ok(Some(IngestStatus {
+    let updated_at = match parse(dir::read(path, "updatedat")?) {
+        Some(updated_at) => Some(updated_at),
+        None => data.as_ref().and_then(|meta| nanoseconds(meta.modified().ok()?)),
+    };
+    let status = IngestStatus {
         key,
         offset: data.map_or(0, |meta| meta.len()),
         total: parse(dir::read(path, "total")?),
         expected: parse(dir::read(path, "expected")?),
         started_at,
         updated_at: updated_at.unwrap_or(started_at).max(started_at),
-        active,
-    }))
+        active: false,
+    };
+    Ok(Some((namespace, status)))
+}
+
+fn parse_namespace(text: &str) -> Option<Namespace> {
+    text.parse().ok().or_else(|| Namespace::parse_raw(text))
 }
 
 /// Removes a directory whose writer was killed before it wrote the key.
@@ -108,7 +199,7 @@ fn remove_nameless(path: &Path) -> Result<()> {
 }
 
 pub(super) fn parse<T: std::str::FromStr>(text: Option<String>) -> Option<T> {
-    text?.parse().ok()
+    text?.trim_end().parse().ok()
 }
 
 fn nanoseconds(time: SystemTime) -> Option<i64> {

@@ -6,12 +6,12 @@ use std::num::NonZeroU64;
 
 use dist_core::{
     Cancel, Committed, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Hasher,
-    IngestKey, Result, Writer,
+    IngestKey, Labels, Result, Writer,
 };
 
 use super::dir::IngestDir;
+use super::recall::{Recalled, Times};
 use super::state::{self, Checkpoint, Log};
-use super::status::parse;
 use crate::blobs::ContentStore;
 use crate::fsio::{self, at};
 use crate::{Durability, reserve};
@@ -20,14 +20,16 @@ use crate::{Durability, reserve};
 const STEP: u64 = 8 << 20;
 
 /// Appends to `data`, hashing; the directory's lock is held as long as this lives.
+#[derive(Debug)]
 pub(super) struct FileWriter {
     pub(super) content: ContentStore,
     pub(super) key: IngestKey,
     pub(super) data: File,
     pub(super) offset: u64,
     pub(super) hasher: Hasher,
-    /// What this writer or one before it was told.
+    /// What must come, no byte more.
     pub(super) expected: Expected,
+    pub(super) times: Times,
     log: Log,
     /// The offset of the last checkpoint.
     saved: u64,
@@ -43,12 +45,11 @@ impl FileWriter {
         content: ContentStore,
         dir: IngestDir,
         key: &IngestKey,
-        expected: Expected,
+        recalled: Recalled,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let expected = recall(&dir, key, expected)?;
+        let Recalled { expected, fresh, times } = recalled;
         let mut data = dir.open_data()?;
-        let fresh = expected.digest.map_or_else(Hasher::sha256, |digest| digest.hasher());
         let boot_id = content.store.boot_id().to_owned();
         let mut checkpoints = Log::read(&dir.file("state"))?;
         let restore = || {
@@ -70,6 +71,7 @@ impl FileWriter {
             offset,
             hasher,
             expected,
+            times,
             log,
             saved: offset,
             failed: false,
@@ -139,7 +141,7 @@ impl FileWriter {
     }
 
     /// Compares what was written with what was promised.
-    fn check(&self, expected: Expected) -> Result<Digest> {
+    pub(super) fn check(&self, expected: Expected) -> Result<Digest> {
         if self.failed {
             let message = format!("commit ingest {}: an earlier write failed", self.key);
             return Err(Error::new(ErrorKind::Storage, message));
@@ -173,45 +175,6 @@ impl FileWriter {
     }
 }
 
-/// Reads and completes what the ingest's directory says of its content.
-///
-/// An ingest of other content is emptied; the rest of one is kept. A digest has one size, so where
-/// one is expected, another total means that somebody was told a wrong one: nothing that was
-/// written towards it is kept.
-fn recall(dir: &IngestDir, key: &IngestKey, expected: Expected) -> Result<Expected> {
-    let same_key = dir.read("ref")?.is_some_and(|left| left == key.as_str());
-    let left: Option<Digest> = parse(dir.read("expected")?);
-    let total: Option<u64> = parse(dir.read("total")?);
-    let resized = matches!((total, expected.size), (Some(a), Some(b)) if a != b);
-    let other = matches!((left, expected.digest), (Some(a), Some(b)) if a != b);
-    if !same_key || other || (resized && expected.digest.is_some()) {
-        dir.clear()?;
-        if let Some(digest) = expected.digest {
-            dir.write("expected", &digest.to_string())?;
-        }
-        if let Some(size) = expected.size {
-            dir.write("total", &size.to_string())?;
-        }
-        dir.write("startedat", &fsio::now().to_string())?;
-        dir.write("ref", key.as_str())?;
-        return Ok(expected);
-    }
-    match (total, expected.size) {
-        (Some(left), Some(size)) if left != size => {
-            let message =
-                format!("resume ingest {key}: its total is {left} bytes, now {size} are expected");
-            return Err(Error::new(ErrorKind::FailedPrecondition, message)
-                .with_source(ContentMismatch::Size { expected: size, got: left }));
-        }
-        (None, Some(size)) => dir.write("total", &size.to_string())?,
-        _ => (),
-    }
-    if let (None, Some(digest)) = (left, expected.digest) {
-        dir.write("expected", &digest.to_string())?;
-    }
-    Ok(Expected { digest: expected.digest.or(left), size: expected.size.or(total) })
-}
-
 impl io::Write for FileWriter {
     /// Writes and hashes; more bytes than were promised are refused before any of them is written.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -237,6 +200,7 @@ impl io::Write for FileWriter {
         };
         self.hasher.update(&bytes[..count]);
         self.offset += count as u64;
+        self.times.touch();
         if self.offset - self.saved >= STEP {
             self.start_writeback();
             self.checkpoint();
@@ -290,7 +254,8 @@ impl Writer for FileWriter {
             .and_then(|()| self.data.rewind())
             .context(ErrorKind::Storage, || at("empty", &path))?;
         self.offset = 0;
-        self.hasher = self.expected.digest.map_or_else(Hasher::sha256, |digest| digest.hasher());
+        self.hasher = self.hasher.fresh();
+        self.times.touch();
         self.failed = false;
         self.saved = 0;
         let first = Checkpoint {
@@ -305,13 +270,13 @@ impl Writer for FileWriter {
     fn commit(self: Box<Self>, expected: Expected) -> Result<Committed> {
         let writer = *self;
         let digest = writer.check(expected)?;
-        writer.publish(digest)
+        writer.publish(digest, &Labels::new()).map(Into::into)
     }
 
     fn commit_or_abort(self: Box<Self>, expected: Expected) -> Result<Committed> {
         let mut writer = *self;
         match writer.check(expected) {
-            Ok(digest) => writer.publish(digest),
+            Ok(digest) => writer.publish(digest, &Labels::new()).map(Into::into),
             Err(error) => {
                 if error.find::<ContentMismatch>().is_some() {
                     writer.failed = true; // removed when dropped, before the lock is given up

@@ -1,0 +1,7 @@
+//! The API over unix sockets, asked with the generated clients.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod backend;
+mod snapshots;
+mod support;

@@ -1,0 +1,107 @@
+//! Both sockets of a daemon on an empty store, served by the test itself.
+
+use std::path::{Path, PathBuf};
+
+use dist::{Engine, EngineConfig};
+use dist_core::Namespace;
+use dist_grpc::{About, Daemon, NAMESPACE_HEADER, services};
+use dist_layer::Limits;
+use dist_registry::RegistryOptions;
+use dist_store::{Durability, OpenMode};
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Request, Response, Status};
+
+/// A daemon that answers as long as the test's runtime lives.
+pub(crate) struct Served {
+    pub(crate) engine: Engine,
+    pub(crate) daemon: Daemon,
+    dir: TempDir,
+}
+
+impl Served {
+    /// Serves an empty store whose default snapshotter is `snapshotter`.
+    pub(crate) fn new(snapshotter: &str) -> Self {
+        let dir = dist_testutil::scratch();
+        let engine = Engine::open(EngineConfig {
+            root: dir.path().join("root"),
+            mode: OpenMode::Create,
+            namespace: Namespace::default(),
+            snapshotter: Some(snapshotter.to_owned()),
+            durability: Durability::default(),
+            limits: Limits::default(),
+            registry: RegistryOptions::default(),
+        })
+        .unwrap();
+        let about = About { version: "0".into(), revision: String::new() };
+        let daemon = Daemon::new(engine.clone(), about);
+        let served = Self { engine, daemon, dir };
+        serve(&served.path("socket"), services::routes(&served.daemon));
+        serve(&served.path("backend"), services::backend_routes(&served.daemon));
+        served
+    }
+
+    /// A path in the test's directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A connection to the clients' socket.
+    pub(crate) fn channel(&self) -> Channel {
+        connect(self.path("socket"))
+    }
+
+    /// A connection to the backend socket.
+    pub(crate) fn backend(&self) -> Channel {
+        connect(self.path("backend"))
+    }
+}
+
+fn serve(path: &Path, routes: Routes) {
+    let listener = UnixListenerStream::new(UnixListener::bind(path).unwrap());
+    tokio::spawn(Server::builder().serve_with_incoming(routes, listener));
+}
+
+fn connect(path: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+}
+
+/// A request in the namespace `default`.
+pub(crate) fn request<T>(message: T) -> Request<T> {
+    request_in("default", message)
+}
+
+/// A request in a namespace.
+pub(crate) fn request_in<T>(namespace: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(NAMESPACE_HEADER, namespace.parse().unwrap());
+    request
+}
+
+/// Fails unless `result` failed with `code` and a text that ends in the code's class.
+#[track_caller]
+pub(crate) fn refused<T: std::fmt::Debug>(
+    result: Result<Response<T>, Status>,
+    code: Code,
+) -> String {
+    let status = result.unwrap_err();
+    assert_eq!(status.code(), code, "{status:?}");
+    let class = match code {
+        Code::NotFound => ": not found",
+        Code::AlreadyExists => ": already exists",
+        Code::InvalidArgument => ": invalid argument",
+        Code::FailedPrecondition => ": failed precondition",
+        Code::Unimplemented => ": not implemented",
+        other => panic!("no class for {other}"),
+    };
+    assert!(status.message().ends_with(class), "{status:?}");
+    status.message().to_owned()
+}
