@@ -15,7 +15,7 @@ mod filters;
 mod gc;
 mod plugins;
 pub mod server;
-pub mod services;
+mod services;
 mod translate;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};

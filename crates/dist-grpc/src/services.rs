@@ -52,8 +52,7 @@ pub(crate) const BACKEND_NAMES: [&str; 2] = [
 ];
 
 /// All services of the API, each in front of `daemon`.
-#[must_use]
-pub fn routes(daemon: &Daemon) -> Routes {
+pub(crate) fn routes(daemon: &Daemon) -> Routes {
     let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes
@@ -79,8 +78,7 @@ pub fn routes(daemon: &Daemon) -> Routes {
 
 /// The services of the backend socket: content and snapshots in the raw realm, see
 /// [`crate::backend`].
-#[must_use]
-pub fn backend_routes(daemon: &Daemon) -> Routes {
+pub(crate) fn backend_routes(daemon: &Daemon) -> Routes {
     let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes

@@ -1,25 +1,23 @@
 //! Both sockets of a daemon on an empty store, served by the test itself.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dist::{Engine, EngineConfig};
 use dist_core::Namespace;
-use dist_grpc::{About, Daemon, NAMESPACE_HEADER, services};
+use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
+use dist_grpc::{About, Daemon, NAMESPACE_HEADER};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
 use dist_store::{Durability, OpenMode};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
-use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::service::Routes;
-use tonic::transport::{Channel, Endpoint, Server};
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 /// A daemon that answers as long as the test's runtime lives.
 pub(crate) struct Served {
     pub(crate) engine: Engine,
-    pub(crate) daemon: Daemon,
     dir: TempDir,
 }
 
@@ -37,12 +35,16 @@ impl Served {
             registry: RegistryOptions::default(),
         })
         .unwrap();
-        let about = About { version: "0".into(), revision: String::new() };
+        let about = About { version: "1".to_owned(), revision: String::new() };
         let daemon = Daemon::new(engine.clone(), about);
-        let served = Self { engine, daemon, dir };
-        serve(&served.path("socket"), services::routes(&served.daemon));
-        serve(&served.path("backend"), services::backend_routes(&served.daemon));
-        served
+        let bind = |name: &str| {
+            let path = dir.path().join(name);
+            let options = SocketOptions { path, mode: 0o600, owner: None, group: None };
+            Socket::bind(&options, Access::default()).unwrap()
+        };
+        let sockets = Sockets { api: bind("socket"), backend: Some(bind("backend")) };
+        tokio::spawn(server::serve(daemon, sockets, std::future::pending()));
+        Self { engine, dir }
     }
 
     /// A path in the test's directory.
@@ -59,11 +61,6 @@ impl Served {
     pub(crate) fn backend(&self) -> Channel {
         connect(self.path("backend"))
     }
-}
-
-fn serve(path: &Path, routes: Routes) {
-    let listener = UnixListenerStream::new(UnixListener::bind(path).unwrap());
-    tokio::spawn(Server::builder().serve_with_incoming(routes, listener));
 }
 
 fn connect(path: PathBuf) -> Channel {
