@@ -32,7 +32,12 @@ pub trait Applier: Send + Sync {
 pub trait Differ: Send + Sync {
     /// Writes the changes from `lower` to `upper` as an uncompressed layer.
     ///
+    /// The mounts are read and not performed; none at all is an empty tree. The same trees give the
+    /// same bytes. Nothing outside the directories of the mounts is read or followed.
+    ///
     /// # Errors
+    /// `Unsupported` for mounts whose directories can't be read without performing them, and for
+    /// a name that would be a whiteout in a layer; `Aborted` where the trees change meanwhile;
     /// `Storage`, `Cancelled`, and the kind that `out` failed with.
     fn diff(
         &self,
@@ -40,7 +45,18 @@ pub trait Differ: Send + Sync {
         upper: &[Mount],
         out: &mut dyn io::Write,
         cancel: &Cancel,
-    ) -> Result<DiffId>;
+    ) -> Result<Diffed>;
+}
+
+/// What [`Differ::diff`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diffed {
+    /// The digest of the uncompressed layer.
+    pub diff_id: DiffId,
+    /// Uncompressed bytes written.
+    pub size: u64,
+    /// What could not be written and is no error.
+    pub warnings: Vec<Warning>,
 }
 
 /// What [`Applier::apply`] did.

@@ -31,7 +31,7 @@ pub use content::{
     Blob, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Provider, Writer,
 };
 pub use descriptor::Descriptor;
-pub use diff::{Applied, Applier, Differ, Warning};
+pub use diff::{Applied, Applier, Diffed, Differ, Warning};
 pub use digest::{ChainId, DiffId, Digest, DigestError, Hasher, chain_ids};
 pub use error::{ContentMismatch, Context, Error, ErrorKind, Limit, Result, ResultExt};
 pub use filter::{Fields, Filter};

@@ -7,6 +7,7 @@
 
 mod gzip;
 mod input;
+mod output;
 mod ring;
 mod zstd;
 
@@ -16,6 +17,7 @@ use dist_core::{Compression, DiffId, Error, ErrorKind, Hasher, MediaType, Result
 
 use self::gzip::Gzip;
 use self::input::Input;
+pub use self::output::Compressor;
 pub(crate) use self::ring::split;
 use self::zstd::Zstd;
 use crate::Limits;

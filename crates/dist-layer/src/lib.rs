@@ -5,12 +5,16 @@
 //! malformed one with its offset, and the unpacker makes each entry beneath one directory that
 //! nothing in the layer can leave. One pass, no threads, and memory that does not grow with the
 //! layer's size (only with its number of directories).
+//!
+//! [`LayerDiffer`] goes the other way: it compares two trees and writes what differs as a tar, and
+//! [`Compressor`] compresses that.
 
 #![forbid(unsafe_code)]
 
 mod apply;
 mod beneath;
 mod compression;
+mod diff;
 mod inherit;
 mod ledger;
 mod limits;
@@ -21,6 +25,7 @@ mod warnings;
 mod whiteout;
 
 pub use apply::LayerApplier;
-pub use compression::{decompress, detect};
+pub use compression::{Compressor, decompress, detect};
+pub use diff::{DiffOptions, LayerDiffer};
 pub use inherit::inherit_dirs;
 pub use limits::{ApplyOptions, Limits};
