@@ -47,9 +47,9 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", help_heading = STORE)]
     pub(crate) root: Option<PathBuf>,
 
-    /// Work through the daemon that listens on this unix socket, not on a directory [env:
-    /// CONTAINERD_ADDRESS]
-    #[arg(long, global = true, value_name = "SOCKET", conflicts_with = "root", help_heading = STORE)]
+    /// Work through the daemon that listens on this unix socket, not on a directory; of `daemon`,
+    /// where it listens [env: CONTAINERD_ADDRESS, but for `daemon`]
+    #[arg(short = 'a', long, global = true, value_name = "SOCKET", help_heading = STORE)]
     pub(crate) address: Option<String>,
 
     /// Namespace of images, snapshots and labels [env: CONTAINERD_NAMESPACE] [default: default]

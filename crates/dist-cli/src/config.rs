@@ -68,6 +68,9 @@ pub(crate) struct Config {
     root: Option<PathBuf>,
     /// The socket of the daemon to work through.
     address: Option<String>,
+    /// Where a daemon is told to listen: what the command line says, not the environment.
+    listen: Option<PathBuf>,
+    root_is_given: bool,
     /// The namespace.
     pub(crate) namespace: Namespace,
     /// Standard error.
@@ -111,6 +114,8 @@ impl Config {
         Ok(Self {
             root: root(global, &environment, is_root),
             address: address(global, &environment)?,
+            listen: global.address.as_ref().map(PathBuf::from),
+            root_is_given: global.root.is_some(),
             namespace: namespace(global, &environment)?,
             terminal,
             timeout: global.network.timeout,
@@ -178,6 +183,12 @@ impl Config {
 
     fn host(&self, mode: OpenMode) -> Result<Arc<dyn Host>> {
         match &self.address {
+            Some(address) if self.root_is_given => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "work through the daemon at {address} and on a root directory: give one of --address and --root"
+                ),
+            )),
             Some(address) => {
                 let timeout = self.registry.connect_timeout;
                 Ok(Arc::new(Client::connect(address, timeout, self.namespace.clone())?))
@@ -208,6 +219,15 @@ impl Config {
     /// The engine.
     pub(crate) fn engine_in(&self, mode: OpenMode) -> Result<Engine> {
         self.refuse_address()?;
+        self.engine_at_root(mode)
+    }
+
+    /// The engine that a daemon serves; --address says where.
+    pub(crate) fn daemon_engine(&self) -> Result<Engine> {
+        self.engine_at_root(OpenMode::Create)
+    }
+
+    fn engine_at_root(&self, mode: OpenMode) -> Result<Engine> {
         Engine::open(EngineConfig {
             root: self.root()?.to_owned(),
             mode,
@@ -268,9 +288,9 @@ impl Config {
     }
 
     /// Where the daemon listens.
-    pub(crate) fn daemon_address(&self, flag: Option<&Path>) -> Result<PathBuf> {
-        if let Some(path) = flag {
-            return Ok(path.to_owned());
+    pub(crate) fn daemon_address(&self) -> Result<PathBuf> {
+        if let Some(path) = &self.listen {
+            return Ok(path.clone());
         }
         if self.is_root {
             return Ok("/run/dist/dist.sock".into());

@@ -1,7 +1,5 @@
 //! `dist daemon`: the engine behind containerd's API.
 
-use std::path::PathBuf;
-
 use dist_core::{Context as _, Error, ErrorKind, Result};
 use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
 use dist_grpc::{About, Daemon};
@@ -14,20 +12,16 @@ use crate::runtime;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-CONTAINERD_ADDRESS is for clients; it has no say here.
+Listens on --address [default: /run/dist/dist.sock as root, else
+$XDG_RUNTIME_DIR/dist/dist.sock]. CONTAINERD_ADDRESS is for clients; it has no say here.
 
 Examples:
   dist daemon &
   ctr --address /run/dist/dist.sock images ls")]
-pub(crate) struct Args {
-    /// Socket to listen on [default: /run/dist/dist.sock as root, else
-    /// $XDG_RUNTIME_DIR/dist/dist.sock]
-    #[arg(short, long, value_name = "PATH")]
-    address: Option<PathBuf>,
-}
+pub(crate) struct Args {}
 
-pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let engine = config.engine()?;
+pub(crate) fn run(config: &Config, Args {}: &Args) -> Result<()> {
+    let engine = config.daemon_engine()?;
     let root = engine.store().root().to_owned();
     // Held to the end: of two daemons each would collect what the other is about to use.
     let Some(_alone) = engine.store().try_lock("daemon")? else {
@@ -39,7 +33,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         version: env!("DIST_VERSION").to_owned(),
         revision: env!("DIST_REVISION").to_owned(),
     };
-    let sockets = sockets(config, args)?;
+    let sockets = sockets(config)?;
     let daemon = Daemon::new(engine, about);
     tell(&[NotifyState::Ready]);
     tracing::info!(root = %root.display(), version = env!("DIST_VERSION"), "serving");
@@ -55,7 +49,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 /// The sockets that systemd passed, in the order of its unit, or those that are made now.
-fn sockets(config: &Config, args: &Args) -> Result<Sockets> {
+fn sockets(config: &Config) -> Result<Sockets> {
     let access = Access::new([rustix::process::geteuid().as_raw()], []);
     let mut passed = ListenFd::from_env();
     let mut passed = |index| -> Result<Option<Socket>> {
@@ -71,7 +65,7 @@ fn sockets(config: &Config, args: &Args) -> Result<Sockets> {
     if let Some(api) = passed(0)? {
         return Ok(Sockets { api, backend: passed(1)? });
     }
-    let path = config.daemon_address(args.address.as_deref())?;
+    let path = config.daemon_address()?;
     let backend = bind(path.with_file_name("backend.sock"))?;
     Ok(Sockets { api: bind(path)?, backend: Some(backend) })
 }
