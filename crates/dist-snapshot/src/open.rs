@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dist_core::{Error, ErrorKind, Namespace, Result, SnapshotKey, Snapshotter};
-use dist_store::{SnapshotId, Store};
+use dist_store::{Scope, SnapshotId, Store};
 
 use crate::dirs::{self, Dirs, Making};
 use crate::native::Native;
@@ -16,14 +16,15 @@ use crate::{native, overlay};
 /// The names of all snapshotters there are.
 pub const NAMES: [&str; 2] = [overlay::NAME, native::NAME];
 
-/// Opens the snapshotter `name` of a store and a namespace.
+/// Opens the snapshotter `name` of a store and a namespace. What is made goes into the scope's
+/// lease.
 ///
 /// # Errors
 /// `InvalidArgument` for an unknown name, and where `overlayfs` can't write the store's path in
 /// mount options.
-pub fn open(store: &Store, namespace: &Namespace, name: &str) -> Result<Arc<dyn Snapshotter>> {
+pub fn open(store: &Store, scope: impl Into<Scope>, name: &str) -> Result<Arc<dyn Snapshotter>> {
     let name = known(name)?;
-    let (records, dirs) = (store.snapshots(namespace, name), Dirs::new(store, name));
+    let (records, dirs) = (store.snapshots(scope, name), Dirs::new(store, name));
     Ok(match name {
         overlay::NAME => Arc::new(Snapshots::new(records, dirs, Overlay::new(store.root())?)),
         _ => Arc::new(Snapshots::new(records, dirs, Native)),

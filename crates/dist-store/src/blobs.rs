@@ -11,21 +11,21 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use dist_core::{
-    Blob, Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Info, Labels, Namespace,
-    Provider, Result,
+    Blob, Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Info, LabelChange,
+    Labels, Provider, Resource, Result,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use rustix::fs::OFlags;
 
 use crate::db::SqlContext as _;
 use crate::fsio::{self, at};
-use crate::{Store, labels};
+use crate::{Scope, Store, labels};
 
-/// The blobs and ingests of one namespace.
+/// The blobs and ingests of one namespace; what is made goes into the scope's lease.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
     pub(crate) store: Store,
-    pub(crate) namespace: Namespace,
+    pub(crate) scope: Scope,
 }
 
 /// What lies at a blob's path.
@@ -75,11 +75,17 @@ impl ContentStore {
                         "SELECT id, digest, size, created_at, updated_at FROM content
                          WHERE namespace = ?1 ORDER BY digest",
                     )?
-                    .query_map([self.namespace.as_str()], Record::read)?
+                    .query_map([self.scope.namespace.as_str()], Record::read)?
                     .collect::<rusqlite::Result<Vec<_>>>()
             };
             let rows = rows().sql(|| "list blobs".into())?;
-            rows.into_iter().map(|row| row.info(connection)).collect()
+            let mut labels = labels::CONTENT.load_all(connection, &self.scope.namespace)?;
+            rows.into_iter()
+                .map(|row| {
+                    let labels = labels.remove(&row.id).unwrap_or_default();
+                    row.info(labels)
+                })
+                .collect()
         })
     }
 
@@ -92,24 +98,25 @@ impl ContentStore {
         Ok(self.store.blob_path(digest))
     }
 
-    /// Sets labels of a blob; an empty value removes one, labels not named stay.
+    /// Changes the labels of a blob. The answer shows those that were emptied as well.
     ///
     /// # Errors
-    /// `NotFound`, `Storage`.
-    pub fn update_labels(&self, digest: &Digest, changes: &Labels) -> Result<Info> {
+    /// `NotFound`; `InvalidArgument` for labels that are too long; `Storage`.
+    pub fn update_labels(&self, digest: &Digest, change: &LabelChange) -> Result<Info> {
         self.store.db().write(|transaction| {
             let id: i64 = transaction
                 .query_row(
                     "UPDATE content SET updated_at = ?3 WHERE namespace = ?1 AND digest = ?2
                      RETURNING id",
-                    params![self.namespace.as_str(), digest.to_string(), fsio::now()],
+                    params![self.scope.namespace.as_str(), digest.to_string(), fsio::now()],
                     |row| row.get(0),
                 )
                 .optional()
                 .sql(|| format!("label blob {digest}"))?
                 .ok_or_else(|| missing(digest))?;
-            labels::CONTENT.set(transaction, id, changes)?;
-            self.load(transaction, digest)?.ok_or_else(|| missing(digest))
+            let labels = labels::CONTENT.change(transaction, id, change)?;
+            let info = self.load(transaction, digest)?.ok_or_else(|| missing(digest))?;
+            Ok(Info { labels, ..info })
         })
     }
 
@@ -124,12 +131,13 @@ impl ContentStore {
             let count = transaction
                 .execute(
                     "DELETE FROM content WHERE namespace = ?1 AND digest = ?2",
-                    (self.namespace.as_str(), digest.to_string()),
+                    (self.scope.namespace.as_str(), digest.to_string()),
                 )
                 .sql(|| format!("delete blob {digest}"))?;
             if count == 0 {
                 return Err(missing(digest));
             }
+            self.scope.release(transaction, &Resource::Content(*digest))?;
             if known(transaction, digest)?.is_some() {
                 return Ok(());
             }
@@ -192,15 +200,18 @@ impl ContentStore {
             )
             .and_then(|mut statement| {
                 statement
-                    .query_row((self.namespace.as_str(), digest.to_string()), Record::read)
+                    .query_row((self.scope.namespace.as_str(), digest.to_string()), Record::read)
                     .optional()
             })
             .sql(|| format!("read row of blob {digest}"))?
-            .map(|row| row.info(connection))
+            .map(|row| {
+                let labels = labels::CONTENT.load(connection, row.id)?;
+                row.info(labels)
+            })
             .transpose()
     }
 
-    /// Makes the row of this namespace, or corrects it.
+    /// Makes the row of this namespace, or corrects it, and puts the blob into the lease.
     pub(crate) fn insert(
         &self,
         transaction: &Transaction<'_>,
@@ -213,11 +224,12 @@ impl ContentStore {
         let boot_id = unsettled.then(|| self.store.boot_id());
         let digest_text = digest.to_string();
         let now = fsio::now();
+        self.scope.made(transaction, &Resource::Content(*digest))?;
         transaction
             .execute(
                 "INSERT INTO content (namespace, digest, size, created_at, updated_at, boot_id)
                  VALUES (?1, ?2, ?3, ?4, ?4, ?5) ON CONFLICT (namespace, digest) DO NOTHING",
-                params![self.namespace.as_str(), digest_text, bytes, now, boot_id],
+                params![self.scope.namespace.as_str(), digest_text, bytes, now, boot_id],
             )
             .and_then(|_| {
                 // One file, so all rows say the same of it. Who is syncing an earlier one now must
@@ -243,11 +255,11 @@ impl ContentStore {
         let id = transaction
             .query_row(
                 "SELECT id FROM content WHERE namespace = ?1 AND digest = ?2",
-                (self.namespace.as_str(), digest.to_string()),
+                (self.scope.namespace.as_str(), digest.to_string()),
                 |row| row.get(0),
             )
             .sql(|| format!("label blob {digest}"))?;
-        labels::CONTENT.set(transaction, id, labels)?;
+        labels::CONTENT.add(transaction, id, labels)?;
         self.load(transaction, digest)?.ok_or_else(|| missing(digest))
     }
 
@@ -283,10 +295,11 @@ impl Provider for ContentStore {
 }
 
 impl Store {
-    /// The blobs and ingests of a namespace.
+    /// The blobs and ingests of a namespace. Blobs that are written, or found when they should be
+    /// written, go into the scope's lease.
     #[must_use]
-    pub fn content(&self, namespace: &Namespace) -> ContentStore {
-        ContentStore { store: self.clone(), namespace: namespace.clone() }
+    pub fn content(&self, scope: impl Into<Scope>) -> ContentStore {
+        ContentStore { store: self.clone(), scope: scope.into() }
     }
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -383,14 +396,14 @@ impl Record {
         })
     }
 
-    fn info(self, connection: &Connection) -> Result<Info> {
+    fn info(self, labels: Labels) -> Result<Info> {
         let what = || format!("read row of blob {:?}", self.digest);
         Ok(Info {
             digest: self.digest.parse().context(ErrorKind::Storage, what)?,
             size: u64::try_from(self.size).context(ErrorKind::Storage, what)?,
             created_at: self.created_at,
             updated_at: self.updated_at,
-            labels: labels::CONTENT.load(connection, self.id)?,
+            labels,
         })
     }
 }

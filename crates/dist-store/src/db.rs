@@ -19,9 +19,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use rustix::fs::FlockOperation;
 
 use crate::reserve;
+use crate::schema::{self, VERSION};
 
-const SCHEMA: &str = include_str!("schema.sql");
-const VERSION: i64 = 1;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The metadata of one store, shared by all threads and processes that use it.
@@ -47,7 +46,8 @@ enum Access {
 }
 
 impl Db {
-    /// Opens `root/meta.db` for reading and writing; it must be there.
+    /// Opens `root/meta.db` for reading and writing; it must be there. One of an earlier version is
+    /// brought to this program's.
     pub(crate) fn open(root: &Path, durable: bool) -> Result<Self> {
         let db = Self::new(root, Access::Write, if durable { "FULL" } else { "NORMAL" });
         let open = || {
@@ -56,11 +56,30 @@ impl Db {
         };
         let (version, connection) =
             reserve::with(root, open).map_err(|error| reserve::explain(error, root))?;
-        if version != VERSION {
-            return Err(db.wrong_version(version));
+        match version {
+            VERSION => db.give_back(connection),
+            1..VERSION => {
+                drop(connection);
+                db.migrate()?;
+            }
+            _ => return Err(db.wrong_version(version)),
         }
-        db.give_back(connection);
         Ok(db)
+    }
+
+    /// Brings the database to this program's version, durably; another process may do it first.
+    fn migrate(&self) -> Result<()> {
+        let migrate = |transaction: &Transaction<'_>| {
+            let found = version(transaction, &self.path)?;
+            if found < VERSION {
+                schema::migrate(transaction, found).sql(|| {
+                    format!("migrate database {} to version {VERSION}", self.path.display())
+                })?;
+                tracing::info!(found, VERSION, "the database has a new version");
+            }
+            Ok(())
+        };
+        reserve::with(self.root(), || self.try_write(migrate)).map_err(|error| self.explain(error))
     }
 
     /// Makes `root/meta.db` where it is missing. The caller holds `meta.lock`.
@@ -85,8 +104,7 @@ impl Db {
             connection.pragma_update(None, "synchronous", "OFF")?; // one sync below does for all
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
+            schema::migrate(&transaction, 0)?;
             transaction.commit()?;
             // Last: until here all is in the one file that gets its name below. A log that could
             // not be written back at the close would be left behind.
@@ -107,7 +125,7 @@ impl Db {
     /// Opens `root/meta.db` for reading only, without writing anything anywhere.
     ///
     /// Rows that are not known to be on the disk and come from another boot than `boot_id` are
-    /// hidden, because they can't be dropped.
+    /// hidden, because they can't be dropped. What an earlier version lacks is made in memory.
     pub(crate) fn open_read_only(root: &Path, boot_id: &str) -> Result<Self> {
         let mut db = Self::new(root, Access::Read, "FULL");
         let mut opened = db.connect().and_then(|c| Ok((version(&c, &db.path)?, c)));
@@ -116,14 +134,11 @@ impl Db {
             opened = db.connect().and_then(|c| Ok((version(&c, &db.path)?, c)));
         }
         let (version, connection) = opened.map_err(|error| reserve::explain(error, root))?;
-        if version != VERSION {
-            return Err(db.wrong_version(version));
+        db.setup = schema::stand_in(version).ok_or_else(|| db.wrong_version(version))?;
+        if crate::durability::has_stale(&connection, boot_id)? {
+            db.setup.push_str(&crate::durability::hiding_views(boot_id));
         }
-        let stale = crate::durability::has_stale(&connection, boot_id)?;
-        if stale {
-            db.setup = crate::durability::hiding_views(boot_id);
-            connection.execute_batch(&db.setup).sql(|| at("read database", &db.path))?;
-        }
+        connection.execute_batch(&db.setup).sql(|| at("read database", &db.path))?;
         db.give_back(connection);
         Ok(db)
     }
@@ -168,6 +183,27 @@ impl Db {
         self.try_write(f).map_err(|error| self.explain(error))
     }
 
+    /// As [`Db::write`], for what a power cut may take back: it is on the disk with the next durable
+    /// change, of whatever process, or not at all.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub fn write_lazily<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let write = || {
+            let connection = self.take()?;
+            let set = |level| {
+                let path = || at("write database", &self.path);
+                connection.pragma_update(None, "synchronous", level).sql(path)
+            };
+            set("NORMAL")?;
+            let value = self.change(&connection, f)?;
+            set(self.synchronous)?;
+            self.give_back(connection);
+            Ok(value)
+        };
+        write().map_err(|error| self.explain(error))
+    }
+
     /// As [`Db::write`], for a change that lets space be freed: on a full disk it uses the reserve.
     ///
     /// `f` may run twice; what its first run did to files is not undone.
@@ -179,18 +215,26 @@ impl Db {
     }
 
     fn try_write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let connection = self.take()?;
+        let value = self.change(&connection, f)?;
+        self.give_back(connection);
+        Ok(value)
+    }
+
+    fn change<T>(
+        &self,
+        connection: &Connection,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let what = || at("write database", &self.path);
         if self.is_read_only() {
             return Err(Error::new(ErrorKind::Storage, at("write read-only database", &self.path)));
         }
-        let mut connection = self.take()?;
-        let gate = self.enter()?;
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .sql(|| at("write database", &self.path))?;
+        let _gate = self.enter()?;
+        let transaction =
+            Transaction::new_unchecked(connection, TransactionBehavior::Immediate).sql(what)?;
         let value = f(&transaction)?;
-        transaction.commit().sql(|| at("write database", &self.path))?;
-        drop(gate);
-        self.give_back(connection);
+        transaction.commit().sql(what)?;
         Ok(value)
     }
 

@@ -313,7 +313,7 @@ mod tests {
     fn rows_that_came_while_syncing_stay_as_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s"), crate::StoreOptions::default()).unwrap();
-        let content = store.content(&dist_core::Namespace::default());
+        let content = store.content(dist_core::Namespace::default());
         let digest = |n: u8| dist_core::Digest::sha256(&[n]);
         let insert = |n| store.db().write(|t| content.insert(t, &digest(n), 1, true)).unwrap();
         let id = |n| -> i64 {

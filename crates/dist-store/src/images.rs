@@ -1,29 +1,51 @@
-//! Images: names for manifests and indexes. Rows only; a name keeps nothing from being deleted.
+//! Images: names for manifests and indexes. Rows only; a name keeps what it leads to from being
+//! collected, not from being deleted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dist_core::{
-    Context as _, Descriptor, Error, ErrorKind, Image, ImageName, Labels, MediaType, Namespace,
-    Result,
+    Context as _, Descriptor, Digest, Error, ErrorKind, GC_EXPIRE, Image, ImageName, LabelChange,
+    Labels, MediaType, Resource, Result,
 };
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::db::{Db, SqlContext as _};
-use crate::{fsio, labels};
+use crate::scope::add_namespace;
+use crate::{Scope, fsio, labels};
 
 const COLUMNS: &str =
     "id, name, media_type, digest, size, annotations, created_at, updated_at FROM images";
 
-/// The images of one namespace.
+/// The images of one namespace. Those that expire go into the scope's lease.
 #[derive(Clone, Debug)]
 pub struct ImageStore {
     db: Arc<Db>,
-    namespace: Namespace,
+    scope: Scope,
+    now: Option<i64>,
+}
+
+/// What of an image is changed; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageChange {
+    /// What the name stands for, with its annotations.
+    pub target: Option<Descriptor>,
+    /// The annotations of what the name stands for.
+    pub annotations: Option<LabelChange>,
+    /// The labels.
+    pub labels: Option<LabelChange>,
 }
 
 impl ImageStore {
-    pub(crate) fn new(db: Arc<Db>, namespace: Namespace) -> Self {
-        Self { db, namespace }
+    pub(crate) fn new(db: Arc<Db>, scope: Scope) -> Self {
+        Self { db, scope, now: None }
+    }
+
+    /// The same images; what is written gets `time`, in nanoseconds since the epoch, instead of the
+    /// time of now.
+    #[must_use]
+    pub fn dated(self, time: i64) -> Self {
+        Self { now: Some(time), ..self }
     }
 
     /// Reads one image.
@@ -45,11 +67,17 @@ impl ImageStore {
                     .prepare_cached(&format!(
                         "SELECT {COLUMNS} WHERE namespace = ?1 ORDER BY name"
                     ))?
-                    .query_map([self.namespace.as_str()], Record::read)?
+                    .query_map([self.scope.namespace.as_str()], Record::read)?
                     .collect::<rusqlite::Result<Vec<_>>>()
             };
             let rows = rows().sql(|| "list images".into())?;
-            rows.into_iter().map(|row| row.image(connection)).collect()
+            let mut labels = labels::IMAGE.load_all(connection, &self.scope.namespace)?;
+            rows.into_iter()
+                .map(|row| {
+                    let labels = labels.remove(&row.id).unwrap_or_default();
+                    row.image(labels)
+                })
+                .collect()
         })
     }
 
@@ -59,67 +87,146 @@ impl ImageStore {
     /// Of the descriptor, the platform is not kept: a name stands for all platforms it leads to.
     ///
     /// # Errors
-    /// `Storage`.
+    /// `InvalidArgument` for labels that are too long; `Storage`.
     pub fn put(&self, name: &ImageName, target: &Descriptor, labels: &Labels) -> Result<Image> {
-        let what = || format!("register image {name}");
-        let annotations =
-            serde_json::to_string(&target.annotations).context(ErrorKind::Internal, what)?;
-        let size = i64::try_from(target.size).context(ErrorKind::InvalidArgument, what)?;
+        self.db.write(|transaction| self.put_in(transaction, name, target, labels))
+    }
+
+    /// [`ImageStore::put`] in a transaction that does more.
+    pub(crate) fn put_in(
+        &self,
+        transaction: &Transaction<'_>,
+        name: &ImageName,
+        target: &Descriptor,
+        labels: &Labels,
+    ) -> Result<Image> {
+        let id = self.write(transaction, name, target)?;
+        let change = LabelChange::Replace(labels.clone());
+        labels::IMAGE.change(transaction, id, &change)?;
+        self.keep(transaction, name, labels)?;
+        self.load(transaction, name)
+    }
+
+    /// Registers `target` under a name that is free.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `InvalidArgument` for labels that are too long; `Storage`.
+    pub fn create(&self, name: &ImageName, target: &Descriptor, labels: &Labels) -> Result<Image> {
+        self.db.demand_space()?;
         self.db.write(|transaction| {
-            let id: i64 = transaction
-                .query_row(
-                    "INSERT INTO images (namespace, name, media_type, digest, size, annotations,
-                         created_at, updated_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
-                     ON CONFLICT (namespace, name) DO UPDATE SET
-                         media_type = excluded.media_type, digest = excluded.digest,
-                         size = excluded.size, annotations = excluded.annotations,
-                         updated_at = excluded.updated_at
-                     RETURNING id",
-                    params![
-                        self.namespace.as_str(),
-                        name.as_str(),
-                        target.media_type.as_str(),
-                        target.digest.to_string(),
-                        size,
-                        annotations,
-                        fsio::now(),
-                    ],
-                    |row| row.get(0),
-                )
-                .sql(what)?;
-            labels::IMAGE.replace(transaction, id, labels)?;
-            self.load(transaction, name)
+            if self.find(transaction, name)?.is_some() {
+                let message = format!("image {name} is there");
+                return Err(Error::new(ErrorKind::AlreadyExists, message));
+            }
+            self.put_in(transaction, name, target, labels)
         })
     }
 
-    /// Removes a name, and nothing of what it names.
+    /// Changes an image. The answer shows labels and annotations that were emptied as well.
     ///
     /// # Errors
-    /// `NotFound`, `Storage`.
-    pub fn delete(&self, name: &ImageName) -> Result<()> {
-        self.db.write_freeing(|transaction| {
-            let count = transaction
-                .execute(
-                    "DELETE FROM images WHERE namespace = ?1 AND name = ?2",
-                    (self.namespace.as_str(), name.as_str()),
-                )
-                .sql(|| format!("delete image {name}"))?;
-            if count == 0 { Err(missing(name)) } else { Ok(()) }
+    /// `NotFound`; `InvalidArgument` for labels that are too long; `Storage`.
+    pub fn update(&self, name: &ImageName, change: &ImageChange) -> Result<Image> {
+        self.db.write(|transaction| {
+            let (id, mut image) = self.find(transaction, name)?.ok_or_else(|| missing(name))?;
+            if let Some(target) = &change.target {
+                image.target = target.clone();
+            }
+            if let Some(annotations) = &change.annotations {
+                annotations.apply(&mut image.target.annotations);
+            }
+            self.write(transaction, name, &image.target)?;
+            let labels = match &change.labels {
+                Some(change) => labels::IMAGE.change(transaction, id, change)?,
+                None => image.labels,
+            };
+            self.keep(transaction, name, &labels)?;
+            let updated = self.load(transaction, name)?;
+            Ok(Image { target: image.target, labels, ..updated })
         })
+    }
+
+    /// Removes a name, and nothing of what it names; only where it stands for `expected`, if that
+    /// is given.
+    ///
+    /// # Errors
+    /// `NotFound`, also where the name stands for something else; `Storage`.
+    pub fn delete(&self, name: &ImageName, expected: Option<&Digest>) -> Result<()> {
+        self.db.write_freeing(|transaction| {
+            let (id, image) = self.find(transaction, name)?.ok_or_else(|| missing(name))?;
+            let target = image.target.digest;
+            if let Some(expected) = expected.filter(|expected| **expected != target) {
+                let message = format!("image {name} stands for {target}, not for {expected}");
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+            transaction
+                .execute("DELETE FROM images WHERE id = ?1", [id])
+                .sql(|| format!("delete image {name}"))?;
+            self.scope.release(transaction, &Resource::Image(name.clone()))
+        })
+    }
+
+    /// Makes the row of an image, or gives it another target.
+    fn write(
+        &self,
+        transaction: &Transaction<'_>,
+        name: &ImageName,
+        target: &Descriptor,
+    ) -> Result<i64> {
+        let what = || format!("register image {name}");
+        let annotations: BTreeMap<_, _> =
+            target.annotations.iter().filter(|(_, value)| !value.is_empty()).collect();
+        let annotations = serde_json::to_string(&annotations).context(ErrorKind::Internal, what)?;
+        let size = i64::try_from(target.size).context(ErrorKind::InvalidArgument, what)?;
+        add_namespace(transaction, &self.scope.namespace)?;
+        transaction
+            .query_row(
+                "INSERT INTO images (namespace, name, media_type, digest, size, annotations,
+                     created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
+                 ON CONFLICT (namespace, name) DO UPDATE SET
+                     media_type = excluded.media_type, digest = excluded.digest,
+                     size = excluded.size, annotations = excluded.annotations,
+                     updated_at = excluded.updated_at
+                 RETURNING id",
+                params![
+                    self.scope.namespace.as_str(),
+                    name.as_str(),
+                    target.media_type.as_str(),
+                    target.digest.to_string(),
+                    size,
+                    annotations,
+                    self.now.unwrap_or_else(fsio::now),
+                ],
+                |row| row.get(0),
+            )
+            .sql(what)
+    }
+
+    /// Puts an image that expires into the lease: the others keep themselves.
+    fn keep(&self, transaction: &Transaction<'_>, name: &ImageName, labels: &Labels) -> Result<()> {
+        if labels.get(GC_EXPIRE).is_some_and(|time| !time.is_empty()) {
+            self.scope.hold(transaction, &Resource::Image(name.clone()))?;
+        }
+        Ok(())
     }
 
     fn load(&self, connection: &Connection, name: &ImageName) -> Result<Image> {
-        connection
+        Ok(self.find(connection, name)?.ok_or_else(|| missing(name))?.1)
+    }
+
+    fn find(&self, connection: &Connection, name: &ImageName) -> Result<Option<(i64, Image)>> {
+        let record = connection
             .prepare_cached(&format!("SELECT {COLUMNS} WHERE namespace = ?1 AND name = ?2"))
             .and_then(|mut statement| {
                 statement
-                    .query_row((self.namespace.as_str(), name.as_str()), Record::read)
+                    .query_row((self.scope.namespace.as_str(), name.as_str()), Record::read)
                     .optional()
             })
-            .sql(|| format!("read image {name}"))?
-            .ok_or_else(|| missing(name))?
-            .image(connection)
+            .sql(|| format!("read image {name}"))?;
+        let Some(record) = record else { return Ok(None) };
+        let labels = labels::IMAGE.load(connection, record.id)?;
+        Ok(Some((record.id, record.image(labels)?)))
     }
 }
 
@@ -153,7 +260,7 @@ impl Record {
         })
     }
 
-    fn image(self, connection: &Connection) -> Result<Image> {
+    fn image(self, labels: Labels) -> Result<Image> {
         let what = || format!("read image {}", self.name);
         let mut target = Descriptor::new(
             MediaType::parse(&self.media_type),
@@ -165,7 +272,7 @@ impl Record {
         Ok(Image {
             name: self.name.parse().context(ErrorKind::Storage, what)?,
             target,
-            labels: labels::IMAGE.load(connection, self.id)?,
+            labels,
             created_at: self.created_at,
             updated_at: self.updated_at,
         })

@@ -28,7 +28,7 @@ use std::path::Path;
 
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Info, Ingest,
-    IngestKey, Ingester, Result, ResultExt as _,
+    IngestKey, Ingester, Resource, Result, ResultExt as _,
 };
 
 use self::dir::IngestDir;
@@ -46,38 +46,50 @@ impl Ingester for ContentStore {
             && let Some(info) = self.find(&digest, expected.size)?
         {
             if !self.store.is_read_only() {
-                dir::remove_left(&self.store, &self.namespace, key);
+                dir::remove_left(&self.store, &self.scope.namespace, key);
             }
             return Ok(Ingest::Exists(info));
         }
         self.store.check_writable()?;
         self.store.db().demand_space().during(|| format!("write ingest {key}"))?;
-        let dir = IngestDir::lock(&self.store, &self.namespace, key, cancel)?;
+        let dir = IngestDir::lock(&self.store, &self.scope.namespace, key, cancel)?;
         if let Some(digest) = expected.digest
             && let Some(info) = self.claim(&digest, expected.size, cancel)?
         {
             dir.remove()?;
             return Ok(Ingest::Exists(info));
         }
-        let recalled = recall::recall(&dir, &self.namespace, key, expected)?;
+        let recalled = recall::recall(&dir, &self.scope.namespace, key, expected)?;
         let writer = FileWriter::open(self.clone(), dir, key, recalled, cancel)?;
         Ok(Ingest::Writer(Box::new(writer)))
     }
 }
 
 impl ContentStore {
-    /// The blob, if this namespace has it as durable as this store promises. Changes nothing.
+    /// The blob, if this namespace has it as durable as this store promises. Changes nothing, but
+    /// puts the blob into the lease where that does not hold it.
     fn find(&self, digest: &Digest, size: Option<u64>) -> Result<Option<Info>> {
-        let row = self.store.db().read(|connection| {
+        let resource = Resource::Content(*digest);
+        let found = self.store.db().read(|connection| {
+            let held = self.scope.holds(connection, &resource)?;
             let known = blobs::known(connection, digest)?;
             let settled = known.is_some_and(|known| !known.unsettled);
             if settled || self.store.durability() == Durability::None {
-                self.load(connection, digest)
+                Ok(self.load(connection, digest)?.map(|info| (info, held)))
             } else {
                 Ok(None)
             }
         })?;
-        let Some(info) = row else { return Ok(None) };
+        let Some((info, held)) = found else { return Ok(None) };
+        if !held {
+            let kept = self.store.db().write(|transaction| {
+                self.scope.hold(transaction, &resource)?;
+                Ok(self.load(transaction, digest)?.as_ref() == Some(&info))
+            })?;
+            if !kept {
+                return Ok(None); // it changed or went since
+            }
+        }
         match look(&self.store.blob_path(digest))? {
             Found::File { size: there, .. } if there == info.size => {
                 check_size(digest, size, info.size)?;

@@ -3,7 +3,7 @@
 //! ```text
 //! ROOT/                         mode 0700
 //!   format                      version and feature flags
-//!   meta.db meta.lock           rows: images, labels, snapshot records, which namespace has a blob
+//!   meta.db meta.lock           rows: images, labels, snapshot records, leases, which namespace has a blob
 //!   content/blobs/<alg>/<hex>   committed blobs, 0444, complete from the moment they have a name
 //!   content/ingest/<sha256 of namespace NUL key>/{ref,namespace,data,total,expected,...}
 //!   snapshots/                  the directories of snapshots
@@ -12,8 +12,9 @@
 //! ```
 //!
 //! Any number of threads and processes use one root at the same time. A [`Store`] is opened once
-//! and cloned; it gives out a [`ContentStore`] and an [`ImageStore`] for a namespace. Blobs are
-//! shared by all namespaces, rows say which of them has which.
+//! and cloned; it gives out a [`ContentStore`], an [`ImageStore`] and the like for a [`Scope`]: a
+//! namespace, and the lease into which goes what is made. Blobs are shared by all namespaces, rows
+//! say which of them has which.
 //!
 //! A blob that has a row is on the disk, synced, before the call that made the row returns (unless
 //! the store was opened with [`Durability::None`]). Snapshot records are settled later, see
@@ -30,16 +31,23 @@ mod identity;
 mod images;
 mod ingest;
 mod labels;
+mod leases;
 mod locks;
+mod namespaces;
 mod reserve;
+mod schema;
+mod scope;
 mod snapshots;
 mod store;
 
 pub use blobs::ContentStore;
 pub use db::Db;
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
-pub use images::ImageStore;
+pub use images::{ImageChange, ImageStore};
 pub use ingest::{INGEST_LIFETIME, IngestEntry, IngestWriter, Sharing};
+pub use leases::LeaseStore;
 pub use locks::LockGuard;
+pub use namespaces::NamespaceStore;
+pub use scope::Scope;
 pub use snapshots::{SnapshotId, SnapshotRecord, SnapshotStore};
 pub use store::{OpenMode, Store, StoreOptions};

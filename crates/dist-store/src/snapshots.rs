@@ -8,20 +8,19 @@
 
 mod row;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use dist_core::{
-    Error, ErrorKind, LabelChange, Labels, Namespace, Result, ResultExt as _, SnapshotInfo,
-    SnapshotKey, SnapshotKind, Usage,
+    Error, ErrorKind, LabelChange, Labels, Namespace, Resource, Result, ResultExt as _,
+    SnapshotInfo, SnapshotKey, SnapshotKind, Usage,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
 use self::row::{FIND, LIST, PARENTS, RawRow, TREE};
 use crate::db::{Db, SqlContext};
-use crate::labels::SNAPSHOT;
-use crate::{Store, fsio};
+use crate::{Scope, Store, fsio, labels};
 
 /// The label of a snapshot in the making that says which committed one it is to become.
 const TARGET_LABEL: &str = "containerd.io/snapshot.ref";
@@ -58,23 +57,25 @@ pub struct SnapshotRecord {
     pub parents: Vec<SnapshotId>,
 }
 
-/// The snapshot records of one namespace and one snapshotter.
+/// The snapshot records of one namespace and one snapshotter; what is made goes into the scope's
+/// lease.
 #[derive(Clone, Debug)]
 pub struct SnapshotStore {
     db: Arc<Db>,
     boot_id: Box<str>,
-    namespace: Namespace,
+    scope: Scope,
     snapshotter: Box<str>,
 }
 
 impl Store {
-    /// The snapshot records of one namespace and one snapshotter.
+    /// The snapshot records of one namespace and one snapshotter. Snapshots that are made, or found
+    /// when they should be made, go into the scope's lease.
     #[must_use]
-    pub fn snapshots(&self, namespace: &Namespace, snapshotter: &str) -> SnapshotStore {
+    pub fn snapshots(&self, scope: impl Into<Scope>, snapshotter: &str) -> SnapshotStore {
         SnapshotStore {
             db: Arc::clone(self.db()),
             boot_id: self.boot_id().into(),
-            namespace: namespace.clone(),
+            scope: scope.into(),
             snapshotter: snapshotter.into(),
         }
     }
@@ -117,7 +118,7 @@ impl SnapshotStore {
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.scope.namespace
     }
 
     /// Finds a record.
@@ -134,11 +135,14 @@ impl SnapshotStore {
     /// `Storage`.
     pub fn list(&self) -> Result<Vec<SnapshotInfo>> {
         self.db.read(|connection| {
-            let mut labels = self.all_labels(connection)?;
+            let mut labels = labels::SNAPSHOT.load_all(connection, &self.scope.namespace)?;
             let rows = || -> rusqlite::Result<Vec<RawRow>> {
                 connection
                     .prepare(LIST)?
-                    .query_map(params![self.namespace.as_str(), self.snapshotter], RawRow::read)?
+                    .query_map(
+                        params![self.scope.namespace.as_str(), self.snapshotter],
+                        RawRow::read,
+                    )?
                     .collect()
             };
             let rows = rows().sql(|| "list snapshots".into())?;
@@ -176,9 +180,11 @@ impl SnapshotStore {
         self.db.write(|transaction| {
             for taken in target.iter().chain([key]) {
                 if self.id(transaction, taken)?.is_some() {
+                    self.scope.hold(transaction, &self.resource(taken))?;
                     return Ok(Err(exists(taken)));
                 }
             }
+            self.scope.made(transaction, &self.resource(key))?;
             let parent_id = match parent {
                 None => None,
                 Some(parent) => {
@@ -191,7 +197,7 @@ impl SnapshotStore {
                          inodes, created_at, updated_at)
                      VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?6)",
                     params![
-                        self.namespace.as_str(),
+                        self.scope.namespace.as_str(),
                         self.snapshotter,
                         key.as_str(),
                         parent_id,
@@ -201,14 +207,14 @@ impl SnapshotStore {
                 )
             };
             insert().sql(|| format!("make snapshot {key}"))?;
-            SNAPSHOT.set(transaction, transaction.last_insert_rowid(), labels)?;
+            labels::SNAPSHOT.add(transaction, transaction.last_insert_rowid(), labels)?;
             self.find(transaction, key)?.ok_or_else(|| not_found(key)).map(Ok)
         })?
     }
 
     /// Turns the active snapshot `key` into the committed one `name`; not yet durable.
     ///
-    /// Labels are replaced, not kept. A `parent` becomes the parent of a snapshot without one.
+    /// The lease then holds the name instead of the key. Labels are replaced, not kept. A `parent` becomes the parent of a snapshot without one.
     ///
     /// # Errors
     /// `AlreadyExists` for the name; `NotFound` for the key or the parent; `FailedPrecondition`
@@ -224,6 +230,7 @@ impl SnapshotStore {
         let now = fsio::now();
         let stored = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.db.write(|transaction| {
+            self.scope.made(transaction, &self.resource(name))?;
             if self.id(transaction, name)?.is_some() {
                 return Ok(Err(exists(name)));
             }
@@ -247,8 +254,30 @@ impl SnapshotStore {
                 )
             };
             update().sql(|| format!("commit snapshot {key} as {name}"))?;
-            SNAPSHOT.replace(transaction, active.id.0, labels).map(Ok)
+            let labels = LabelChange::Replace(labels.clone());
+            labels::SNAPSHOT.change(transaction, active.id.0, &labels)?;
+            self.scope.release(transaction, &self.resource(key))?;
+            Ok(Ok(()))
         })?
+    }
+
+    /// Puts a snapshot that is there into the lease; returns whether it is.
+    ///
+    /// # Errors
+    /// `NotFound` for the lease; `Storage`.
+    pub fn hold(&self, key: &SnapshotKey) -> Result<bool> {
+        let resource = self.resource(key);
+        let find = |connection: &Connection| Ok(self.id(connection, key)?.is_some());
+        if self.db.read(|connection| self.scope.holds(connection, &resource))? {
+            return self.db.read(find);
+        }
+        self.db.write(|transaction| {
+            let found = find(transaction)?;
+            if found {
+                self.scope.hold(transaction, &resource)?;
+            }
+            Ok(found)
+        })
     }
 
     /// Whether `active` may be committed; the id of the parent it gets.
@@ -298,6 +327,7 @@ impl SnapshotStore {
             transaction
                 .execute("DELETE FROM snapshots WHERE id = ?1", [record.id.0])
                 .sql(|| format!("remove snapshot {key}"))?;
+            self.scope.release(transaction, &self.resource(key))?;
             Ok(record)
         })
     }
@@ -343,10 +373,10 @@ impl SnapshotStore {
         })
     }
 
-    /// Changes the labels of a snapshot; returns what it is after that.
+    /// Changes the labels of a snapshot. The answer shows those that were emptied as well.
     ///
     /// # Errors
-    /// `NotFound`, `Storage`.
+    /// `NotFound`; `InvalidArgument` for labels that are too long; `Storage`.
     pub fn update_labels(&self, key: &SnapshotKey, change: &LabelChange) -> Result<SnapshotInfo> {
         let now = fsio::now();
         self.db.write(|transaction| {
@@ -354,19 +384,22 @@ impl SnapshotStore {
             transaction
                 .execute("UPDATE snapshots SET updated_at = ?2 WHERE id = ?1", [id, now])
                 .sql(|| format!("label snapshot {key}"))?;
-            match change {
-                LabelChange::Replace(labels) => SNAPSHOT.replace(transaction, id, labels)?,
-                LabelChange::Merge(labels) => SNAPSHOT.set(transaction, id, labels)?,
-            }
-            Ok(self.find(transaction, key)?.ok_or_else(|| not_found(key))?.info)
+            let labels = labels::SNAPSHOT.change(transaction, id, change)?;
+            let record = self.find(transaction, key)?.ok_or_else(|| not_found(key))?;
+            Ok(SnapshotInfo { labels, ..record.info })
         })
+    }
+
+    /// What a lease calls a snapshot.
+    fn resource(&self, key: &SnapshotKey) -> Resource {
+        Resource::Snapshot { snapshotter: self.snapshotter.clone(), key: key.clone() }
     }
 
     fn id(&self, connection: &Connection, key: &SnapshotKey) -> Result<Option<i64>> {
         connection
             .query_row(
                 "SELECT id FROM snapshots WHERE namespace = ?1 AND snapshotter = ?2 AND key = ?3",
-                params![self.namespace.as_str(), self.snapshotter, key.as_str()],
+                params![self.scope.namespace.as_str(), self.snapshotter, key.as_str()],
                 |row| row.get(0),
             )
             .optional()
@@ -397,7 +430,7 @@ impl SnapshotStore {
             let row = connection
                 .prepare_cached(FIND)?
                 .query_row(
-                    params![self.namespace.as_str(), self.snapshotter, key.as_str()],
+                    params![self.scope.namespace.as_str(), self.snapshotter, key.as_str()],
                     RawRow::read,
                 )
                 .optional()?;
@@ -410,26 +443,9 @@ impl SnapshotStore {
         };
         let found = read().sql(|| format!("find snapshot {key}"))?;
         let Some((row, parents)) = found else { return Ok(None) };
-        let labels = SNAPSHOT.load(connection, row.id)?;
+        let labels = labels::SNAPSHOT.load(connection, row.id)?;
         let (id, usage) = (SnapshotId(row.id), row.usage);
         Ok(Some(SnapshotRecord { id, info: row.info(labels)?, usage, parents }))
-    }
-
-    fn all_labels(&self, connection: &Connection) -> Result<BTreeMap<i64, Labels>> {
-        let read = || {
-            let mut all: BTreeMap<i64, Labels> = BTreeMap::new();
-            let mut statement = connection.prepare(
-                "SELECT l.snapshot_id, l.name, l.value
-                 FROM snapshot_labels l JOIN snapshots s ON s.id = l.snapshot_id
-                 WHERE s.namespace = ?1 AND s.snapshotter = ?2",
-            )?;
-            let mut rows = statement.query(params![self.namespace.as_str(), self.snapshotter])?;
-            while let Some(row) = rows.next()? {
-                all.entry(row.get(0)?).or_default().insert(row.get(1)?, row.get(2)?);
-            }
-            Ok(all)
-        };
-        read().sql(|| "list the labels of snapshots".into())
     }
 }
 

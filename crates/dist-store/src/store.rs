@@ -9,14 +9,14 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dist_core::{Context as _, Error, ErrorKind, Namespace, Result, ResultExt as _};
+use dist_core::{Context as _, Error, ErrorKind, Result, ResultExt as _};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
 use crate::db::{self, Db};
 use crate::format::{self, Allowed};
 use crate::fsio::{self, at};
-use crate::{Durability, ImageStore, durability, reserve};
+use crate::{Durability, ImageStore, Scope, durability, reserve};
 
 const DIRS: [&str; 9] = [
     "content",
@@ -179,10 +179,10 @@ impl Store {
         &self.0.db
     }
 
-    /// The images of a namespace.
+    /// The images of a namespace. Those that expire go into the scope's lease.
     #[must_use]
-    pub fn images(&self, namespace: &Namespace) -> ImageStore {
-        ImageStore::new(self.0.db.clone(), namespace.clone())
+    pub fn images(&self, scope: impl Into<Scope>) -> ImageStore {
+        ImageStore::new(self.0.db.clone(), scope.into())
     }
 
     /// The id of the running boot, as rows that are not yet durable carry it.

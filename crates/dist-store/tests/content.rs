@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use dist_core::{
     Cancel, Committed, ContentMismatch, Digest, ErrorKind, Expected, Ingest, IngestKey,
-    Ingester as _, Labels, Namespace, Provider as _, Writer,
+    Ingester as _, LabelChange, Labels, Namespace, Provider as _, Writer,
 };
 use dist_store::{ContentStore, Durability, OpenMode, SettleMode, Store, StoreOptions};
 
@@ -26,7 +26,7 @@ impl Fixture {
     }
 
     fn content(&self) -> ContentStore {
-        self.store.content(&Namespace::default())
+        self.store.content(Namespace::default())
     }
 
     /// Opens the store again as after a start of the machine.
@@ -263,9 +263,10 @@ fn long_keys_and_abort() {
 #[test]
 fn namespaces_share_blobs_and_nothing_else() {
     let f = Fixture::new();
-    let (a, b) = (f.content(), f.store.content(&"b".parse().unwrap()));
+    let (a, b) = (f.content(), f.store.content("b".parse::<Namespace>().unwrap()));
     let digest = put(&a, b"hello");
-    a.update_labels(&digest, &Labels::from([("x".into(), "1".into())])).unwrap();
+    let change = LabelChange::Merge(Labels::from([("x".into(), "1".into())]));
+    a.update_labels(&digest, &change).unwrap();
     assert!(b.list().unwrap().is_empty());
     assert_eq!(b.open(&digest).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(b.delete(&digest).unwrap_err().kind(), ErrorKind::NotFound);
@@ -287,13 +288,21 @@ fn labels() {
     let digest = put(&content, b"hello");
     let set = |pairs: &[(&str, &str)]| {
         let labels = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        content.update_labels(&digest, &labels).unwrap().labels
+        content.update_labels(&digest, &LabelChange::Merge(labels)).unwrap().labels
     };
     assert_eq!(set(&[("a", "1"), ("b", "2")]).len(), 2);
-    let labels = set(&[("a", ""), ("b", "3")]);
-    assert_eq!(labels, Labels::from([("b".into(), "3".into())]));
+    let answer = set(&[("a", ""), ("b", "3")]);
+    assert_eq!(answer, Labels::from([("a".into(), String::new()), ("b".into(), "3".into())]));
+    let labels = Labels::from([("b".into(), "3".into())]);
     assert_eq!(content.list().unwrap()[0].labels, labels);
-    let error = content.update_labels(&Digest::sha256(b""), &labels).unwrap_err();
+    assert_eq!(content.info(&digest).unwrap().labels, labels);
+    let change = LabelChange::Replace(Labels::from([("c".into(), "4".into())]));
+    assert_eq!(content.update_labels(&digest, &change).unwrap().labels, *change.labels());
+    assert_eq!(content.info(&digest).unwrap().labels, *change.labels());
+    let long = LabelChange::Merge(Labels::from([("k".into(), "v".repeat(4096))]));
+    let error = content.update_labels(&digest, &long).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    let error = content.update_labels(&Digest::sha256(b""), &change).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
@@ -319,7 +328,7 @@ fn lost_and_damaged_blobs_are_written_again() {
     ];
     for (what, damage) in damage {
         let f = Fixture::new();
-        let (content, other) = (f.content(), f.store.content(&"b".parse().unwrap()));
+        let (content, other) = (f.content(), f.store.content("b".parse::<Namespace>().unwrap()));
         let digest = put(&content, b"hello");
         damage(&f.blob_path(&digest));
         for error in [
@@ -420,7 +429,7 @@ fn two_keys_with_one_digest_end_in_one_blob() {
 #[test]
 fn a_blob_deleted_during_its_commit_is_there_afterwards() {
     let f = Fixture::new();
-    let (a, b) = (f.content(), f.store.content(&"b".parse().unwrap()));
+    let (a, b) = (f.content(), f.store.content("b".parse::<Namespace>().unwrap()));
     std::thread::scope(|scope| {
         for content in [&a, &b] {
             scope.spawn(move || {

@@ -76,7 +76,7 @@ fn lost_directories_are_made_again() {
         std::fs::remove_dir_all(root.join(lost)).unwrap();
         let store = Store::open(&root, options(OpenMode::Existing)).unwrap();
         assert!(root.join(lost).is_dir(), "{lost}");
-        let content = store.content(&Namespace::default());
+        let content = store.content(Namespace::default());
         let Ingest::Writer(mut writer) =
             content.ingest(&"k".parse().unwrap(), Expected::default(), &Cancel::default()).unwrap()
         else {

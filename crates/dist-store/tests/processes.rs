@@ -70,7 +70,7 @@ fn key(text: &str) -> IngestKey {
 }
 
 fn open(root: &Path) -> Result<ContentStore> {
-    Ok(Store::open(root, StoreOptions::default())?.content(&Namespace::default()))
+    Ok(Store::open(root, StoreOptions::default())?.content(Namespace::default()))
 }
 
 fn write(content: &ContentStore, name: &str, bytes: &[u8]) -> Result<&'static str> {
@@ -118,10 +118,10 @@ fn settle(root: &Path) -> Result<()> {
 fn read(root: &Path, bytes: &[u8]) -> Result<()> {
     let store = Store::open(root, StoreOptions::default())?;
     assert!(store.is_read_only());
-    let content = store.content(&Namespace::default());
+    let content = store.content(Namespace::default());
     let digest = Digest::sha256(bytes);
     assert_eq!(content.list()?.len(), 1);
-    assert_eq!(store.images(&Namespace::default()).list()?.len(), 1);
+    assert_eq!(store.images(Namespace::default()).list()?.len(), 1);
     let mut got = Vec::new();
     content.open(&digest)?.file.read_to_end(&mut got).unwrap();
     assert_eq!(got, bytes);
@@ -243,13 +243,13 @@ fn starve(root: &Path) -> Result<()> {
         let snapshots = store.snapshots(&namespace, "overlayfs");
         match way {
             "delete" => content.delete(&target.digest)?,
-            "image" => images.delete(&image)?,
+            "image" => images.delete(&image, None)?,
             "forget" => snapshots.forget(id)?,
             "abort" => content.abort(&key("left"))?,
             "snapshot" => drop(snapshots.remove(&snapshot)?),
             _ => {
                 snapshots.remove(&snapshot)?;
-                images.delete(&image)?;
+                images.delete(&image, None)?;
                 content.delete(&target.digest)?;
             }
         }
@@ -648,7 +648,7 @@ fn a_read_only_store_is_read() {
             Descriptor::new(MediaType::Manifest, Digest::sha256(&bytes), bytes.len() as u64);
         Store::open(&root.path(), StoreOptions::default())
             .unwrap()
-            .images(&Namespace::default())
+            .images(Namespace::default())
             .put(&"image".parse().unwrap(), &target, &Labels::new())
             .unwrap();
         drop(store);

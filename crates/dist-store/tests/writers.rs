@@ -25,7 +25,7 @@ impl Fixture {
     }
 
     fn content(&self, namespace: &str) -> ContentStore {
-        self.store.content(&namespace.parse::<Namespace>().unwrap())
+        self.store.content(namespace.parse::<Namespace>().unwrap())
     }
 
     fn ingests(&self) -> usize {
@@ -405,7 +405,7 @@ fn ingests_expire_a_day_after_the_last_write() {
     let f = Fixture::new();
     let content = f.content("a");
     open(&content, "old", Expected::default()).unwrap().write(b"he").unwrap();
-    let raw = f.store.content(&Namespace::raw("x"));
+    let raw = f.store.content(Namespace::raw("x"));
     raw.open_writer(&key("raw"), Expected::default(), Sharing::Shared)
         .unwrap()
         .write(b"x")

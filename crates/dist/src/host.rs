@@ -156,6 +156,6 @@ impl Images for ImageStore {
     }
 
     fn delete(&self, name: &ImageName) -> Result<()> {
-        self.delete(name)
+        self.delete(name, None)
     }
 }

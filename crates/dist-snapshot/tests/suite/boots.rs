@@ -24,7 +24,7 @@ fn unsettled_snapshots_end_with_the_boot(bench: &Bench) {
     assert_eq!(bench.dirs().len(), 4);
 
     let store = after_a_boot(bench, "11111111-1111-1111-1111-111111111111");
-    let snapshotter = dist_snapshot::open(&store, &Namespace::default(), bench.name).unwrap();
+    let snapshotter = dist_snapshot::open(&store, Namespace::default(), bench.name).unwrap();
     for gone in ["lost", "view of the lost"] {
         fails(ErrorKind::NotFound, snapshotter.stat(&key(gone)));
     }
@@ -40,7 +40,7 @@ fn read_only_stores(bench: &Bench) {
     bench.view("view", Some("base"));
     let options = StoreOptions { mode: dist_store::OpenMode::ReadOnly, ..StoreOptions::default() };
     let store = Store::open(bench.store.root(), options).unwrap();
-    let snapshotter = dist_snapshot::open(&store, &Namespace::default(), bench.name).unwrap();
+    let snapshotter = dist_snapshot::open(&store, Namespace::default(), bench.name).unwrap();
     let mounted = bench.mount(&snapshotter.mounts(&key("view")).unwrap());
     assert!(Path::exists(&mounted.target.join("file")));
     let none = dist_core::Labels::new();

@@ -28,7 +28,7 @@ for_each_snapshotter!(
 fn worker() {
     let (Ok(root), Ok(name)) = (std::env::var(STORE), std::env::var(SNAPSHOTTER)) else { return };
     let store = Store::open(root.as_ref(), StoreOptions::default()).unwrap();
-    let snapshotter = dist_snapshot::open(&store, &Namespace::default(), &name).unwrap();
+    let snapshotter = dist_snapshot::open(&store, Namespace::default(), &name).unwrap();
     println!("ready");
     loop {
         round(&*snapshotter);

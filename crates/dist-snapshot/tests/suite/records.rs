@@ -203,7 +203,7 @@ fn labels(bench: &Bench) {
     bench.snapshotter.commit(&key("name"), &key("active"), None, &second).unwrap();
     let before = bench.stat("name").unwrap();
     assert_eq!(before.labels, second);
-    let records = bench.store.snapshots(&Namespace::default(), bench.name);
+    let records = bench.store.snapshots(Namespace::default(), bench.name);
     let replaced = map(&[("l", "1"), ("o", "3")]);
     let after =
         records.update_labels(&key("name"), &LabelChange::Replace(replaced.clone())).unwrap();
@@ -211,7 +211,9 @@ fn labels(bench: &Bench) {
     assert_eq!((after.created_at, &after.labels), (before.created_at, &replaced));
     assert!(after.updated_at > before.updated_at);
     let merge = LabelChange::Merge(map(&[("l", ""), ("o", "4"), ("p", "5")]));
-    let after = records.update_labels(&key("name"), &merge).unwrap();
+    let answer = records.update_labels(&key("name"), &merge).unwrap();
+    assert_eq!(answer.labels, map(&[("l", ""), ("o", "4"), ("p", "5")]));
+    let after = bench.stat("name").unwrap();
     assert_eq!(after.labels, map(&[("o", "4"), ("p", "5")]));
     fails(ErrorKind::NotFound, records.update_labels(&key("ghost"), &merge));
     let mut walked = Vec::new();
@@ -252,7 +254,7 @@ fn namespaces(bench: &Bench) {
     assert_eq!(other.stat(&key("base")).unwrap().kind, SnapshotKind::Active);
     assert_eq!(dist_snapshot::purge(&bench.store).unwrap(), 0);
     other.remove(&key("base")).unwrap();
-    let unknown = dist_snapshot::open(&bench.store, &Namespace::default(), "zfs").map(drop);
+    let unknown = dist_snapshot::open(&bench.store, Namespace::default(), "zfs").map(drop);
     fails(ErrorKind::InvalidArgument, unknown);
 }
 

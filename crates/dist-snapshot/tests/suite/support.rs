@@ -45,7 +45,7 @@ impl Bench {
         let dir = scratch();
         let root = dir.path().join(path).join("store");
         let store = Store::open(&root, StoreOptions::default()).unwrap();
-        let snapshotter = dist_snapshot::open(&store, &Namespace::default(), name).unwrap();
+        let snapshotter = dist_snapshot::open(&store, Namespace::default(), name).unwrap();
         Self { name, snapshotter, store, dir }
     }
 

@@ -100,11 +100,11 @@ impl ContentStore {
         if let Some(digest) = said.digest
             && self.find(&digest, None)?.is_some()
         {
-            dir::remove_left(&self.store, &self.namespace, key);
+            dir::remove_left(&self.store, &self.scope.namespace, key);
             return Err(exists(&digest));
         }
         self.store.db().demand_space()?;
-        let Some(dir) = IngestDir::lock_now(&self.store, &self.namespace, key)? else {
+        let Some(dir) = IngestDir::lock_now(&self.store, &self.scope.namespace, key)? else {
             let message = format!("ingest {key} is locked by another writer");
             return Err(Error::new(ErrorKind::Busy, message));
         };
@@ -142,7 +142,7 @@ impl ContentStore {
     }
 
     fn take_up(&self, dir: IngestDir, key: &IngestKey, said: Expected) -> Result<State> {
-        let recalled = recall::recall_open(&dir, &self.namespace, key, said)?;
+        let recalled = recall::recall_open(&dir, &self.scope.namespace, key, said)?;
         let writer = FileWriter::open(self.clone(), dir, key, recalled, &Cancel::default())?;
         Ok(State::Own(Box::new(writer)))
     }
@@ -308,7 +308,7 @@ impl Shared {
     ) -> Result<State> {
         dir.clear_but(Self::NAME)?;
         let said = Expected { digest: Some(digest), size: Some(size) };
-        let times = recall::begin_shared(&dir, &content.namespace, key, said)?;
+        let times = recall::begin_shared(&dir, &content.scope.namespace, key, said)?;
         Ok(State::Shared(Box::new(Self { digest, size, times, file, dir: Some(dir) })))
     }
 

@@ -99,7 +99,9 @@ impl ContentStore {
             .store
             .all_ingests()?
             .into_iter()
-            .filter(|entry| entry.namespace.as_ref().is_none_or(|owner| *owner == self.namespace))
+            .filter(|entry| {
+                entry.namespace.as_ref().is_none_or(|owner| *owner == self.scope.namespace)
+            })
             .map(|entry| entry.status)
             .collect();
         found.sort_by(|a, b| a.key.cmp(&b.key));
@@ -111,7 +113,7 @@ impl ContentStore {
     /// # Errors
     /// `NotFound`, `Storage`.
     pub fn ingest_status(&self, key: &IngestKey) -> Result<IngestStatus> {
-        let path = dir::find(&self.store, &self.namespace, key)?;
+        let path = dir::find(&self.store, &self.scope.namespace, key)?;
         read(&path)?.map(|entry| entry.status).ok_or_else(|| missing(key))
     }
 
@@ -121,7 +123,7 @@ impl ContentStore {
     /// `NotFound`; `Busy` where a live writer has it; `Storage`.
     pub fn abort(&self, key: &IngestKey) -> Result<()> {
         self.store.check_writable()?;
-        let path = dir::find(&self.store, &self.namespace, key)?;
+        let path = dir::find(&self.store, &self.scope.namespace, key)?;
         let deadline = Instant::now() + ABORT_WAIT;
         loop {
             match IngestDir::try_lock(&path)? {

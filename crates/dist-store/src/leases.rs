@@ -1,0 +1,254 @@
+//! Leases: the rows of `leases`, `lease_labels` and `lease_resources`.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use dist_core::{
+    Context as _, Error, ErrorKind, Labels, Lease, LeaseId, Namespace, Resource, Result,
+};
+use rusqlite::{Connection, Transaction, params};
+
+use crate::db::{Db, SqlContext as _};
+use crate::{Store, fsio, labels, scope};
+
+/// The leases of one namespace.
+#[derive(Clone, Debug)]
+pub struct LeaseStore {
+    db: Arc<Db>,
+    namespace: Namespace,
+}
+
+impl Store {
+    /// The leases of a namespace.
+    #[must_use]
+    pub fn leases(&self, namespace: &Namespace) -> LeaseStore {
+        LeaseStore { db: Arc::clone(self.db()), namespace: namespace.clone() }
+    }
+}
+
+impl LeaseStore {
+    /// Makes a lease; without an `id` it gets one of its own.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `InvalidArgument` for labels that are too long; `Storage`.
+    pub fn create(&self, id: Option<LeaseId>, labels: &Labels) -> Result<Lease> {
+        self.db.demand_space()?;
+        let id = match id {
+            Some(id) => id,
+            None => random_id()?,
+        };
+        self.db.write(|transaction| self.insert(transaction, id, labels).map(|(lease, _)| lease))
+    }
+
+    /// Makes the lease of a short piece of work that holds `resources`, whether they exist or not.
+    ///
+    /// The lease is not synced: after a power cut nobody is left to need it.
+    ///
+    /// # Errors
+    /// As [`LeaseStore::create`].
+    pub fn create_lazily(&self, labels: &Labels, resources: &[Resource]) -> Result<LeaseId> {
+        self.db.demand_space()?;
+        let id = random_id()?;
+        self.db.write_lazily(|transaction| {
+            let (lease, row) = self.insert(transaction, id, labels)?;
+            resources.iter().try_for_each(|resource| scope::hold(transaction, row, resource))?;
+            Ok(lease.id)
+        })
+    }
+
+    fn insert(
+        &self,
+        transaction: &Transaction<'_>,
+        id: LeaseId,
+        labels: &Labels,
+    ) -> Result<(Lease, i64)> {
+        let created_at = fsio::now();
+        scope::add_namespace(transaction, &self.namespace)?;
+        let count = transaction
+            .execute(
+                "INSERT INTO leases (namespace, name, created_at) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (namespace, name) DO NOTHING",
+                params![self.namespace.as_str(), id.as_str(), created_at],
+            )
+            .sql(|| format!("make lease {id}"))?;
+        if count == 0 {
+            let message = format!("lease {:?}", id.as_str());
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        let row = transaction.last_insert_rowid();
+        labels::LEASE.add(transaction, row, labels)?;
+        let labels = labels::LEASE.load(transaction, row)?;
+        Ok((Lease { id, labels, created_at }, row))
+    }
+
+    /// Reads one lease.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    pub fn get(&self, id: &LeaseId) -> Result<Lease> {
+        self.db.read(|connection| {
+            let row = self.row(connection, id)?;
+            let created_at = connection
+                .query_row("SELECT created_at FROM leases WHERE id = ?1", [row], |row| row.get(0))
+                .sql(|| format!("read lease {id}"))?;
+            Ok(Lease { id: id.clone(), labels: labels::LEASE.load(connection, row)?, created_at })
+        })
+    }
+
+    /// Reads all leases, ordered by id.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn list(&self) -> Result<Vec<Lease>> {
+        self.db.read(|connection| {
+            let mut labels = labels::LEASE.load_all(connection, &self.namespace)?;
+            let rows = || {
+                connection
+                    .prepare_cached(
+                        "SELECT id, name, created_at FROM leases WHERE namespace = ?1
+                         ORDER BY name",
+                    )?
+                    .query_map([self.namespace.as_str()], |row| {
+                        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    })?
+                    .collect::<rusqlite::Result<Vec<(i64, String, i64)>>>()
+            };
+            let rows = rows().sql(|| "list leases".into())?;
+            let lease = |(row, name, created_at): (i64, String, i64)| {
+                let what = || format!("read lease {name:?}");
+                let id = name.parse().context(ErrorKind::Storage, what)?;
+                Ok(Lease { id, labels: labels.remove(&row).unwrap_or_default(), created_at })
+            };
+            rows.into_iter().map(lease).collect()
+        })
+    }
+
+    /// Deletes a lease; what only it kept can be collected from now on.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    pub fn delete(&self, id: &LeaseId) -> Result<()> {
+        self.db.write_freeing(|transaction| {
+            let row = self.row(transaction, id)?;
+            transaction
+                .execute("DELETE FROM leases WHERE id = ?1", [row])
+                .sql(|| format!("delete lease {id}"))?;
+            Ok(())
+        })
+    }
+
+    /// As [`LeaseStore::delete`], not synced, for a lease of [`LeaseStore::create_lazily`]. None
+    /// there is fine.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn delete_lazily(&self, id: &LeaseId) -> Result<()> {
+        self.db.write_lazily(|transaction| delete(transaction, &self.namespace, id))
+    }
+
+    /// Puts something into a lease. It need not exist.
+    ///
+    /// # Errors
+    /// `NotFound` for the lease; `Storage`.
+    pub fn add(&self, id: &LeaseId, resource: &Resource) -> Result<()> {
+        self.db.write(|transaction| scope::hold(transaction, self.row(transaction, id)?, resource))
+    }
+
+    /// As [`LeaseStore::add`] for several, not synced.
+    ///
+    /// # Errors
+    /// `NotFound` for the lease; `Storage`.
+    pub fn add_lazily(&self, id: &LeaseId, resources: &[Resource]) -> Result<()> {
+        self.db.write_lazily(|transaction| {
+            let row = self.row(transaction, id)?;
+            resources.iter().try_for_each(|resource| scope::hold(transaction, row, resource))
+        })
+    }
+
+    /// Takes something out of a lease. It need not be in it.
+    ///
+    /// # Errors
+    /// `NotFound` for the lease; `Storage`.
+    pub fn remove(&self, id: &LeaseId, resource: &Resource) -> Result<()> {
+        self.db.write_freeing(|transaction| {
+            scope::release(transaction, self.row(transaction, id)?, resource)
+        })
+    }
+
+    /// What a lease holds: blobs, images, ingests and snapshots, each by name.
+    ///
+    /// # Errors
+    /// `NotFound` for the lease; `Storage`.
+    pub fn resources(&self, id: &LeaseId) -> Result<Vec<Resource>> {
+        self.db.read(|connection| {
+            let row = self.row(connection, id)?;
+            let rows = || {
+                connection
+                    .prepare_cached(
+                        "SELECT kind, snapshotter, name FROM lease_resources WHERE lease_id = ?1
+                         ORDER BY kind, snapshotter, name",
+                    )?
+                    .query_map([row], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                    .collect::<rusqlite::Result<Vec<(String, String, String)>>>()
+            };
+            let rows = rows().sql(|| format!("list what lease {id} holds"))?;
+            rows.into_iter().map(|(kind, of, name)| resource(&kind, of, &name)).collect()
+        })
+    }
+
+    fn row(&self, connection: &Connection, id: &LeaseId) -> Result<i64> {
+        scope::lease_row(connection, &self.namespace, id)
+    }
+}
+
+/// Deletes a lease, if it is there.
+pub(crate) fn delete(
+    transaction: &Transaction<'_>,
+    namespace: &Namespace,
+    id: &LeaseId,
+) -> Result<()> {
+    transaction
+        .execute(
+            "DELETE FROM leases WHERE namespace = ?1 AND name = ?2",
+            (namespace.as_str(), id.as_str()),
+        )
+        .sql(|| format!("delete lease {id}"))?;
+    Ok(())
+}
+
+/// A resource as `lease_resources` has it: its kind, its snapshotter and its name.
+pub(crate) fn columns(resource: &Resource) -> (&'static str, &str, Cow<'_, str>) {
+    match resource {
+        Resource::Content(digest) => ("content", "", digest.to_string().into()),
+        Resource::Ingest(key) => ("ingest", "", key.as_str().into()),
+        Resource::Image(name) => ("image", "", name.as_str().into()),
+        Resource::Snapshot { snapshotter, key } => ("snapshot", snapshotter, key.as_str().into()),
+    }
+}
+
+/// The reverse of [`columns`].
+pub(crate) fn resource(kind: &str, snapshotter: String, name: &str) -> Result<Resource> {
+    let what = || format!("read {kind} {name:?} of a lease");
+    Ok(match kind {
+        "content" => Resource::Content(name.parse().context(ErrorKind::Storage, what)?),
+        "ingest" => Resource::Ingest(name.parse().context(ErrorKind::Storage, what)?),
+        "image" => Resource::Image(name.parse().context(ErrorKind::Storage, what)?),
+        "snapshot" => Resource::Snapshot {
+            snapshotter: snapshotter.into(),
+            key: name.parse().context(ErrorKind::Storage, what)?,
+        },
+        _ => return Err(Error::new(ErrorKind::Storage, what())),
+    })
+}
+
+/// An id as clients of the field make them: the time in nanoseconds and four random letters.
+fn random_id() -> Result<LeaseId> {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let what = || "make a lease id".to_owned();
+    let mut random = [0; 4];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .context(ErrorKind::Internal, what)?;
+    let letters = random.map(|byte| char::from(LETTERS[usize::from(byte % 64)]));
+    let id = format!("{}-{}", fsio::now(), String::from_iter(letters));
+    id.parse().context(ErrorKind::Internal, what)
+}
