@@ -7,6 +7,7 @@
 //! nothing shown to the clients of the other socket, nothing collected.
 
 use dist_core::{Namespace, Result};
+use dist_store::Scope;
 use tonic::metadata::MetadataMap;
 
 use crate::context;
@@ -21,25 +22,26 @@ pub(crate) enum Realm {
 }
 
 impl Realm {
-    /// The namespace that a request works in.
+    /// The namespace that a request works in, and its lease.
     ///
     /// # Errors
-    /// As [`context::namespace`]; none in the raw realm.
-    pub(crate) fn namespace(self, metadata: &MetadataMap) -> Result<Namespace> {
+    /// As [`context::scope`]; none in the raw realm.
+    pub(crate) fn scope(self, metadata: &MetadataMap) -> Result<Scope> {
         match self {
-            Self::Namespaced => context::namespace(metadata),
-            Self::Raw => Ok(Namespace::raw("")),
+            Self::Namespaced => context::scope(metadata),
+            Self::Raw => Ok(Namespace::raw("").into()),
         }
     }
 
-    /// The namespace of the snapshots that a request works on, with the snapshotter it names.
+    /// The namespace of the snapshots that a request works on, with the snapshotter it names, and
+    /// its lease.
     ///
     /// # Errors
-    /// As [`Realm::namespace`].
-    pub(crate) fn snapshots(self, metadata: &MetadataMap, snapshotter: &str) -> Result<Namespace> {
+    /// As [`Realm::scope`].
+    pub(crate) fn snapshots(self, metadata: &MetadataMap, snapshotter: &str) -> Result<Scope> {
         match self {
-            Self::Namespaced => context::namespace(metadata),
-            Self::Raw => Ok(Namespace::raw(snapshotter)),
+            Self::Namespaced => context::scope(metadata),
+            Self::Raw => Ok(Namespace::raw(snapshotter).into()),
         }
     }
 }

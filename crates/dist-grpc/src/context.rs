@@ -1,6 +1,7 @@
 //! What a request carries beside its message: the namespace and the lease.
 
 use dist_core::{Context as _, Error, ErrorKind, Namespace, Result};
+use dist_store::Scope;
 use tonic::metadata::MetadataMap;
 
 /// The header that names the namespace.
@@ -22,9 +23,17 @@ pub(crate) fn namespace(metadata: &MetadataMap) -> Result<Namespace> {
     }
 }
 
-/// The lease of a request, if it names one; of several values the first counts.
-pub(crate) fn lease(metadata: &MetadataMap) -> Option<&str> {
-    header(metadata, LEASE_HEADER).filter(|lease| !lease.is_empty())
+/// The namespace of a request, and the lease that keeps what it makes, if it names one.
+///
+/// # Errors
+/// As [`namespace`]; `InvalidArgument` for a malformed lease. Whether there is such a lease is found
+/// out by the first write.
+pub(crate) fn scope(metadata: &MetadataMap) -> Result<Scope> {
+    let lease = header(metadata, LEASE_HEADER).filter(|lease| !lease.is_empty());
+    let lease = lease
+        .map(|id| id.parse().context(ErrorKind::InvalidArgument, || format!("read lease {id:?}")))
+        .transpose()?;
+    Ok(Scope { namespace: namespace(metadata)?, lease })
 }
 
 fn header<'a>(metadata: &'a MetadataMap, name: &str) -> Option<&'a str> {

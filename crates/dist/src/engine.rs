@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dist_core::{Namespace, Result, Snapshotter};
+use dist_core::{LeaseId, Namespace, Result, Snapshotter};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
-use dist_store::{ContentStore, Durability, ImageStore, OpenMode, Store, StoreOptions};
+use dist_store::{ContentStore, Durability, ImageStore, OpenMode, Scope, Store, StoreOptions};
 
 use crate::Remotes;
 
@@ -31,11 +31,11 @@ pub struct EngineConfig {
 
 /// A store with everything that works on it. Many processes may have one on the same root.
 ///
-/// Clones share all but the namespace, see [`Engine::in_namespace`].
+/// Clones share all but the scope, see [`Engine::in_scope`].
 #[derive(Clone)]
 pub struct Engine {
     store: Store,
-    namespace: Namespace,
+    scope: Scope,
     snapshotter: String,
     limits: Limits,
     remotes: Arc<Remotes>,
@@ -55,7 +55,7 @@ impl Engine {
         };
         Ok(Self {
             store: Store::open(&config.root, options)?,
-            namespace: config.namespace,
+            scope: config.namespace.into(),
             snapshotter: config
                 .snapshotter
                 .unwrap_or_else(|| dist_snapshot::default_name().to_owned()),
@@ -64,10 +64,22 @@ impl Engine {
         })
     }
 
-    /// The same engine in another namespace.
+    /// The same engine in another namespace, without a lease.
     #[must_use]
     pub fn in_namespace(&self, namespace: Namespace) -> Self {
-        Self { namespace, ..self.clone() }
+        self.in_scope(namespace.into())
+    }
+
+    /// The same engine in another namespace; what it makes goes into the scope's lease.
+    #[must_use]
+    pub fn in_scope(&self, scope: Scope) -> Self {
+        Self { scope, ..self.clone() }
+    }
+
+    /// The same engine; what it makes goes into a lease.
+    #[must_use]
+    pub fn leased(&self, lease: LeaseId) -> Self {
+        self.in_scope(Scope { lease: Some(lease), ..self.scope.clone() })
     }
 
     /// The same engine, speaking to registries in another way. Connections and tokens of the one
@@ -92,13 +104,13 @@ impl Engine {
     /// The content of the engine's namespace.
     #[must_use]
     pub fn content(&self) -> ContentStore {
-        self.store.content(&self.namespace)
+        self.store.content(&self.scope)
     }
 
     /// The images of the engine's namespace.
     #[must_use]
     pub fn images(&self) -> ImageStore {
-        self.store.images(&self.namespace)
+        self.store.images(&self.scope)
     }
 
     /// The snapshotter that pulls unpack into.
@@ -106,7 +118,7 @@ impl Engine {
     /// # Errors
     /// `InvalidArgument` for a name that is none; `Storage`.
     pub fn snapshotter(&self) -> Result<Arc<dyn Snapshotter>> {
-        dist_snapshot::open(&self.store, &self.namespace, &self.snapshotter)
+        dist_snapshot::open(&self.store, &self.scope, &self.snapshotter)
     }
 
     /// The name of that snapshotter.
@@ -130,6 +142,12 @@ impl Engine {
     /// The namespace the engine works in.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.scope.namespace
+    }
+
+    /// The namespace the engine works in, and the lease that keeps what it makes.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 }

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use dist_core::{
-    Context as _, Error, ErrorKind, Filter, LabelChange, Labels, Namespace, Result, SnapshotInfo,
-    SnapshotKey, SnapshotKind, Snapshotter, check_labels,
+    Context as _, Error, ErrorKind, Filter, LabelChange, Labels, Result, SnapshotInfo, SnapshotKey,
+    SnapshotKind, Snapshotter, check_labels,
 };
-use dist_store::SnapshotStore;
+use dist_store::{Scope, SnapshotStore};
 use prost::Name;
 use prost_types::FieldMask;
 use tonic::codegen::BoxStream;
@@ -64,7 +64,7 @@ impl Service {
 struct Space {
     daemon: Daemon,
     realm: Realm,
-    scope: Namespace,
+    scope: Scope,
     /// Whose files they are.
     driver: String,
     snapshotter: Arc<dyn Snapshotter>,
@@ -93,7 +93,7 @@ impl Space {
     /// Says what was done; the raw realm's daemon has events of its own.
     fn changed<M: Name>(&self, topic: &str, event: &M) {
         if self.realm == Realm::Namespaced {
-            self.daemon.publish(&self.scope, topic, event);
+            self.daemon.publish(&self.scope.namespace, topic, event);
         }
     }
 
