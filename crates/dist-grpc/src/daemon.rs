@@ -8,6 +8,7 @@ use prost::Name;
 
 use crate::bus::Bus;
 use crate::gc::Collector;
+use crate::settle::Settler;
 
 /// What the daemon says about the program it is part of.
 #[derive(Clone, Debug)]
@@ -27,14 +28,15 @@ struct Inner {
     about: About,
     bus: Bus,
     collector: Collector,
+    settler: Settler,
 }
 
 impl Daemon {
     /// Puts the API in front of an engine.
     #[must_use]
     pub fn new(engine: Engine, about: About) -> Self {
-        let (bus, collector) = (Bus::default(), Collector::default());
-        Self(Arc::new(Inner { engine, about, bus, collector }))
+        let (bus, collector, settler) = Default::default();
+        Self(Arc::new(Inner { engine, about, bus, collector, settler }))
     }
 
     /// What it says about its program.
@@ -62,6 +64,11 @@ impl Daemon {
     /// is durable; a collection follows when enough has happened.
     pub(crate) fn mutated(&self, deletions: u64) {
         self.0.collector.mutated(deletions);
+    }
+
+    /// What makes committed snapshots durable.
+    pub(crate) fn settler(&self) -> &Settler {
+        &self.0.settler
     }
 
     /// Removes all that nothing keeps now, for requests that ask to wait for it.

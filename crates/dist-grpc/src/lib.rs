@@ -16,6 +16,7 @@ mod gc;
 mod plugins;
 pub mod server;
 mod services;
+mod settle;
 mod translate;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};

@@ -17,7 +17,7 @@ pub use access::Access;
 pub use listen::{Socket, SocketOptions};
 
 use crate::services;
-use crate::{Daemon, api};
+use crate::{Daemon, api, settle};
 use connection::incoming;
 use methods::Methods;
 use observe::Observe;
@@ -49,17 +49,32 @@ pub struct Sockets {
 /// Serves the API until `stop` ends, and then ends in order.
 ///
 /// Nobody is accepted any more, event streams end, and requests may go on for five seconds. What
-/// is still open then is told `Unavailable`; what was written into an ingest stays.
+/// is still open then is told `Unavailable`; what was written into an ingest stays. Snapshots that
+/// were committed are on the disk when it returns, as far as the store's durability asks for it.
 ///
 /// # Errors
 /// `Internal` where the server fails.
 pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = ()>) -> Result<()> {
+    let ended = CancellationToken::new();
+    let settling = settle::run(&daemon, ended.clone());
+    let serving = async {
+        let _ended = ended.drop_guard();
+        serve_sockets(&daemon, sockets, stop).await
+    };
+    tokio::join!(serving, settling).0
+}
+
+async fn serve_sockets(
+    daemon: &Daemon,
+    sockets: Sockets,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let stages = Stages { drain: CancellationToken::new(), cut: CancellationToken::new() };
     let mut servers = JoinSet::new();
-    let routes = services::routes(&daemon);
+    let routes = services::routes(daemon);
     servers.spawn(serve_socket(sockets.api, routes, &services::NAMES, stages.clone()));
     if let Some(socket) = sockets.backend {
-        let routes = services::backend_routes(&daemon);
+        let routes = services::backend_routes(daemon);
         servers.spawn(serve_socket(socket, routes, &services::BACKEND_NAMES, stages.clone()));
     }
     tokio::select! {

@@ -176,6 +176,7 @@ impl Snapshots for Service {
                 parent = None;
             }
             space.snapshotter.commit(&name, &key, parent.as_ref(), &labels)?;
+            space.daemon.settler().committed();
             space.changed(
                 "/snapshot/commit",
                 &SnapshotCommit {

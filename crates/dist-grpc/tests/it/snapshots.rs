@@ -3,6 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use dist_core::Namespace;
+use dist_grpc::api::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
+use dist_grpc::api::containerd::services::events::v1::SubscribeRequest;
+use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
 use dist_grpc::api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use dist_grpc::api::containerd::services::snapshots::v1::{
     CleanupRequest, CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, MountsRequest,
@@ -10,6 +14,8 @@ use dist_grpc::api::containerd::services::snapshots::v1::{
     UsageRequest, ViewSnapshotRequest,
 };
 use dist_grpc::api::containerd::types::Mount;
+use dist_store::{Store, StoreOptions};
+use prost::Message as _;
 use prost_types::{FieldMask, Timestamp};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -375,4 +381,62 @@ async fn clients_cannot_clean_up() {
     let served = Served::new("native");
     refused(Client::new(&served, "native").cleanup().await, Code::Unimplemented);
     refused(Client::new(&served, "zfs").cleanup().await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn what_was_committed_outlives_a_stop_and_a_power_cut() {
+    let served = Served::new("overlayfs");
+    let client = Client::new(&served, "overlayfs");
+    client.layer("layer", "").await;
+    drop(client);
+    let dir = served.stop().await;
+    let boot_id = dir.path().join("boot_id");
+    fs_err::write(&boot_id, "01234567-89ab-cdef-0123-456789abcdef\n").unwrap();
+    let options = StoreOptions { boot_id, ..StoreOptions::default() };
+    let store = Store::open(&dir.path().join("root"), options).unwrap();
+    let records = store.snapshots(&Namespace::default(), "overlayfs");
+    records.get(&"layer".parse().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn subscribers_hear_of_snapshots_but_not_of_views() {
+    let served = Served::new("native");
+    let mut events = EventsClient::new(served.channel());
+    let mut stream = events.subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+    Client::raw(&served, "native").layer("is no business of clients", "").await;
+    let client = Client::new(&served, "native");
+    client.layer("base", "").await;
+    client.view("view", "base").await.unwrap();
+    client.prepare("active", "base", &[]).await.unwrap();
+    client.remove("active").await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        let envelope = stream.message().await.unwrap().unwrap();
+        assert_eq!(envelope.namespace, "default");
+        let event = envelope.event.unwrap();
+        let (name, text) = match &*event.type_url {
+            "containerd.events.SnapshotPrepare" => {
+                let event = SnapshotPrepare::decode(&*event.value).unwrap();
+                (event.snapshotter, format!("{} on {:?}", event.key, event.parent))
+            }
+            "containerd.events.SnapshotCommit" => {
+                let event = SnapshotCommit::decode(&*event.value).unwrap();
+                (event.snapshotter, format!("{} as {}", event.key, event.name))
+            }
+            "containerd.events.SnapshotRemove" => {
+                let event = SnapshotRemove::decode(&*event.value).unwrap();
+                (event.snapshotter, event.key)
+            }
+            other => panic!("{other}"),
+        };
+        assert_eq!(name, "native");
+        seen.push(format!("{}: {text}", envelope.topic));
+    }
+    let expected = [
+        "/snapshot/prepare: extract base on \"\"",
+        "/snapshot/commit: extract base as base",
+        "/snapshot/prepare: active on \"base\"",
+        "/snapshot/remove: active",
+    ];
+    assert_eq!(seen, expected);
 }

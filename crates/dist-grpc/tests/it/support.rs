@@ -12,6 +12,8 @@ use dist_store::{Durability, OpenMode};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
@@ -19,6 +21,8 @@ use tonic::{Code, Request, Response, Status};
 pub(crate) struct Served {
     pub(crate) engine: Engine,
     dir: TempDir,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<dist_core::Result<()>>,
 }
 
 impl Served {
@@ -43,8 +47,19 @@ impl Served {
             Socket::bind(&options, Access::default()).unwrap()
         };
         let sockets = Sockets { api: bind("socket"), backend: Some(bind("backend")) };
-        tokio::spawn(server::serve(daemon, sockets, std::future::pending()));
-        Self { engine, dir }
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let serving = tokio::spawn(server::serve(daemon, sockets, stopped));
+        Self { engine, dir, stop, serving }
+    }
+
+    /// Ends in order; the store stays for as long as the directory is held.
+    pub(crate) async fn stop(self) -> TempDir {
+        self.stop.send(()).unwrap();
+        self.serving.await.unwrap().unwrap();
+        self.dir
     }
 
     /// A path in the test's directory.
