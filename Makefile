@@ -1,6 +1,6 @@
 # make demo      a real image, pulled from a real registry, run from its root
 # make test      every test (root; some minutes)
-# make bench     against ctr and skopeo + umoci; writes docs/reports/
+# make bench     against ctr, containerd and skopeo + umoci; writes docs/reports/
 # make check     format, lints, documentation
 # make check-all the above, and what needs cargo-deny and a network
 # make fuzz      libFuzzer on names, documents and layers
@@ -35,6 +35,7 @@ torture: images
 bench: images
 	$(CARGO) build --release --locked --bin dist
 	$(PRIVATE) benches/compare --dist target/release/dist $(BENCH)
+	$(PRIVATE) benches/daemon --dist target/release/dist $(BENCH_DAEMON)
 
 check:
 	$(CARGO) fmt --all --check
