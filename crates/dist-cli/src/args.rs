@@ -42,6 +42,11 @@ pub(crate) struct Args {
 /// What every command knows.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Global {
+    /// Config file [env: DIST_CONFIG] [default: /etc/dist/dist.toml as root, else
+    /// $XDG_CONFIG_HOME/dist/dist.toml]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub(crate) config: Option<PathBuf>,
+
     /// Directory that holds everything [env: DIST_ROOT] [default: /var/lib/dist as root, else
     /// $XDG_DATA_HOME/dist]
     #[arg(long, global = true, value_name = "DIR", help_heading = STORE)]
@@ -56,9 +61,9 @@ pub(crate) struct Global {
     #[arg(short = 'n', long, global = true, value_name = "NAME", help_heading = STORE)]
     pub(crate) namespace: Option<Namespace>,
 
-    /// What a power cut may cost
-    #[arg(long, global = true, value_enum, default_value_t, help_heading = STORE)]
-    pub(crate) durability: DurabilityArg,
+    /// What a power cut may cost [default: content]
+    #[arg(long, global = true, value_enum, help_heading = STORE)]
+    pub(crate) durability: Option<DurabilityArg>,
 
     /// Snapshotter: overlayfs or native [default: overlayfs where it works, else native]
     #[arg(long, global = true, value_name = "NAME", value_parser = SNAPSHOTTERS, hide_possible_values = true, help_heading = STORE)]
@@ -68,9 +73,10 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, default_value_t, help_heading = OUTPUT)]
     pub(crate) progress: Mode,
 
-    /// What is logged to standard error: off, error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", help_heading = OUTPUT)]
-    pub(crate) log_level: LevelFilter,
+    /// What is logged to standard error: off, error, warn, info, debug or trace [default: warn; info
+    /// for the daemon]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = OUTPUT)]
+    pub(crate) log_level: Option<LevelFilter>,
 
     /// The same as --log-level debug
     #[arg(long, global = true, help_heading = OUTPUT)]
@@ -128,7 +134,7 @@ pub(crate) struct Network {
     pub(crate) timeout: Option<Duration>,
 
     /// How often a failed request is tried again [default: 4]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1000), hide_short_help = true, help_heading = NETWORK)]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(MOST_RETRIES)), hide_short_help = true, help_heading = NETWORK)]
     pub(crate) retries: Option<u16>,
 
     /// Pause before the first retry; it doubles from there [default: 200ms]
@@ -141,6 +147,9 @@ pub(crate) const SNAPSHOTTERS: [&str; 2] = ["overlayfs", "native"];
 
 /// The most jobs that may be asked for.
 pub(crate) const MOST_JOBS: u16 = 64;
+
+/// The most retries that may be asked for.
+pub(crate) const MOST_RETRIES: u16 = 1000;
 
 const STORE: &str = "Store";
 const OUTPUT: &str = "Output";
@@ -157,6 +166,16 @@ pub(crate) enum DurabilityArg {
     Content,
     /// Nothing: trees are on the disk as well
     Full,
+}
+
+/// The form of the daemon's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 /// Reads the command line. Usage errors and help are printed; the exit code is returned.

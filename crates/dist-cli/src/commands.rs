@@ -4,6 +4,7 @@ mod abort;
 mod active;
 mod apply;
 mod completions;
+mod config;
 mod daemon;
 mod delete;
 mod documents;
@@ -34,6 +35,7 @@ use dist_core::{Context, Digest, ErrorKind, Result};
 
 use crate::config::Config;
 
+pub(crate) use daemon::Args as DaemonArgs;
 pub(crate) use several::Reported;
 pub(crate) use transfer::Kept;
 
@@ -107,6 +109,9 @@ pub(crate) enum Command {
     /// Forget the credentials for a registry
     Logout(logout::Args),
 
+    /// Show the settings in force
+    Config(config::Args),
+
     /// Print shell completions
     Completions(completions::Args),
 
@@ -135,9 +140,10 @@ pub(crate) fn run(config: &Config, command: Command) -> Result<()> {
         Command::Active(args) => active::run(config, &args),
         Command::Abort(args) => abort::run(config, &args),
         Command::Apply(args) => apply::run(config, &args),
-        Command::Daemon(args) => daemon::run(config, &args),
+        Command::Daemon(_) => daemon::run(config),
         Command::Login(args) => login::run(config, &args),
         Command::Logout(args) => logout::run(config, &args),
+        Command::Config(args) => config::run(config, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Version => version::run(),
     }

@@ -1,7 +1,12 @@
-//! What is meant: flags, then the environment, then defaults. The only place that reads the
-//! environment.
+//! What is meant: flags, then the environment, then the config file, then defaults. The only place
+//! that reads the environment.
 
-use std::ffi::OsString;
+mod environment;
+mod file;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,52 +20,18 @@ use dist_registry::{CredentialSource, Credentials, RegistryOptions};
 use dist_store::{ContentStore, Durability, OpenMode, Store, StoreOptions};
 use tracing::level_filters::LevelFilter;
 
-use crate::args::{DurabilityArg, Global, Network};
-use crate::progress::Mode;
+use crate::args::{Args, DurabilityArg, Global, LogFormat, MOST_JOBS};
+use crate::commands::{Command, DaemonArgs};
+use crate::progress::Mode as ProgressMode;
 use crate::report;
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, Log, Terminal};
 use crate::units::parse_duration;
-use crate::user_namespace;
 
-/// The environment, as far as it has a say.
-#[derive(Debug, Default)]
-pub(crate) struct Environment {
-    pub(crate) dist_root: Option<OsString>,
-    pub(crate) entered: Option<OsString>,
-    pub(crate) containerd_address: Option<OsString>,
-    pub(crate) containerd_namespace: Option<OsString>,
-    pub(crate) containerd_fetch_timeout: Option<OsString>,
-    pub(crate) docker_config: Option<OsString>,
-    pub(crate) registry_auth_file: Option<OsString>,
-    pub(crate) xdg_data_home: Option<OsString>,
-    pub(crate) xdg_config_home: Option<OsString>,
-    pub(crate) xdg_runtime_dir: Option<OsString>,
-    pub(crate) home: Option<OsString>,
-    pub(crate) no_color: Option<OsString>,
-    pub(crate) term: Option<OsString>,
-}
+use environment::Environment;
+use file::File;
+use resolve::{Resolver, Sources};
 
-impl Environment {
-    /// Reads the environment; an empty variable is none.
-    fn read() -> Self {
-        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        Self {
-            dist_root: var("DIST_ROOT"),
-            entered: var(user_namespace::ENTERED),
-            containerd_address: var("CONTAINERD_ADDRESS"),
-            containerd_namespace: var("CONTAINERD_NAMESPACE"),
-            containerd_fetch_timeout: var("CONTAINERD_FETCH_TIMEOUT"),
-            docker_config: var("DOCKER_CONFIG"),
-            registry_auth_file: var("REGISTRY_AUTH_FILE"),
-            xdg_data_home: var("XDG_DATA_HOME"),
-            xdg_config_home: var("XDG_CONFIG_HOME"),
-            xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
-            home: var("HOME"),
-            no_color: var("NO_COLOR"),
-            term: var("TERM"),
-        }
-    }
-}
+pub(crate) use resolve::Row;
 
 /// Everything a command needs to know.
 #[derive(Debug)]
@@ -68,9 +39,6 @@ pub(crate) struct Config {
     root: Option<PathBuf>,
     /// The socket of the daemon to work through.
     address: Option<String>,
-    /// Where a daemon is told to listen: what the command line says, not the environment.
-    listen: Option<PathBuf>,
-    root_is_given: bool,
     /// The namespace.
     pub(crate) namespace: Namespace,
     /// Standard error.
@@ -79,65 +47,117 @@ pub(crate) struct Config {
     pub(crate) timeout: Option<Duration>,
     /// What a layer may cost.
     pub(crate) limits: Limits,
-    progress: Mode,
+    /// What `dist daemon` does.
+    pub(crate) daemon: DaemonConfig,
+    progress: ProgressMode,
     durability: Durability,
     snapshotter: Option<String>,
-    jobs: Option<usize>,
+    jobs: usize,
     user: Option<String>,
     password_stdin: bool,
     registry: RegistryOptions,
     environment: Environment,
-    is_root: bool,
+    rows: Vec<Row>,
 }
 
+/// What the daemon does, as far as it is not the engine's.
+#[derive(Debug)]
+pub(crate) struct DaemonConfig {
+    address: Option<PathBuf>,
+    /// The socket for other daemons, if there shall be one.
+    pub(crate) backend_address: Option<PathBuf>,
+    /// The permissions of the sockets.
+    pub(crate) mode: Mode,
+    /// The owner of the sockets, by name or number.
+    pub(crate) owner: Option<String>,
+    /// The group of the sockets, by name or number.
+    pub(crate) group: Option<String>,
+    /// Who is answered beside root, the daemon's own user and the sockets' group.
+    pub(crate) allow_users: Vec<String>,
+    /// The groups whose members are.
+    pub(crate) allow_groups: Vec<String>,
+}
+
+/// Permissions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mode(pub(crate) u32);
+
 impl Config {
-    /// Resolves the flags with the environment of this process, and starts the log.
-    pub(crate) fn resolve(global: &Global) -> Result<Self> {
+    /// Resolves what was typed with the environment of this process, and starts the log.
+    pub(crate) fn resolve(args: &Args) -> Result<Self> {
         let environment = Environment::read();
         let dumb = environment.term.as_deref().is_some_and(|term| term == "dumb");
         let color = environment.no_color.is_none() && !dumb && terminal::is_terminal();
         let terminal = Terminal::new(dumb, color);
-        let level = if global.debug { LevelFilter::DEBUG } else { global.log_level };
-        terminal::install_log(&terminal, level, color);
-        Self::new(global, environment, terminal, rustix::process::geteuid().is_root())
+        let (config, log) =
+            Self::new(args, environment, terminal, rustix::process::geteuid().is_root())?;
+        terminal::install_log(&config.terminal, log, color);
+        config.registry.check()?;
+        Ok(config)
     }
 
     fn new(
-        global: &Global,
+        args: &Args,
         environment: Environment,
         terminal: Terminal,
         is_root: bool,
-    ) -> Result<Self> {
-        let defaults = Limits::default();
-        let registry = registry(&global.network, &environment);
-        registry.check()?;
-        Ok(Self {
-            root: root(global, &environment, is_root),
-            address: address(global, &environment)?,
-            listen: global.address.as_ref().map(PathBuf::from),
-            root_is_given: global.root.is_some(),
-            namespace: namespace(global, &environment)?,
+    ) -> Result<(Self, Log)> {
+        let global = &args.global;
+        let daemon_args = match &args.command {
+            Command::Daemon(args) => Some(args),
+            _ => None,
+        };
+        let (path, file) = read_file(global, &environment, is_root)?;
+        let mut resolver = Resolver { file: path, ..Resolver::default() };
+        let to = &mut resolver;
+        let client_address = client_address(args, &environment)?;
+        let root = Sources::new(global.root.clone(), file.root.map(|path| path.0))
+            .or_variable("DIST_ROOT", environment.dist_root.clone().map(PathBuf::from));
+        let root = to.take_optional("root", root, environment.default_root(is_root));
+        let namespace =
+            Sources::new(global.namespace.clone(), file.namespace.map(|namespace| namespace.0))
+                .or_variable("CONTAINERD_NAMESPACE", namespace_variable(&environment)?);
+        let namespace = to.take("namespace", namespace, Namespace::default());
+        let snapshotter =
+            Sources::new(global.snapshotter.clone(), file.snapshotter.map(|name| name.0.0));
+        let snapshotter = to.take_optional("snapshotter", snapshotter, None);
+        let durability = Sources::new(global.durability, file.durability.map(|value| value.0.0));
+        let durability = to.take("durability", durability, DurabilityArg::default());
+        let jobs = Sources::new(global.jobs, file.jobs.map(|jobs| jobs.0));
+        let usual_jobs = u16::try_from(PullOptions::default().jobs).unwrap_or(MOST_JOBS);
+        let jobs = to.take("jobs", jobs, usual_jobs);
+        let limits = limits(to, global, file.limits);
+        let registry = registry(to, global, file.network, &environment);
+        let (daemon, log) =
+            daemon(to, (global, daemon_args), file.daemon, environment.default_address(is_root));
+        let config = Self {
+            root,
+            address: client_address,
+            namespace,
             terminal,
             timeout: global.network.timeout,
-            limits: Limits {
-                layer_bytes: global.max_layer_size.unwrap_or(defaults.layer_bytes),
-                zstd_window: global.max_zstd_window.unwrap_or(defaults.zstd_window),
-                ..defaults
-            },
+            limits,
+            daemon,
             progress: global.progress,
-            durability: match global.durability {
+            durability: match durability {
                 DurabilityArg::None => Durability::None,
                 DurabilityArg::Content => Durability::Content,
                 DurabilityArg::Full => Durability::Full,
             },
-            snapshotter: global.snapshotter.clone(),
-            jobs: global.jobs.map(usize::from),
+            snapshotter,
+            jobs: jobs.into(),
             user: global.network.user.clone(),
             password_stdin: global.network.password_stdin,
             registry,
             environment,
-            is_root,
-        })
+            rows: resolver.rows,
+        };
+        Ok((config, log))
+    }
+
+    /// Everything that is in force, and where it comes from.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     /// The root directory.
@@ -183,12 +203,6 @@ impl Config {
 
     fn host(&self, mode: OpenMode) -> Result<Arc<dyn Host>> {
         match &self.address {
-            Some(address) if self.root_is_given => Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "work through the daemon at {address} and on a root directory: give one of --address and --root"
-                ),
-            )),
             Some(address) => {
                 let timeout = self.registry.connect_timeout;
                 Ok(Arc::new(Client::connect(address, timeout, self.namespace.clone())?))
@@ -219,15 +233,6 @@ impl Config {
     /// The engine.
     pub(crate) fn engine_in(&self, mode: OpenMode) -> Result<Engine> {
         self.refuse_address()?;
-        self.engine_at_root(mode)
-    }
-
-    /// The engine that a daemon serves; --address says where.
-    pub(crate) fn daemon_engine(&self) -> Result<Engine> {
-        self.engine_at_root(OpenMode::Create)
-    }
-
-    fn engine_at_root(&self, mode: OpenMode) -> Result<Engine> {
         Engine::open(EngineConfig {
             root: self.root()?.to_owned(),
             mode,
@@ -288,25 +293,18 @@ impl Config {
     }
 
     /// Where the daemon listens.
-    pub(crate) fn daemon_address(&self) -> Result<PathBuf> {
-        if let Some(path) = &self.listen {
-            return Ok(path.clone());
-        }
-        if self.is_root {
-            return Ok("/run/dist/dist.sock".into());
-        }
-        let dir = self.environment.xdg_runtime_dir.as_ref().ok_or_else(|| {
+    pub(crate) fn daemon_address(&self) -> Result<&Path> {
+        self.daemon.address.as_deref().ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidArgument,
                 "find a place for the socket: give --address where there is no XDG_RUNTIME_DIR",
             )
-        })?;
-        Ok(PathBuf::from(dir).join("dist/dist.sock"))
+        })
     }
 
     /// The file that logins are kept in.
     pub(crate) fn credential_file(&self) -> Result<PathBuf> {
-        docker_config(&self.environment).ok_or_else(|| {
+        self.environment.docker_config().ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidArgument,
                 "find docker's config.json: set DOCKER_CONFIG where there is no HOME",
@@ -317,15 +315,12 @@ impl Config {
     /// Platform and number of jobs.
     pub(crate) fn pull_options(&self, platform: Option<&Platform>) -> PullOptions {
         let defaults = PullOptions::default();
-        PullOptions {
-            platform: platform.cloned().unwrap_or(defaults.platform),
-            jobs: self.jobs.unwrap_or(defaults.jobs),
-        }
+        PullOptions { platform: platform.cloned().unwrap_or(defaults.platform), jobs: self.jobs }
     }
 
     /// The form of progress.
-    pub(crate) fn progress_unless(&self, quiet: bool) -> Mode {
-        if quiet { Mode::None } else { self.progress }
+    pub(crate) fn progress_unless(&self, quiet: bool) -> ProgressMode {
+        if quiet { ProgressMode::None } else { self.progress }
     }
 
     /// How long `fetch-object` may take: it has a variable of its own.
@@ -378,146 +373,148 @@ fn password_from_stdin() -> Result<String> {
     Ok(password.to_owned())
 }
 
-fn registry(network: &Network, environment: &Environment) -> RegistryOptions {
-    let defaults = RegistryOptions::default();
+/// The config file: one that was asked for must be there.
+fn read_file(
+    global: &Global,
+    environment: &Environment,
+    is_root: bool,
+) -> Result<(Option<PathBuf>, File)> {
+    let asked = global.config.clone().or(environment.dist_config.clone().map(PathBuf::from));
+    if let Some(path) = asked {
+        let file = File::read(&path)?;
+        return Ok((Some(path), file));
+    }
+    let Some(path) = environment.default_file(is_root) else { return Ok((None, File::default())) };
+    match File::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok((None, File::default())),
+        file => Ok((Some(path), file?)),
+    }
+}
+
+fn namespace_variable(environment: &Environment) -> Result<Option<Namespace>> {
+    let Some(value) = &environment.containerd_namespace else { return Ok(None) };
+    let text = value.to_string_lossy();
+    let what = || format!("read CONTAINERD_NAMESPACE={text}");
+    text.parse().context(ErrorKind::InvalidArgument, what).map(Some)
+}
+
+/// The daemon to work through. A root directory that was named on the command line is meant,
+/// whatever the environment says; the daemon itself works on its root always.
+fn client_address(args: &Args, environment: &Environment) -> Result<Option<String>> {
+    let Global { address, root, .. } = &args.global;
+    if matches!(args.command, Command::Daemon(_)) {
+        return Ok(None);
+    }
+    match (address, root, &environment.containerd_address) {
+        (Some(_), Some(_), _) => {
+            let message = "choose between --address and --root: one works through a daemon, \
+                           the other on a directory";
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+        (Some(address), None, _) => Ok(Some(address.clone())),
+        (None, None, Some(address)) => {
+            let text = address.to_str().ok_or_else(|| {
+                Error::new(ErrorKind::InvalidArgument, "read CONTAINERD_ADDRESS: it is no text")
+            })?;
+            Ok(Some(text.to_owned()))
+        }
+        (None, _, _) => Ok(None),
+    }
+}
+
+fn limits(to: &mut Resolver, global: &Global, file: file::Limits) -> Limits {
+    let defaults = Limits::default();
+    let mut take = |key, flag, file: Option<file::Text<file::Size>>, default| {
+        to.take(key, Sources::new(flag, file.map(|size| size.0.0)), default)
+    };
+    Limits {
+        layer_bytes: take(
+            "limits.max_layer_size",
+            global.max_layer_size,
+            file.max_layer_size,
+            defaults.layer_bytes,
+        ),
+        zstd_window: take(
+            "limits.max_zstd_window",
+            global.max_zstd_window,
+            file.max_zstd_window,
+            defaults.zstd_window,
+        ),
+        ..defaults
+    }
+}
+
+fn registry(
+    to: &mut Resolver,
+    global: &Global,
+    file: file::Network,
+    environment: &Environment,
+) -> RegistryOptions {
+    let (flags, defaults) = (&global.network, RegistryOptions::default());
+    let plain_http = Sources::new(flags.plain_http.then_some(true), file.plain_http);
+    let insecure = Sources::new(flags.insecure.then_some(true), file.insecure);
+    let certificates = Some(flags.tls_ca_cert.clone()).filter(|paths| !paths.is_empty());
+    let in_file = file.tls_ca_cert.map(|paths| paths.into_iter().map(|path| path.0).collect());
+    let certificates = Sources::new(certificates, in_file);
+    let retries = Sources::new(flags.retries, file.retries.map(|retries| retries.0));
+    let usual_retries = u16::try_from(defaults.attempts.saturating_sub(1)).unwrap_or(u16::MAX);
+    let time =
+        |flag, file: Option<file::Text<file::Time>>| Sources::new(flag, file.map(|time| time.0.0));
+    let connect_timeout = time(flags.connect_timeout, file.connect_timeout);
+    let stall_timeout = time(flags.stall_timeout, file.stall_timeout);
+    let retry_delay = time(flags.retry_delay, file.retry_delay);
     RegistryOptions {
-        plain_http: network.plain_http,
-        insecure: network.insecure,
-        ca_certs: network.tls_ca_cert.clone(),
-        connect_timeout: network.connect_timeout.unwrap_or(defaults.connect_timeout),
-        stall_timeout: network.stall_timeout.unwrap_or(defaults.stall_timeout),
-        attempts: network.retries.map_or(defaults.attempts, |retries| u32::from(retries) + 1),
-        retry_delay: network.retry_delay.unwrap_or(defaults.retry_delay),
+        plain_http: to.take("network.plain_http", plain_http, defaults.plain_http),
+        insecure: to.take("network.insecure", insecure, defaults.insecure),
+        ca_certs: to.take("network.tls_ca_cert", certificates, defaults.ca_certs),
+        connect_timeout: to.take(
+            "network.connect_timeout",
+            connect_timeout,
+            defaults.connect_timeout,
+        ),
+        stall_timeout: to.take("network.stall_timeout", stall_timeout, defaults.stall_timeout),
+        attempts: u32::from(to.take("network.retries", retries, usual_retries)) + 1,
+        retry_delay: to.take("network.retry_delay", retry_delay, defaults.retry_delay),
         user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),
         credentials: CredentialSource {
-            files: credential_files(environment),
+            files: environment.credential_files(),
             ..CredentialSource::default()
         },
         ..defaults
     }
 }
 
-/// The files that credentials are looked for in, in this order.
-fn credential_files(environment: &Environment) -> Vec<PathBuf> {
-    let below = |dir: &Option<OsString>, file: &str| Some(PathBuf::from(dir.as_ref()?).join(file));
-    [
-        environment.registry_auth_file.as_ref().map(PathBuf::from),
-        docker_config(environment),
-        below(&environment.xdg_runtime_dir, "containers/auth.json"),
-        below(&environment.xdg_config_home, "containers/auth.json")
-            .or_else(|| below(&environment.home, ".config/containers/auth.json")),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-fn docker_config(environment: &Environment) -> Option<PathBuf> {
-    match &environment.docker_config {
-        Some(dir) => Some(PathBuf::from(dir).join("config.json")),
-        None => Some(PathBuf::from(environment.home.as_ref()?).join(".docker/config.json")),
-    }
-}
-
-fn root(global: &Global, environment: &Environment, is_root: bool) -> Option<PathBuf> {
-    if let Some(root) = &global.root {
-        return Some(root.clone());
-    }
-    if let Some(root) = &environment.dist_root {
-        return Some(root.into());
-    }
-    if is_root {
-        return Some("/var/lib/dist".into());
-    }
-    match &environment.xdg_data_home {
-        Some(data) => Some(PathBuf::from(data).join("dist")),
-        None => Some(PathBuf::from(environment.home.as_ref()?).join(".local/share/dist")),
-    }
-}
-
-/// The daemon's socket. A root directory that was named on the command line is meant, whatever the
-/// environment says.
-fn address(global: &Global, environment: &Environment) -> Result<Option<String>> {
-    if let Some(address) = &global.address {
-        return Ok(Some(address.clone()));
-    }
-    match &environment.containerd_address {
-        Some(address) if global.root.is_none() => {
-            let text = address.to_str().ok_or_else(|| {
-                Error::new(ErrorKind::InvalidArgument, "read CONTAINERD_ADDRESS: it is no text")
-            })?;
-            Ok(Some(text.to_owned()))
-        }
-        _ => Ok(None),
-    }
-}
-
-fn namespace(global: &Global, environment: &Environment) -> Result<Namespace> {
-    if let Some(namespace) = &global.namespace {
-        return Ok(namespace.clone());
-    }
-    let Some(value) = &environment.containerd_namespace else { return Ok(Namespace::default()) };
-    let text = value.to_string_lossy();
-    text.parse().context(ErrorKind::InvalidArgument, || format!("read CONTAINERD_NAMESPACE={text}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    fn resolve(line: &[&str], environment: Environment, is_root: bool) -> Result<Config> {
-        let line = ["dist", "version"].iter().chain(line);
-        let args = crate::args::Args::try_parse_from(line).unwrap();
-        Config::new(&args.global, environment, Terminal::new(true, false), is_root)
-    }
-
-    #[test]
-    fn flags_then_environment_then_defaults() {
-        let full = || Environment {
-            dist_root: Some("/env".into()),
-            containerd_namespace: Some("k8s.io".into()),
-            home: Some("/home/u".into()),
-            ..Environment::default()
-        };
-        let config = resolve(&["--root", "/flag", "-n", "mine"], full(), false).unwrap();
-        assert_eq!(config.root().unwrap(), Path::new("/flag"));
-        assert_eq!(config.namespace.as_str(), "mine");
-        let config = resolve(&[], full(), true).unwrap();
-        assert_eq!(config.root().unwrap(), Path::new("/env"));
-        assert_eq!(config.namespace.as_str(), "k8s.io");
-        let home = Environment { home: Some("/home/u".into()), ..Environment::default() };
-        let config = resolve(&[], home, false).unwrap();
-        assert_eq!(config.root().unwrap(), Path::new("/home/u/.local/share/dist"));
-        let config = resolve(&[], Environment::default(), true).unwrap();
-        assert_eq!(config.root().unwrap(), Path::new("/var/lib/dist"));
-        assert_eq!(config.namespace.as_str(), "default");
-    }
-
-    #[test]
-    fn without_a_home_only_what_needs_the_root_fails() {
-        let config = resolve(&[], Environment::default(), false).unwrap();
-        assert_eq!(config.root().unwrap_err().kind(), ErrorKind::InvalidArgument);
-    }
-
-    #[test]
-    fn certificates_are_looked_at_whatever_is_spoken() {
-        let files = tempfile::tempdir().unwrap();
-        let empty = files.path().join("empty.pem");
-        fs_err::write(&empty, "").unwrap();
-        for path in [empty.to_str().unwrap(), "/nonexistent"] {
-            let line = ["--plain-http", "--tls-ca-cert", path];
-            let error = resolve(&line, Environment::default(), true).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-            assert!(error.to_string().contains(path), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_bad_environment_is_a_usage_error() {
-        let environment =
-            Environment { containerd_namespace: Some("../x".into()), ..Environment::default() };
-        let error = resolve(&[], environment, true).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-    }
+fn daemon(
+    to: &mut Resolver,
+    (global, args): (&Global, Option<&DaemonArgs>),
+    file: file::Daemon,
+    default_address: Option<PathBuf>,
+) -> (DaemonConfig, Log) {
+    let flag = global.address.as_ref().filter(|_| args.is_some()).map(PathBuf::from);
+    let address = Sources::new(flag, file.address.map(|path| path.0));
+    let address = to.take_optional("daemon.address", address, default_address);
+    let beside = address.as_ref().map(|address| address.with_file_name("backend.sock"));
+    let backend = Sources::file(file.backend_address.map(|path| path.0.0));
+    let backend_address = to.take("daemon.backend_address", backend, beside);
+    let mode = Sources::file(file.mode.map(|mode| Mode(mode.0.0)));
+    let config = DaemonConfig {
+        address,
+        backend_address,
+        mode: to.take("daemon.mode", mode, Mode(0o660)),
+        owner: to.take_optional("daemon.owner", Sources::file(file.owner), None),
+        group: to.take_optional("daemon.group", Sources::file(file.group), None),
+        allow_users: to.take("daemon.allow_users", Sources::file(file.allow_users), Vec::new()),
+        allow_groups: to.take("daemon.allow_groups", Sources::file(file.allow_groups), Vec::new()),
+    };
+    let asked = if global.debug { Some(LevelFilter::DEBUG) } else { global.log_level };
+    let daemon_level = Sources::new(asked, file.log_level.map(|level| level.0));
+    let daemon_level = to.take("daemon.log_level", daemon_level, LevelFilter::INFO);
+    let format = args.and_then(|args| args.log_format);
+    let format = Sources::new(format, file.log_format.map(|format| format.0.0));
+    let format = to.take("daemon.log_format", format, LogFormat::Text);
+    let log = match args {
+        Some(_) => Log::Daemon(format, daemon_level),
+        None => Log::Command(asked.unwrap_or(LevelFilter::WARN)),
+    };
+    (config, log)
 }

@@ -26,9 +26,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return ExitCode::from(code),
     };
-    match config::Config::resolve(&args.global)
-        .and_then(|config| commands::run(&config, args.command))
-    {
+    match config::Config::resolve(&args).and_then(|config| commands::run(&config, args.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report::report(&error)),
     }

@@ -7,10 +7,14 @@ use indicatif::{MultiProgress, ProgressDrawTarget};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::args::LogFormat;
 use crate::table::printable;
 
 /// Standard error and the bars that may stand on it.
@@ -75,18 +79,42 @@ impl Write for LogLine {
     }
 }
 
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Log {
+    /// A command's: words for people.
+    Command(LevelFilter),
+    /// The daemon's: every line has its time and its fields.
+    Daemon(LogFormat, LevelFilter),
+}
+
 /// Sends the log to standard error from now on.
-pub(crate) fn install_log(terminal: &Terminal, level: LevelFilter, color: bool) {
+pub(crate) fn install_log(terminal: &Terminal, log: Log, color: bool) {
+    let (Log::Command(level) | Log::Daemon(_, level)) = log;
     let terminal = terminal.clone();
-    let log = tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(color)
         .with_writer(move || LogLine(terminal.clone()));
-    if level >= LevelFilter::DEBUG {
-        log.init();
-    } else {
-        log.event_format(ForPeople).init();
+    match log {
+        Log::Command(level) if level < LevelFilter::DEBUG => {
+            lines.event_format(ForPeople).init();
+        }
+        Log::Daemon(LogFormat::Json, _) => {
+            lines.json().with_span_list(false).finish().with(our_own(level)).init();
+        }
+        Log::Command(_) | Log::Daemon(LogFormat::Text, _) => {
+            lines.finish().with(our_own(level)).init();
+        }
     }
+}
+
+/// Leaves out what the libraries below say at levels that are for us; `trace` has it all.
+fn our_own(level: LevelFilter) -> Targets {
+    let others = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::INFO) };
+    ["dist", "dist_"]
+        .into_iter()
+        .fold(Targets::new().with_default(others), |targets, name| targets.with_target(name, level))
 }
 
 /// Events as the program's own messages: `dist: warning: WHAT: NAME: VALUE`.

@@ -10,9 +10,9 @@ use crate::bus::Bus;
 use crate::gc::Collector;
 use crate::settle::Settler;
 
-/// What the daemon says about the program it is part of.
+/// What a daemon is told when it starts.
 #[derive(Clone, Debug)]
-pub struct About {
+pub struct DaemonOptions {
     /// The version.
     pub version: String,
     /// The revision of the source; empty where it is not known.
@@ -25,7 +25,7 @@ pub struct Daemon(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
-    about: About,
+    options: DaemonOptions,
     bus: Bus,
     collector: Collector,
     settler: Settler,
@@ -34,14 +34,14 @@ struct Inner {
 impl Daemon {
     /// Puts the API in front of an engine.
     #[must_use]
-    pub fn new(engine: Engine, about: About) -> Self {
+    pub fn new(engine: Engine, options: DaemonOptions) -> Self {
         let (bus, collector, settler) = Default::default();
-        Self(Arc::new(Inner { engine, about, bus, collector, settler }))
+        Self(Arc::new(Inner { engine, options, bus, collector, settler }))
     }
 
-    /// What it says about its program.
-    pub(crate) fn about(&self) -> &About {
-        &self.0.about
+    /// What it was told when it started.
+    pub(crate) fn options(&self) -> &DaemonOptions {
+        &self.0.options
     }
 
     /// The engine.

@@ -20,4 +20,4 @@ mod settle;
 mod translate;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};
-pub use daemon::{About, Daemon};
+pub use daemon::{Daemon, DaemonOptions};

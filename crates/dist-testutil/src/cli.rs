@@ -220,6 +220,7 @@ impl Dist {
         command
             .env("HOME", self.home())
             .env("DIST_ROOT", &self.root)
+            .env("DIST_CONFIG", "/dev/null") // not that of the machine
             .env("LC_ALL", "C.UTF-8")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir.path())

@@ -1,27 +1,36 @@
 //! `dist daemon`: the engine behind containerd's API.
 
+use std::path::Path;
+
 use dist_core::{Context as _, Error, ErrorKind, Result};
 use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
-use dist_grpc::{About, Daemon};
+use dist_grpc::{Daemon, DaemonOptions};
 use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit};
 use sd_notify::NotifyState;
 
-use crate::config::Config;
+use crate::args::LogFormat;
+use crate::config::{Config, DaemonConfig};
 use crate::runtime;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Listens on --address [default: /run/dist/dist.sock as root, else
-$XDG_RUNTIME_DIR/dist/dist.sock]. CONTAINERD_ADDRESS is for clients; it has no say here.
+Listens on --address [default: /run/dist/dist.sock as root, else $XDG_RUNTIME_DIR/dist/dist.sock].
+CONTAINERD_ADDRESS is for clients and has no say here. The rest is set in dist.toml: see
+docs/daemon.md.
 
 Examples:
   dist daemon &
   ctr --address /run/dist/dist.sock images ls")]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Form of the log [default: text]
+    #[arg(long, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+}
 
-pub(crate) fn run(config: &Config, Args {}: &Args) -> Result<()> {
-    let engine = config.daemon_engine()?;
+pub(crate) fn run(config: &Config) -> Result<()> {
+    let access = access(&config.daemon)?;
+    let engine = config.engine()?;
     let root = engine.store().root().to_owned();
     // Held to the end: of two daemons each would collect what the other is about to use.
     let Some(_alone) = engine.store().try_lock("daemon")? else {
@@ -29,12 +38,12 @@ pub(crate) fn run(config: &Config, Args {}: &Args) -> Result<()> {
         return Err(Error::new(ErrorKind::Busy, message));
     };
     raise_descriptors();
-    let about = About {
+    let sockets = sockets(config, &access)?;
+    let options = DaemonOptions {
         version: env!("DIST_VERSION").to_owned(),
         revision: env!("DIST_REVISION").to_owned(),
     };
-    let sockets = sockets(config)?;
-    let daemon = Daemon::new(engine, about);
+    let daemon = Daemon::new(engine, options);
     tell(&[NotifyState::Ready]);
     tracing::info!(root = %root.display(), version = env!("DIST_VERSION"), "serving");
     let result = runtime::serve(async |stop| {
@@ -49,8 +58,7 @@ pub(crate) fn run(config: &Config, Args {}: &Args) -> Result<()> {
 }
 
 /// The sockets that systemd passed, in the order of its unit, or those that are made now.
-fn sockets(config: &Config) -> Result<Sockets> {
-    let access = Access::new([rustix::process::geteuid().as_raw()], []);
+fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
     let mut passed = ListenFd::from_env();
     let mut passed = |index| -> Result<Option<Socket>> {
         let what = || "take over the sockets that were passed".into();
@@ -58,16 +66,44 @@ fn sockets(config: &Config) -> Result<Sockets> {
             passed.take_unix_listener(index).context(ErrorKind::InvalidArgument, what)?;
         listener.map(|listener| Socket::passed(listener, access.clone())).transpose()
     };
-    let bind = |path| {
-        let options = SocketOptions { path, mode: 0o660, owner: None, group: None };
-        Socket::bind(&options, access.clone())
-    };
     if let Some(api) = passed(0)? {
         return Ok(Sockets { api, backend: passed(1)? });
     }
-    let path = config.daemon_address()?;
-    let backend = bind(path.with_file_name("backend.sock"))?;
-    Ok(Sockets { api: bind(path)?, backend: Some(backend) })
+    let daemon = &config.daemon;
+    let owner = daemon.owner.as_deref().map(user).transpose()?;
+    let group = daemon.group.as_deref().map(self::group).transpose()?;
+    let bind = |path: &Path| {
+        let options = SocketOptions { path: path.to_owned(), mode: daemon.mode.0, owner, group };
+        Socket::bind(&options, access.clone())
+    };
+    let backend = daemon.backend_address.as_deref().map(bind).transpose()?;
+    Ok(Sockets { api: bind(config.daemon_address()?)?, backend })
+}
+
+/// Who is answered, beside root and the members of the sockets' group.
+fn access(daemon: &DaemonConfig) -> Result<Access> {
+    let mut users = vec![rustix::process::geteuid().as_raw()];
+    for name in &daemon.allow_users {
+        users.push(user(name)?);
+    }
+    let groups: Result<Vec<u32>> = daemon.allow_groups.iter().map(|name| group(name)).collect();
+    Ok(Access::new(users, groups?))
+}
+
+/// The number of a user.
+fn user(name: &str) -> Result<u32> {
+    let known = || uzers::get_user_by_name(name).map(|user| user.uid());
+    name.parse().ok().or_else(known).ok_or_else(|| unknown("user", name))
+}
+
+/// The number of a group.
+fn group(name: &str) -> Result<u32> {
+    let known = || uzers::get_group_by_name(name).map(|group| group.gid());
+    name.parse().ok().or_else(known).ok_or_else(|| unknown("group", name))
+}
+
+fn unknown(kind: &str, name: &str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("find {kind} {name:?}: there is none"))
 }
 
 /// Lets as many connections and files be open as the system allows at all.

@@ -20,8 +20,8 @@ impl Service {
 #[tonic::async_trait]
 impl Version for Service {
     async fn version(&self, _: Request<()>) -> Result<Response<VersionResponse>, Status> {
-        let about = self.daemon.about();
-        let (version, revision) = (about.version.clone(), about.revision.clone());
+        let options = self.daemon.options();
+        let (version, revision) = (options.version.clone(), options.revision.clone());
         Ok(Response::new(VersionResponse { version, revision }))
     }
 }

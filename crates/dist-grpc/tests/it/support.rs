@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dist::{Engine, EngineConfig};
 use dist_core::Namespace;
 use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
-use dist_grpc::{About, Daemon, NAMESPACE_HEADER};
+use dist_grpc::{Daemon, DaemonOptions, NAMESPACE_HEADER};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
 use dist_store::{Durability, OpenMode};
@@ -39,8 +39,8 @@ impl Served {
             registry: RegistryOptions::default(),
         })
         .unwrap();
-        let about = About { version: "1".to_owned(), revision: String::new() };
-        let daemon = Daemon::new(engine.clone(), about);
+        let options = DaemonOptions { version: "1".to_owned(), revision: String::new() };
+        let daemon = Daemon::new(engine.clone(), options);
         let bind = |name: &str| {
             let path = dir.path().join(name);
             let options = SocketOptions { path, mode: 0o600, owner: None, group: None };
