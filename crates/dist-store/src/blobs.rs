@@ -50,6 +50,12 @@ pub(crate) struct Known {
 }
 
 impl ContentStore {
+    /// The namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Describes a blob.
     ///
     /// # Errors

@@ -1,20 +1,223 @@
 //! `containerd.services.content.v1`.
 
-use crate::Daemon;
+mod read;
+mod write;
+mod writers;
+
+use dist_core::{Context as _, Digest, ErrorKind, Filter, Info, IngestKey, IngestStatus, Result};
+use dist_store::{ContentStore, Sharing};
+use futures_util::stream;
+use prost::Name;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::BoxStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+
+use self::writers::Writers;
+use crate::api::containerd::events::ContentDelete;
+use crate::api::containerd::services::content::v1 as api;
 use crate::api::containerd::services::content::v1::content_server::Content;
 use crate::backend::Realm;
+use crate::daemon::blocking;
+use crate::translate::{hash_map, status, timestamp};
+use crate::{Daemon, filters};
+
+/// How many blobs one message of a listing describes.
+const BLOCK: usize = 100;
+
+/// Answers of a `Write` stream that wait for the client.
+const ANSWERS: usize = 4;
 
 /// The service.
 pub(crate) struct Service {
     daemon: Daemon,
     realm: Realm,
+    writers: Writers,
+}
+
+/// The content that a request can see.
+#[derive(Clone)]
+struct Space {
+    daemon: Daemon,
+    realm: Realm,
+    content: ContentStore,
+    sharing: Sharing,
+}
+
+impl Space {
+    /// Says what was done, and how much was deleted by it; the raw realm's daemon has events and
+    /// collections of its own.
+    fn changed<M: Name>(&self, topic: &str, event: &M, deletions: u64) {
+        if self.realm == Realm::Namespaced {
+            self.daemon.publish(self.content.namespace(), topic, event);
+            self.daemon.mutated(deletions);
+        }
+    }
 }
 
 impl Service {
     pub(crate) fn new(daemon: Daemon, realm: Realm) -> Self {
-        Self { daemon, realm }
+        Self { daemon, realm, writers: Writers::default() }
+    }
+
+    fn space(&self, metadata: &MetadataMap) -> Result<Space, Status> {
+        let namespace = self.realm.namespace(metadata).map_err(|error| status(&error))?;
+        let content = self.daemon.engine().store().content(&namespace);
+        let (daemon, realm) = (self.daemon.clone(), self.realm);
+        Ok(Space { daemon, realm, content, sharing: Sharing::default() })
+    }
+
+    /// Does the blocking `work` of a request.
+    async fn work<Q, A>(
+        &self,
+        request: Request<Q>,
+        work: impl FnOnce(&Space, Q) -> Result<A> + Send + 'static,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+    {
+        let (metadata, _, request) = request.into_parts();
+        let space = self.space(&metadata)?;
+        let work = move || work(&space, request);
+        blocking(work).await.map(Response::new).map_err(|error| status(&error))
     }
 }
 
 #[tonic::async_trait]
-impl Content for Service {}
+impl Content for Service {
+    async fn info(
+        &self,
+        request: Request<api::InfoRequest>,
+    ) -> Result<Response<api::InfoResponse>, Status> {
+        let work = |space: &Space, request: api::InfoRequest| {
+            let info = space.content.info(&digest(&request.digest)?)?;
+            Ok(api::InfoResponse { info: Some(api_info(info)) })
+        };
+        self.work(request, work).await
+    }
+
+    async fn list(
+        &self,
+        request: Request<api::ListContentRequest>,
+    ) -> Result<Response<BoxStream<api::ListContentResponse>>, Status> {
+        let work = |space: &Space, request: api::ListContentRequest| {
+            let filter = Filter::parse(&request.filters)?;
+            let mut found = space.content.list()?;
+            found.retain(|info| filter.matches(&filters::Of(info)));
+            Ok(found)
+        };
+        let found = self.work(request, work).await?.into_inner();
+        let mut infos = found.into_iter().map(api_info).peekable();
+        let blocks = std::iter::from_fn(move || {
+            infos.peek()?;
+            Some(Ok(api::ListContentResponse { info: infos.by_ref().take(BLOCK).collect() }))
+        });
+        Ok(Response::new(Box::pin(stream::iter(blocks))))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<api::DeleteContentRequest>,
+    ) -> Result<Response<()>, Status> {
+        let work = |space: &Space, request: api::DeleteContentRequest| {
+            space.content.delete(&digest(&request.digest)?)?;
+            space.changed("/content/delete", &ContentDelete { digest: request.digest }, 1);
+            Ok(())
+        };
+        self.work(request, work).await
+    }
+
+    async fn read(
+        &self,
+        request: Request<api::ReadContentRequest>,
+    ) -> Result<Response<BoxStream<api::ReadContentResponse>>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let content = self.space(&metadata)?.content;
+        let parts = match digest(&request.digest) {
+            Ok(digest) => read::read(content, digest, request).await,
+            Err(error) => Err(error),
+        };
+        parts.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn status(
+        &self,
+        request: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
+        let work = |space: &Space, request: api::StatusRequest| {
+            let found = space.content.ingest_status(&key(&request.r#ref)?)?;
+            Ok(api::StatusResponse { status: Some(api_status(found)) })
+        };
+        self.work(request, work).await
+    }
+
+    async fn list_statuses(
+        &self,
+        request: Request<api::ListStatusesRequest>,
+    ) -> Result<Response<api::ListStatusesResponse>, Status> {
+        let work = |space: &Space, request: api::ListStatusesRequest| {
+            let filter = Filter::parse(&request.filters)?;
+            let mut found = space.content.ingests()?;
+            found.retain(|status| filter.matches(&filters::Of(status)));
+            let statuses = found.into_iter().map(api_status).collect();
+            Ok(api::ListStatusesResponse { statuses })
+        };
+        self.work(request, work).await
+    }
+
+    async fn write(
+        &self,
+        request: Request<Streaming<api::WriteContentRequest>>,
+    ) -> Result<Response<BoxStream<api::WriteContentResponse>>, Status> {
+        let space = self.space(request.metadata())?;
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        // A task of its own, so that the stream ends in order when the client is gone.
+        let stream = write::run(space, self.writers.clone(), request.into_inner(), answers);
+        tokio::spawn(stream.in_current_span());
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn abort(&self, request: Request<api::AbortRequest>) -> Result<Response<()>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let space = self.space(&metadata)?;
+        let key = key(&request.r#ref).map_err(|error| status(&error))?;
+        let aborted = match self.writers.abort(space.content.namespace(), &key).await {
+            Some(result) => result,
+            None => blocking(move || space.content.abort(&key)).await,
+        };
+        aborted.map(Response::new).map_err(|error| status(&error))
+    }
+}
+
+fn digest(text: &str) -> Result<Digest> {
+    text.parse().context(ErrorKind::InvalidArgument, || format!("read digest {text:?}"))
+}
+
+fn key(text: &str) -> Result<IngestKey> {
+    text.parse().context(ErrorKind::InvalidArgument, || "read reference".into())
+}
+
+fn api_info(info: Info) -> api::Info {
+    api::Info {
+        digest: info.digest.to_string(),
+        size: i64::try_from(info.size).unwrap_or(i64::MAX),
+        created_at: Some(timestamp(info.created_at)),
+        updated_at: Some(timestamp(info.updated_at)),
+        labels: hash_map(&info.labels),
+    }
+}
+
+fn api_status(status: IngestStatus) -> api::Status {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    api::Status {
+        started_at: Some(timestamp(status.started_at)),
+        updated_at: Some(timestamp(status.updated_at)),
+        r#ref: status.key.as_str().to_owned(),
+        offset: number(status.offset),
+        total: status.total.map_or(0, number),
+        expected: status.expected.map_or_else(String::new, |digest| digest.to_string()),
+    }
+}

@@ -3,5 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod backend;
+mod content;
 mod snapshots;
 mod support;

@@ -112,6 +112,9 @@ pub(crate) fn refused<T: std::fmt::Debug>(
         Code::InvalidArgument => ": invalid argument",
         Code::FailedPrecondition => ": failed precondition",
         Code::Unimplemented => ": not implemented",
+        Code::Unavailable => ": unavailable",
+        Code::OutOfRange => ": out of range",
+        Code::Aborted => ": aborted",
         other => panic!("no class for {other}"),
     };
     assert!(status.message().ends_with(class), "{status:?}");

@@ -126,6 +126,14 @@ impl ContentStore {
         Ok(IngestWriter { content: self.clone(), key: key.clone(), said, state })
     }
 
+    /// Whether this namespace has a blob, so that it need not be written.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn contains(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.find(digest, None)?.is_some())
+    }
+
     /// The blob of another namespace that may be taken, and its size.
     fn offered(&self, said: Expected, sharing: Sharing) -> Result<Option<(Digest, u64)>> {
         let Some(digest) = said.digest else { return Ok(None) };
