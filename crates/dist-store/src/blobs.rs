@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use dist_core::{
     Blob, Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Info, LabelChange,
-    Labels, Provider, Resource, Result,
+    Labels, Namespace, Provider, Resource, Result,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use rustix::fs::OFlags;
@@ -53,7 +53,7 @@ impl ContentStore {
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
-        &self.namespace
+        &self.scope.namespace
     }
 
     /// Describes a blob.
@@ -363,6 +363,19 @@ pub(crate) fn known(connection: &Connection, digest: &Digest) -> Result<Option<K
         Ok(Known { size, unsettled })
     })
     .transpose()
+}
+
+/// Whether a namespace has a blob that lets all others take it.
+pub(crate) fn is_shareable(connection: &Connection, digest: &Digest) -> Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM content c JOIN namespaces n ON n.name = c.namespace
+                 JOIN namespace_labels l ON l.namespace_id = n.id
+             WHERE c.digest = ?1 AND l.name = 'containerd.io/namespace.shareable'
+                 AND l.value = 'true')",
+        )
+        .and_then(|mut statement| statement.query_row([digest.to_string()], |row| row.get(0)))
+        .sql(|| format!("read namespaces of blob {digest}"))
 }
 
 pub(crate) fn missing(digest: &Digest) -> Error {

@@ -85,6 +85,19 @@ impl Scope {
             .sql(|| format!("look for {resource} in a lease"))
     }
 
+    /// Whether the namespace was made.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub(crate) fn exists(&self, connection: &Connection) -> Result<bool> {
+        connection
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM namespaces WHERE name = ?1)")
+            .and_then(|mut statement| {
+                statement.query_row([self.namespace.as_str()], |row| row.get(0))
+            })
+            .sql(|| format!("find namespace {}", self.namespace))
+    }
+
     fn lease_row(&self, connection: &Connection) -> Result<Option<i64>> {
         self.lease.as_ref().map(|lease| lease_row(connection, &self.namespace, lease)).transpose()
     }

@@ -8,9 +8,11 @@ use std::time::SystemTime;
 
 use dist_core::{
     Cancel, ContentMismatch, Digest, Error, ErrorKind, Expected, Hasher, Info, Ingest, IngestKey,
-    Ingester as _, Labels, Namespace, Provider as _,
+    Ingester as _, LabelChange, Labels, Namespace, Provider as _, Resource,
 };
-use dist_store::{ContentStore, INGEST_LIFETIME, IngestWriter, Sharing, Store, StoreOptions};
+use dist_store::{
+    ContentStore, INGEST_LIFETIME, IngestWriter, Scope, Sharing, Store, StoreOptions,
+};
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -313,10 +315,78 @@ fn an_isolated_namespace_must_bring_the_bytes() {
     writer.write(b"hello").unwrap();
     writer.commit(expect(b"hello"), &Labels::new()).unwrap();
     assert_eq!(get(&b, &Digest::sha256(b"hello")), b"hello");
+    b.delete(&Digest::sha256(b"hello")).unwrap();
+    // But what a namespace has that shares is free for all.
+    let share = |value: &str| {
+        let label = labels(&[("containerd.io/namespace.shareable", value)]);
+        let name = "a".parse::<Namespace>().unwrap();
+        f.store.namespaces().update(&name, &LabelChange::Merge(label)).unwrap();
+    };
+    share("yes");
+    assert_eq!(open().status().unwrap().offset, 0);
+    share("true");
+    let writer = open();
+    assert_eq!(writer.status().unwrap().offset, 5);
+    writer.commit(expect(b"hello"), &Labels::new()).unwrap();
     for sharing in [Sharing::Shared, Sharing::Isolated] {
         assert_eq!(sharing.to_string().parse::<Sharing>().unwrap(), sharing);
     }
     assert_eq!("all".parse::<Sharing>().unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn a_lease_holds_the_ingest_and_then_the_blob() {
+    let f = Fixture::new();
+    let namespace: Namespace = "a".parse().unwrap();
+    let leases = f.store.leases(&namespace);
+    let lease = leases.create(None, &Labels::new()).unwrap().id;
+    let scope = Scope { namespace: namespace.clone(), lease: Some(lease.clone()) };
+    let content = f.store.content(scope);
+    let held = || leases.resources(&lease).unwrap();
+
+    let mut writer = open(&content, "k", Expected::default()).unwrap();
+    assert_eq!(held(), [Resource::Ingest(key("k"))]);
+    writer.write(b"hello").unwrap();
+    drop(writer);
+    assert_eq!(held(), [Resource::Ingest(key("k"))]);
+    let writer = open(&content, "k", Expected::default()).unwrap();
+    let digest = writer.commit(Expected::default(), &Labels::new()).unwrap().digest;
+    assert_eq!(held(), [Resource::Content(digest)]);
+    // Also where the blob was there before, found out at the beginning or at the end.
+    let again = |content: &ContentStore| {
+        leases.remove(&lease, &Resource::Content(digest)).unwrap();
+        let mut writer = open(content, "k", Expected::default()).unwrap();
+        writer.write(b"hello").unwrap();
+        writer.commit(Expected::default(), &Labels::new()).unwrap_err()
+    };
+    assert_eq!(again(&content).kind(), ErrorKind::AlreadyExists);
+    assert_eq!(held(), [Resource::Content(digest)]);
+    leases.remove(&lease, &Resource::Content(digest)).unwrap();
+    let error = open(&content, "k", expect(b"hello")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    assert_eq!(held(), [Resource::Content(digest)]);
+    // What is aborted is held no longer.
+    open(&content, "k", Expected::default()).unwrap().abort().unwrap();
+    drop(open(&content, "k", Expected::default()).unwrap());
+    content.abort(&key("k")).unwrap();
+    assert_eq!(held(), [Resource::Content(digest)]);
+
+    let unknown = Scope { namespace, lease: Some("none".parse().unwrap()) };
+    let unknown = f.store.content(unknown);
+    for said in [Expected::default(), expect(b"hello"), expect(b"new")] {
+        let error = open(&unknown, "k", said).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("lease \"none\" does not exist"), "{error}");
+    }
+    assert_eq!(f.ingests(), 0);
+}
+
+#[test]
+fn an_ingest_makes_its_namespace() {
+    let f = Fixture::new();
+    drop(open(&f.content("new"), "k", Expected::default()).unwrap());
+    let names = f.store.namespaces().list().unwrap();
+    assert!(names.iter().any(|(name, _)| name.as_str() == "new"));
 }
 
 /// What a pull left is taken up by a client, and the reverse.

@@ -63,8 +63,8 @@ impl Service {
     }
 
     fn space(&self, metadata: &MetadataMap) -> Result<Space, Status> {
-        let namespace = self.realm.namespace(metadata).map_err(|error| status(&error))?;
-        let content = self.daemon.engine().store().content(&namespace);
+        let scope = self.realm.scope(metadata).map_err(|error| status(&error))?;
+        let content = self.daemon.engine().store().content(scope);
         let (daemon, realm) = (self.daemon.clone(), self.realm);
         Ok(Space { daemon, realm, content, sharing: Sharing::default() })
     }

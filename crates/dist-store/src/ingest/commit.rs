@@ -9,7 +9,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use dist_core::{Committed, Context as _, Digest, Error, ErrorKind, Info, Labels, Result};
+use dist_core::{
+    Committed, Context as _, Digest, Error, ErrorKind, Info, IngestKey, Labels, Resource, Result,
+};
 use rusqlite::Transaction;
 
 use super::dir::IngestDir;
@@ -41,7 +43,13 @@ impl FileWriter {
         let Some(dir) = &self.dir else {
             return Err(Error::new(ErrorKind::Internal, "commit an ingest that was removed"));
         };
-        let publication = Publication::new(&self.content, digest, self.offset, labels);
+        let publication = Publication {
+            content: &self.content,
+            key: &self.key,
+            digest,
+            size: self.offset,
+            labels,
+        };
         match publication.run(dir, "data", &self.data) {
             Ok(published) => {
                 if let Err(error) = self.remove() {
@@ -82,11 +90,12 @@ impl Failure {
 
 /// What a file in an ingest is to become.
 pub(super) struct Publication<'a> {
-    content: &'a ContentStore,
-    digest: Digest,
-    size: u64,
-    labels: &'a Labels,
-    durable: bool,
+    pub(super) content: &'a ContentStore,
+    pub(super) key: &'a IngestKey,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// What the blob gets where its namespace did not have it.
+    pub(super) labels: &'a Labels,
 }
 
 /// The file, by its path in the ingest.
@@ -96,15 +105,9 @@ struct Ours<'a> {
     found: Found,
 }
 
-impl<'a> Publication<'a> {
-    pub(super) fn new(
-        content: &'a ContentStore,
-        digest: Digest,
-        size: u64,
-        labels: &'a Labels,
-    ) -> Self {
-        let durable = content.store.durability() != Durability::None;
-        Self { content, digest, size, labels, durable }
+impl Publication<'_> {
+    fn durable(&self) -> bool {
+        self.content.store.durability() != Durability::None
     }
 
     /// Publishes the file `name` of `dir`, which is open as `data`.
@@ -122,7 +125,7 @@ impl<'a> Publication<'a> {
     fn settle_data(&self, data: &File, path: &Path) -> Result<Found> {
         let settle = || {
             data.set_permissions(std::fs::Permissions::from_mode(0o444))?;
-            if self.durable {
+            if self.durable() {
                 data.sync_all()?;
             }
             data.metadata()
@@ -134,7 +137,7 @@ impl<'a> Publication<'a> {
     fn record(&self, ours: &Ours<'_>) -> Result<Published, Failure> {
         let path = self.content.store.blob_path(&self.digest);
         let linked = self.link(ours, &path)?;
-        if linked && self.durable {
+        if linked && self.durable() {
             self.sync_dir(&path, ours.found)?;
         }
         let (published, relinked) = self.content.store.db().write(|transaction| {
@@ -144,7 +147,7 @@ impl<'a> Publication<'a> {
             let theirs = known.filter(|known| {
                 let same_size =
                     matches!(found, Found::File { size, .. } if size == self.size && size == known.size);
-                same_size && !(self.durable && known.unsettled)
+                same_size && !(self.durable() && known.unsettled)
             });
             let replace = found != ours.found && theirs.is_none();
             if replace {
@@ -152,7 +155,7 @@ impl<'a> Publication<'a> {
             }
             let unsettled = match theirs {
                 Some(known) if found != ours.found => known.unsettled,
-                _ => !self.durable || replace,
+                _ => !self.durable() || replace,
             };
             let mut info = self.content.insert(transaction, &self.digest, self.size, unsettled)?;
             // A row whose file was lost until now is as good as none.
@@ -161,9 +164,10 @@ impl<'a> Publication<'a> {
             if !owned && !self.labels.is_empty() {
                 info = self.content.label(transaction, &self.digest, self.labels)?;
             }
+            self.content.scope.release(transaction, &Resource::Ingest(self.key.clone()))?;
             Ok((Published { info, known: known.is_some(), owned }, replace))
         })?;
-        if relinked && self.durable {
+        if relinked && self.durable() {
             self.sync_dir(&path, ours.found)?;
             self.content.store.db().write(|transaction| self.settle_rows(transaction))?;
         }

@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Info, IngestKey,
-    IngestStatus, Labels, Result, Writer as _,
+    IngestStatus, Labels, Resource, Result, Writer as _,
 };
 
 use super::commit::{Publication, Published};
@@ -31,7 +31,8 @@ pub enum Sharing {
     /// Every namespace.
     #[default]
     Shared,
-    /// Nobody.
+    /// Every namespace, but only what a namespace has that carries the label
+    /// `containerd.io/namespace.shareable=true`.
     Isolated,
 }
 
@@ -104,6 +105,7 @@ impl ContentStore {
             return Err(exists(&digest));
         }
         self.store.db().demand_space()?;
+        self.hold_ingest(key)?;
         let Some(dir) = IngestDir::lock_now(&self.store, &self.scope.namespace, key)? else {
             let message = format!("ingest {key} is locked by another writer");
             return Err(Error::new(ErrorKind::Busy, message));
@@ -126,10 +128,33 @@ impl ContentStore {
         Ok(IngestWriter { content: self.clone(), key: key.clone(), said, state })
     }
 
-    /// Whether this namespace has a blob, so that it need not be written.
+    /// Puts an ingest into the lease, where that does not hold it yet, and makes the namespace.
+    ///
+    /// Nothing is synced: an ingest that a power cut leaves without its lease is kept for a day.
+    fn hold_ingest(&self, key: &IngestKey) -> Result<()> {
+        let resource = Resource::Ingest(key.clone());
+        let held = self.store.db().read(|connection| {
+            Ok(self.scope.holds(connection, &resource)? && self.scope.exists(connection)?)
+        })?;
+        if held {
+            return Ok(());
+        }
+        self.store.db().write_lazily(|transaction| self.scope.made(transaction, &resource))
+    }
+
+    /// Takes an ingest that was removed out of the lease.
+    pub(super) fn release_ingest(&self, key: &IngestKey) -> Result<()> {
+        if self.scope.lease.is_none() {
+            return Ok(());
+        }
+        let resource = Resource::Ingest(key.clone());
+        self.store.db().write_lazily(|transaction| self.scope.release(transaction, &resource))
+    }
+
+    /// Whether this namespace has a blob, so that it need not be written. It goes into the lease.
     ///
     /// # Errors
-    /// `Storage`.
+    /// `NotFound` where the lease does not exist; `Storage`.
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
         Ok(self.find(digest, None)?.is_some())
     }
@@ -138,7 +163,7 @@ impl ContentStore {
     fn offered(&self, said: Expected, sharing: Sharing) -> Result<Option<(Digest, u64)>> {
         let Some(digest) = said.digest else { return Ok(None) };
         let known = self.store.db().read(|connection| {
-            if sharing == Sharing::Isolated {
+            if sharing == Sharing::Isolated && !blobs::is_shareable(connection, &digest)? {
                 return Ok(None);
             }
             blobs::known(connection, &digest)
@@ -239,10 +264,11 @@ impl IngestWriter {
     /// `Storage`.
     pub fn abort(self) -> Result<()> {
         match self.state {
-            State::Own(writer) => writer.abort(),
-            State::Shared(mut shared) => shared.remove(),
-            State::Ended => Ok(()),
+            State::Own(writer) => writer.abort()?,
+            State::Shared(mut shared) => shared.remove()?,
+            State::Ended => (),
         }
+        self.content.release_ingest(&self.key)
     }
 
     /// The writer of a file of our own; what was shared is copied into it, or left out.
@@ -356,7 +382,7 @@ impl Shared {
         let Some(dir) = &self.dir else {
             return Err(Error::new(ErrorKind::Internal, "commit an ingest that was removed"));
         };
-        let published = Publication::new(content, self.digest, self.size, labels)
+        let published = Publication { content, key, digest: self.digest, size: self.size, labels }
             .run(dir, Self::NAME, &self.file)
             .map_err(super::commit::Failure::into_error)?;
         if let Err(error) = self.remove() {

@@ -127,7 +127,10 @@ impl ContentStore {
         let deadline = Instant::now() + ABORT_WAIT;
         loop {
             match IngestDir::try_lock(&path)? {
-                Attempt::Locked(dir) => return dir.remove(),
+                Attempt::Locked(dir) => {
+                    dir.remove()?;
+                    return self.release_ingest(key);
+                }
                 Attempt::Gone => return Err(missing(key)),
                 Attempt::Busy if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(10));
