@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::Result;
-use dist_store::Store;
+use dist_store::{Collected, GcOptions, Store};
 use tokio::sync::Mutex;
 
 use crate::daemon::blocking;
@@ -30,6 +30,7 @@ impl Collector {
         let _running = self.running.lock().await;
         self.deletions.store(0, Ordering::Relaxed);
         self.mutations.store(0, Ordering::Relaxed);
-        blocking(move || dist::collect(&store)).await
+        blocking(move || dist::collect(&store, GcOptions::default(), &mut Collected::default()))
+            .await
     }
 }

@@ -115,7 +115,7 @@ impl Dirs {
         let (dir, trash) = (self.dir(id), self.root.join("trash"));
         make_dir(&trash, Mode::RWXU)?;
         match rustix::fs::rename(&dir, trash.join(&name)) {
-            Ok(()) => empty_trash(&trash, &name),
+            Ok(()) => remove_tree(&trash.join(name)),
             Err(Errno::NOENT) => Ok(()),
             // Not even for the name in the trash.
             Err(Errno::NOSPC | Errno::DQUOT) => remove_tree(&dir),
@@ -162,25 +162,13 @@ impl Dirs {
     }
 }
 
-/// Deletes all that is in the trash, whoever moved it there; returns how many entries they were.
+/// All that is in the trash.
 ///
 /// Whoever moves something there deletes it next, so an entry that is still there was left by a
 /// process that died, or is being deleted right now, which two can do at once.
-pub(crate) fn purge_trash(store: &Store) -> Result<u64> {
+pub(crate) fn trash(store: &Store) -> Result<Vec<PathBuf>> {
     let trash = store.root().join("trash");
-    let mut count = 0;
-    let mut failure = None;
-    for name in names(&trash)? {
-        match empty_trash(&trash, &name) {
-            Ok(()) => count += 1,
-            Err(error) => failure = failure.or(Some(error)),
-        }
-    }
-    failure.map_or(Ok(count), Err)
-}
-
-fn empty_trash(trash: &Path, name: &str) -> Result<()> {
-    remove_tree(&trash.join(name))
+    Ok(names(&trash)?.iter().map(|name| trash.join(name)).collect())
 }
 
 /// Removes a file or a tree of any depth, whatever its permissions, without following links.

@@ -20,9 +20,11 @@ pub mod mount;
 mod native;
 mod open;
 mod overlay;
+mod purge;
 mod snapshots;
 mod tree;
 mod usage;
 
 pub use dirs::remove_tree;
-pub use open::{NAMES, all, default_name, known, layer_dirs, open, purge};
+pub use open::{NAMES, all, default_name, known, layer_dirs, open};
+pub use purge::{Leftover, directory_bytes, leftovers, purge, purge_measured};

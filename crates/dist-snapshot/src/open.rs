@@ -1,13 +1,12 @@
 //! Snapshotters by their names.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dist_core::{Error, ErrorKind, Namespace, Result, SnapshotKey, Snapshotter};
-use dist_store::{Scope, SnapshotId, Store};
+use dist_store::{Scope, Store};
 
-use crate::dirs::{self, Dirs, Making};
+use crate::dirs::Dirs;
 use crate::native::Native;
 use crate::overlay::Overlay;
 use crate::snapshots::Snapshots;
@@ -60,60 +59,6 @@ pub fn layer_dirs(
     let record = store.snapshots(namespace, name).get(key)?;
     let dirs = Dirs::new(store, name);
     Ok([record.id].iter().chain(&record.parents).map(|id| dirs.fs(*id)).collect())
-}
-
-/// Removes the directories of snapshots that have no row, of every snapshotter and namespace, and
-/// all that is in the trash. Returns how many they were.
-///
-/// Safe at any time, whatever else uses the store.
-///
-/// # Errors
-/// The first failure, after all others have been tried.
-pub fn purge(store: &Store) -> Result<u64> {
-    store.check_writable()?;
-    let mut count = 0;
-    let mut failure = None;
-    for name in NAMES {
-        let dirs = Dirs::new(store, name);
-        let (_alone, garbage) = garbage(store, &dirs, name)?;
-        for id in garbage {
-            match dirs.discard(id) {
-                Ok(()) => count += 1,
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-    }
-    match dirs::purge_trash(store) {
-        Ok(trash) => count += trash,
-        Err(error) => failure = failure.or(Some(error)),
-    }
-    failure.map_or(Ok(count), Err)
-}
-
-/// The directories that have no row and get none while the lock, if any, is held.
-///
-/// A row is there before its directory. An id that was given away is never used again; one above
-/// those (a power cut took its row back) is some next snapshot's, so such a directory is garbage
-/// only while nobody makes a snapshot.
-fn garbage(
-    store: &Store,
-    dirs: &Dirs,
-    name: &str,
-) -> Result<(Option<Making>, BTreeSet<SnapshotId>)> {
-    // In this order: what is dead by the first two can't be among the rows.
-    let mut there: BTreeSet<_> = dirs.list()?.into_iter().collect();
-    let last = store.last_snapshot_id()?;
-    let mut alone = None;
-    if there.last().copied() > last {
-        alone = dirs.making_alone()?;
-        if alone.is_none() {
-            there.retain(|id| Some(*id) <= last);
-        }
-    }
-    for id in store.snapshot_ids(name)? {
-        there.remove(&id);
-    }
-    Ok((alone, there))
 }
 
 /// Looks for a snapshotter.

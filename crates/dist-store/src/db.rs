@@ -6,6 +6,8 @@
 //! kernel's queue is fair where SQLite's busy handler is not. Nothing but `stat`, `link` and
 //! `rename` is done to other files inside a write transaction.
 
+mod session;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -18,6 +20,7 @@ use dist_core::{Context as _, Error, ErrorKind, Result};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::FlockOperation;
 
+pub(crate) use self::session::Session;
 use crate::reserve;
 use crate::schema::{self, VERSION};
 

@@ -216,6 +216,23 @@ pub(crate) fn delete(
     Ok(())
 }
 
+/// Whether any lease of a namespace holds something.
+pub(crate) fn is_held(
+    connection: &Connection,
+    namespace: &Namespace,
+    resource: &Resource,
+) -> Result<bool> {
+    let (kind, snapshotter, name) = columns(resource);
+    connection
+        .query_row(
+            "SELECT EXISTS (SELECT 1 FROM lease_resources r JOIN leases l ON l.id = r.lease_id
+             WHERE l.namespace = ?1 AND r.kind = ?2 AND r.snapshotter = ?3 AND r.name = ?4)",
+            params![namespace.as_str(), kind, snapshotter, name],
+            |row| row.get(0),
+        )
+        .sql(|| format!("look for a lease that holds {resource}"))
+}
+
 /// A resource as `lease_resources` has it: its kind, its snapshotter and its name.
 pub(crate) fn columns(resource: &Resource) -> (&'static str, &str, Cow<'_, str>) {
     match resource {

@@ -30,6 +30,11 @@ const TARGET_LABEL: &str = "containerd.io/snapshot.ref";
 pub struct SnapshotId(i64);
 
 impl SnapshotId {
+    /// The directory of the row `id`.
+    pub(crate) fn from_row(id: i64) -> Self {
+        Self(id)
+    }
+
     /// Reads the name of a directory.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -15,6 +15,9 @@ use crate::{Store, locks};
 
 const SMALL: u64 = 8 << 10;
 
+/// The files of an ingest that can hold its bytes.
+pub(super) const DATA: [&str; 2] = ["data", "shared"];
+
 /// How long [`IngestDir::lock_now`] tries: others hold the lock for a moment to list ingests, or to
 /// remove one that has no key yet.
 const NOW: Duration = Duration::from_millis(20);

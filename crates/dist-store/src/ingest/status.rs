@@ -1,14 +1,18 @@
 //! Listing and removing ingests, beside their writers.
 
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use dist_core::{Context as _, Error, ErrorKind, IngestKey, IngestStatus, Namespace, Result};
+use dist_core::{
+    Context as _, Error, ErrorKind, IngestKey, IngestStatus, Namespace, Resource, Result,
+};
 
 use super::dir::{self, Attempt, IngestDir};
 use crate::blobs::ContentStore;
-use crate::fsio::at;
-use crate::{Store, locks};
+use crate::fsio::{self, at};
+use crate::{Store, leases, locks};
 
 /// How long [`ContentStore::abort`] tries: others look at the lock for a moment to list ingests.
 const ABORT_WAIT: Duration = Duration::from_millis(200);
@@ -33,6 +37,12 @@ impl IngestEntry {
     pub fn expires_at(&self) -> i64 {
         self.status.updated_at.saturating_add(INGEST_LIFETIME)
     }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl Store {
@@ -55,37 +65,46 @@ impl Store {
         Ok(found)
     }
 
-    /// Lists the ingests that nobody writes to and that nobody wrote to for [`INGEST_LIFETIME`]
-    /// before `now`. Those of raw namespaces are never among them. Leases are the caller's to ask.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn expired_ingests(&self, now: i64) -> Result<Vec<IngestEntry>> {
-        let mut entries = self.all_ingests()?;
-        entries.retain(|entry| {
-            let raw = entry.namespace.as_ref().is_some_and(Namespace::is_raw);
-            !raw && !entry.status.active && entry.expires_at() <= now
-        });
-        Ok(entries)
-    }
-
-    /// Removes an ingest if it is still as it was listed and nobody writes to it; says whether it
-    /// did.
+    /// Removes an ingest that nobody has written to since it was listed, nobody writes to now, and
+    /// no lease holds; says whether it did.
     ///
     /// # Errors
     /// `Storage`.
     pub fn remove_ingest(&self, entry: &IngestEntry) -> Result<bool> {
-        self.check_writable()?;
         let Attempt::Locked(dir) = IngestDir::try_lock(&entry.path)? else { return Ok(false) };
         let same = facts(dir.path())?.is_some_and(|(namespace, status)| {
             namespace == entry.namespace
                 && status.key == entry.status.key
                 && status.updated_at == entry.status.updated_at
         });
-        if same {
-            dir.remove()?;
+        if !same {
+            return Ok(false);
         }
-        Ok(same)
+        let trash = self.db().write_freeing(|transaction| {
+            let held = match &entry.namespace {
+                Some(namespace) => {
+                    let ingest = Resource::Ingest(entry.status.key.clone());
+                    leases::is_held(transaction, namespace, &ingest)?
+                }
+                None => false,
+            };
+            if held { Ok(None) } else { fsio::set_aside(dir.path(), &self.trash()) }
+        })?;
+        trash.map_or(Ok(false), |trash| fsio::remove_all(&trash).map(|()| true))
+    }
+
+    /// The files that live writers have, each by device and inode: one of them may just be getting
+    /// its name as a blob.
+    pub(crate) fn files_being_written(&self) -> Result<HashSet<(u64, u64)>> {
+        let mut files = HashSet::new();
+        for entry in self.all_ingests()?.iter().filter(|entry| entry.status.active) {
+            for name in dir::DATA {
+                if let Ok(meta) = std::fs::symlink_metadata(entry.path.join(name)) {
+                    files.insert((meta.dev(), meta.ino()));
+                }
+            }
+        }
+        Ok(files)
     }
 }
 
@@ -165,7 +184,7 @@ fn facts(path: &Path) -> Result<Option<(Option<Namespace>, IngestStatus)>> {
     };
     let namespace = dir::read(path, "namespace")?.and_then(|text| parse_namespace(&text));
     let mut data = None;
-    for name in ["data", "shared"] {
+    for name in dir::DATA {
         match std::fs::symlink_metadata(path.join(name)) {
             Ok(meta) => data = Some(meta),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),

@@ -1,0 +1,140 @@
+//! Directories that belong to no snapshot any more.
+//!
+//! A row is there before its directory and goes before it, so whatever has no row is garbage: what
+//! a collection left to be removed, and what a process left that was killed.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use dist_core::{Error, ErrorKind, Result};
+use dist_store::{SnapshotId, Store};
+
+use crate::dirs::{self, Dirs, Making};
+use crate::{NAMES, usage};
+
+/// Something that belongs to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// Where it is, or was.
+    pub path: PathBuf,
+    /// The snapshot that it belonged to; `None` for something in the trash.
+    pub id: Option<SnapshotId>,
+    /// What it takes on the disk; 0 where it can't be measured.
+    pub bytes: u64,
+}
+
+/// Removes the directories of snapshots that have no row, of every snapshotter and namespace, and
+/// all that is in the trash. Returns how many they were.
+///
+/// Safe at any time, whatever else uses the store. A directory that something is mounted on is left
+/// for another time.
+///
+/// # Errors
+/// The first failure, after all others have been tried.
+pub fn purge(store: &Store) -> Result<u64> {
+    let mut count = 0;
+    purge_each(store, &mut |_, _| count += 1)?;
+    Ok(count)
+}
+
+/// As [`purge`]; measures what it removes.
+///
+/// # Errors
+/// As [`purge`].
+pub fn purge_measured(store: &Store) -> Result<Vec<Leftover>> {
+    let mut leftovers = Vec::new();
+    purge_each(store, &mut |path, id| leftovers.push(measured(path, id)))?;
+    Ok(leftovers)
+}
+
+/// What [`purge`] would remove.
+///
+/// # Errors
+/// `Storage`.
+pub fn leftovers(store: &Store) -> Result<Vec<Leftover>> {
+    let mut leftovers = Vec::new();
+    for name in NAMES {
+        let dirs = Dirs::new(store, name);
+        let (_alone, garbage) = garbage(store, &dirs, name)?;
+        leftovers.extend(garbage.into_iter().map(|id| measured(&dirs.dir(id), Some(id))));
+    }
+    leftovers.extend(dirs::trash(store)?.iter().map(|path| measured(path, None)));
+    Ok(leftovers)
+}
+
+/// What the directory of a snapshot takes on the disk; 0 where it can't be measured.
+#[must_use]
+pub fn directory_bytes(store: &Store, snapshotter: &str, id: SnapshotId) -> u64 {
+    let name = NAMES.into_iter().find(|name| *name == snapshotter);
+    name.map_or(0, |name| bytes(&Dirs::new(store, name).dir(id)))
+}
+
+/// Tells of each thing before it removes it.
+fn purge_each(store: &Store, tell: &mut dyn FnMut(&Path, Option<SnapshotId>)) -> Result<()> {
+    store.check_writable()?;
+    let mut failure: Option<Error> = None;
+    for name in NAMES {
+        let dirs = Dirs::new(store, name);
+        let (_alone, garbage) = garbage(store, &dirs, name)?;
+        for id in garbage {
+            let discard = || {
+                dirs.check_idle(id)?;
+                tell(&dirs.dir(id), Some(id));
+                dirs.discard(id)
+            };
+            match { discard }() {
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    tracing::debug!(%id, ?error, "a directory without a snapshot is in use");
+                }
+                Err(error) => failure = failure.or(Some(error)),
+                Ok(()) => (),
+            }
+        }
+    }
+    for path in dirs::trash(store)? {
+        tell(&path, None);
+        if let Err(error) = dirs::remove_tree(&path) {
+            failure = failure.or(Some(error));
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn measured(path: &Path, id: Option<SnapshotId>) -> Leftover {
+    Leftover { path: path.into(), id, bytes: bytes(path) }
+}
+
+fn bytes(path: &Path) -> u64 {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => usage::measure(path).map_or(0, |usage| usage.bytes),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    }
+}
+
+/// The directories that have no row and get none while the lock, if any, is held.
+///
+/// A row is there before its directory. An id that was given away is never used again; one above
+/// those (a power cut took its row back) is some next snapshot's, so such a directory is garbage
+/// only while nobody makes a snapshot.
+fn garbage(
+    store: &Store,
+    dirs: &Dirs,
+    name: &str,
+) -> Result<(Option<Making>, BTreeSet<SnapshotId>)> {
+    // In this order: what is dead by the first two can't be among the rows.
+    let mut there: BTreeSet<_> = dirs.list()?.into_iter().collect();
+    let last = store.last_snapshot_id()?;
+    let mut alone = None;
+    if there.last().copied() > last {
+        alone = dirs.making_alone()?;
+        if alone.is_none() {
+            there.retain(|id| Some(*id) <= last);
+        }
+    }
+    for id in store.snapshot_ids(name)? {
+        there.remove(&id);
+    }
+    Ok((alone, there))
+}
