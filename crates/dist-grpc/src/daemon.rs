@@ -9,6 +9,7 @@ use prost::Name;
 use crate::bus::Bus;
 use crate::gc::Collector;
 use crate::settle::Settler;
+use crate::streams::Streams;
 
 /// What a daemon is told when it starts.
 #[derive(Clone, Debug)]
@@ -29,14 +30,15 @@ struct Inner {
     bus: Bus,
     collector: Collector,
     settler: Settler,
+    streams: Streams,
 }
 
 impl Daemon {
     /// Puts the API in front of an engine.
     #[must_use]
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
-        let (bus, collector, settler) = Default::default();
-        Self(Arc::new(Inner { engine, options, bus, collector, settler }))
+        let (bus, collector, settler, streams) = Default::default();
+        Self(Arc::new(Inner { engine, options, bus, collector, settler, streams }))
     }
 
     /// What it was told when it started.
@@ -48,6 +50,11 @@ impl Daemon {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// The streams that clients have opened.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.streams
     }
 
     /// The events.

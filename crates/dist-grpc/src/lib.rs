@@ -17,7 +17,9 @@ mod plugins;
 pub mod server;
 mod services;
 mod settle;
+mod streams;
 mod translate;
+mod typed;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};
 pub use daemon::{Daemon, DaemonOptions};

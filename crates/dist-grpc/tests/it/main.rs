@@ -5,4 +5,5 @@
 mod backend;
 mod content;
 mod snapshots;
+mod streams;
 mod support;
