@@ -18,8 +18,32 @@ use crate::layers::{best, check_document_size};
 pub enum Platforms {
     /// The best entry for one platform.
     One(Platform),
+    /// The best entry for each of several platforms.
+    Several(Vec<Platform>),
     /// Every entry.
     All,
+}
+
+impl Platforms {
+    /// The entries of an index that are wanted, each once.
+    ///
+    /// # Errors
+    /// `NotFound` for a platform that there is nothing for.
+    pub(crate) fn choose(&self, entries: Vec<Descriptor>) -> Result<Vec<Descriptor>> {
+        let platforms = match self {
+            Self::All => return Ok(entries),
+            Self::One(platform) => std::slice::from_ref(platform),
+            Self::Several(platforms) => platforms,
+        };
+        let mut chosen: Vec<Descriptor> = Vec::new();
+        for platform in platforms {
+            let entry = best(entries.clone(), platform)?;
+            if !chosen.iter().any(|other| other.digest == entry.digest) {
+                chosen.push(entry);
+            }
+        }
+        Ok(chosen)
+    }
 }
 
 impl Default for Platforms {
@@ -134,10 +158,7 @@ impl Handler for FetchHandler {
             let (content, desc) = (self.intake.content.clone(), desc.clone());
             blocking(move || children(&content, &desc)).await?
         };
-        let below = match &self.platforms {
-            Platforms::One(platform) if media_type.is_index() => vec![best(below, platform)?],
-            _ => below,
-        };
+        let below = if media_type.is_index() { self.platforms.choose(below)? } else { below };
         self.intake.progress.event(Event::Listed { desc, children: &below });
         Ok(Visit::Children(below))
     }

@@ -8,6 +8,8 @@ use dist_core::{
     select_platform,
 };
 
+use crate::fetch::Platforms;
+
 /// One layer, and where it stands in its image.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
@@ -85,6 +87,34 @@ pub(crate) fn find_manifest(
         ErrorKind::Corrupt,
         format!("walk {}: its indexes are nested too deep", target.digest),
     ))
+}
+
+/// The layers of all manifests for `platforms` below `target`, in documents that are there, each
+/// once.
+pub(crate) fn layers_below(
+    provider: &dyn Provider,
+    target: &Descriptor,
+    platforms: &Platforms,
+) -> Result<Vec<Descriptor>> {
+    let mut layers: Vec<Descriptor> = Vec::new();
+    let mut level = vec![target.clone()];
+    for _ in 0..dist_core::MAX_DEPTH {
+        let mut next = Vec::new();
+        for desc in level {
+            let below = children(provider, &desc)?;
+            if desc.media_type.is_index() {
+                next.extend(platforms.choose(below)?);
+            } else {
+                layers.extend(
+                    below.into_iter().filter(|d| d.media_type.layer_compression().is_some()),
+                );
+            }
+        }
+        level = next;
+    }
+    layers.sort_by_key(|layer| layer.digest);
+    layers.dedup_by_key(|layer| layer.digest);
+    Ok(layers)
 }
 
 /// The entry of an index that suits `platform` best.

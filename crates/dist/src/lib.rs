@@ -31,6 +31,6 @@ pub use fetch::{FetchOptions, Platforms, default_jobs, fetch, fetch_blob};
 pub use host::{Contents, Host, Images, Local};
 pub use layers::read_document;
 pub use plain::{fetch_document, unpack_to_directory};
-pub use pull::{PullOptions, Pulled, describe, pull, unpack_manifest};
+pub use pull::{PullOptions, Pulled, Unpacking, Wanted, describe, pull, pull_as, unpack_manifest};
 pub use push::{PushOptions, push};
 pub use remotes::Remotes;

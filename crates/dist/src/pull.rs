@@ -7,12 +7,13 @@ use dist_core::{
     MediaType, Platform, Progress, Provider, Resolver as _, Result, Warning, dispatch,
 };
 use dist_store::SettleMode;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::Engine;
 use crate::blocking::{Alive, Downloads, Stop, blocking};
 use crate::fetch::{FetchHandler, Layers, Platforms, default_jobs, resolve};
 use crate::ingest::Intake;
-use crate::layers::{Plan, find_manifest, plan};
+use crate::layers::{Plan, find_manifest, layers_below, plan};
 use crate::unpack::Unpacker;
 
 /// Choices for [`pull`].
@@ -30,12 +31,39 @@ impl Default for PullOptions {
     }
 }
 
+/// What [`pull_as`] brings and makes of it.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Whose layers are brought.
+    pub platforms: Platforms,
+    /// Whether the manifests and configs for other platforms are brought as well.
+    pub metadata: bool,
+    /// What is unpacked.
+    pub unpacks: Vec<Unpacking>,
+    /// The names that the image gets; its own where there are none.
+    pub names: Vec<ImageName>,
+    /// The labels that the image gets.
+    pub labels: Labels,
+}
+
+/// What is unpacked with which snapshotter.
+#[derive(Clone, Debug)]
+pub struct Unpacking {
+    /// The platform.
+    pub platform: Platform,
+    /// The snapshotter's name.
+    pub snapshotter: String,
+}
+
 /// What a pull left behind.
 #[derive(Clone, Debug)]
 pub struct Pulled {
     /// The registered image.
     pub image: Image,
-    /// The snapshot that holds its root; `None` for an image without layers.
+    /// The same image under its other names.
+    pub others: Vec<Image>,
+    /// The snapshot that holds its root, of the first that was unpacked; `None` for an image without
+    /// layers.
     pub chain_id: Option<ChainId>,
     /// What could not be done and is no error.
     pub warnings: Vec<Warning>,
@@ -53,6 +81,27 @@ pub async fn pull(
     engine: &Engine,
     name: &str,
     options: &PullOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<Pulled> {
+    let PullOptions { platform, jobs } = options.clone();
+    let snapshotter = engine.snapshotter_name().to_owned();
+    let wanted = Wanted {
+        platforms: Platforms::One(platform.clone()),
+        unpacks: vec![Unpacking { platform, snapshotter }],
+        ..Wanted::default()
+    };
+    pull_as(engine, name, &wanted, jobs, progress).await
+}
+
+/// As [`pull`], of any platforms, unpacked or not, under any names.
+///
+/// # Errors
+/// As [`pull`].
+pub async fn pull_as(
+    engine: &Engine,
+    name: &str,
+    wanted: &Wanted,
+    jobs: usize,
     progress: Arc<dyn Progress>,
 ) -> Result<Pulled> {
     let alive = Alive::new();
@@ -73,22 +122,56 @@ pub async fn pull(
         progress,
         cancel: alive.cancel(),
     };
-    let handler = FetchHandler {
-        intake: intake.clone(),
-        platforms: Platforms::One(options.platform.clone()),
-        layers: Layers::Leave,
-    };
-    dispatch(&handler, target.clone(), options.jobs).await?;
-    let (plan, warnings) = unpack(engine, intake, alive.stop(), &target, options).await?;
-    let chain_id = plan.chain_id();
-    let (images, store) = (engine.images(), engine.store().clone());
-    let image = blocking(move || {
-        let image = images.put(&image_name, &target, &Labels::new())?;
+    let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
+    let handler = FetchHandler { intake: intake.clone(), platforms, layers: Layers::Leave };
+    dispatch(&handler, target.clone(), jobs).await?;
+    let (mut chain_id, mut warnings) = (None, Vec::new());
+    for unpacking in &wanted.unpacks {
+        let engine = engine.with_snapshotter(&unpacking.snapshotter);
+        let work = (intake.clone(), alive.stop(), jobs);
+        let (plan, warned) = unpack(&engine, work, &target, &unpacking.platform).await?;
+        chain_id = chain_id.or(plan.chain_id());
+        warnings.extend(warned);
+    }
+    fetch_layers(&intake, &target, wanted, jobs).await?;
+    let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
+    let (images, store, labels) = (engine.images(), engine.store().clone(), wanted.labels.clone());
+    let mut images = blocking(move || {
+        let put = |name: &ImageName| images.put(name, &target, &labels);
+        let images = names.iter().map(put).collect::<Result<Vec<_>>>()?;
         store.settle(SettleMode::Answer)?;
-        Ok(image)
+        Ok(images)
     })
     .await?;
-    Ok(Pulled { image, chain_id, warnings })
+    let image = images.remove(0);
+    Ok(Pulled { image, others: images, chain_id, warnings })
+}
+
+/// Brings the layers that are wanted and that unpacking has not brought.
+async fn fetch_layers(
+    intake: &Intake,
+    target: &Descriptor,
+    wanted: &Wanted,
+    jobs: usize,
+) -> Result<()> {
+    let unpacked = wanted.unpacks.iter().map(|unpacking| unpacking.platform.clone()).collect();
+    let unpacked = Platforms::Several(unpacked);
+    let (content, target, platforms) =
+        (intake.content.clone(), target.clone(), wanted.platforms.clone());
+    let layers = blocking(move || {
+        let brought = match &unpacked {
+            Platforms::Several(none) if none.is_empty() => Vec::new(),
+            unpacked => layers_below(&content, &target, unpacked)?,
+        };
+        let mut layers = layers_below(&content, &target, &platforms)?;
+        layers.retain(|layer| !brought.iter().any(|other| other.digest == layer.digest));
+        Ok(layers)
+    })
+    .await?;
+    futures_util::stream::iter(layers.iter().map(|layer| intake.fetch(layer)))
+        .buffer_unordered(jobs)
+        .try_collect()
+        .await
 }
 
 /// What a pinned name stands for where an image with that digest was pulled before, under whatever
@@ -103,12 +186,11 @@ fn pinned(engine: &Engine, name: &ImageName) -> Result<Option<Descriptor>> {
 /// Unpacks the image below `target`, whose documents are there.
 async fn unpack(
     engine: &Engine,
-    intake: Intake,
-    stop: Stop,
+    (intake, stop, jobs): (Intake, Stop, usize),
     target: &Descriptor,
-    options: &PullOptions,
+    platform: &Platform,
 ) -> Result<(Plan, Vec<Warning>)> {
-    let (content, target, platform) = (engine.content(), target.clone(), options.platform.clone());
+    let (content, target, platform) = (engine.content(), target.clone(), platform.clone());
     let plan = blocking(move || {
         let manifest = find_manifest(&content, &target, &platform)?;
         plan(&content, &manifest)
@@ -121,7 +203,7 @@ async fn unpack(
         limits: *engine.limits(),
         intake,
         stop,
-        jobs: options.jobs,
+        jobs,
     };
     let warnings = unpacker.run(&plan).await?;
     Ok((plan, warnings))
@@ -141,7 +223,8 @@ pub async fn unpack_manifest(
     let target = describe(&engine.content(), digest)?;
     let downloads: Option<Downloads> = None;
     let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
-    let (plan, warnings) = unpack(engine, intake, alive.stop(), &target, options).await?;
+    let work = (intake, alive.stop(), options.jobs);
+    let (plan, warnings) = unpack(engine, work, &target, &options.platform).await?;
     let store = engine.store().clone();
     blocking(move || store.settle(SettleMode::Answer)).await?;
     Ok((plan.chain_id(), warnings))

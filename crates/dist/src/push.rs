@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use dist_core::{
-    Descriptor, Digest, ErrorKind, Event, MAX_DEPTH, Progress, Provider, Pusher, Reference,
+    Descriptor, Digest, Error, ErrorKind, Event, MAX_DEPTH, Progress, Provider, Pusher, Reference,
     Resolver as _, Result, children,
 };
 use dist_store::ContentStore;
@@ -54,6 +54,10 @@ pub async fn push(
     let order = blocking(move || {
         let root = match platforms {
             Platforms::One(platform) => find_manifest(&provider, &target, &platform)?,
+            Platforms::Several(_) => {
+                let message = "push several platforms of an index: push one, or the whole index";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
             Platforms::All => target,
         };
         Order::below(&provider, root)
@@ -145,7 +149,7 @@ impl Order {
             return Ok(());
         }
         if depth == MAX_DEPTH {
-            return Err(dist_core::Error::new(
+            return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!("walk {}: indexes are nested too deep", self.root.digest),
             ));
