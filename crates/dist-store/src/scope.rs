@@ -103,8 +103,11 @@ impl Scope {
     }
 }
 
-/// Makes a namespace where there is none.
+/// Makes a namespace where there is none. Raw ones have no row, because nobody lists them.
 pub(crate) fn add_namespace(transaction: &Transaction<'_>, namespace: &Namespace) -> Result<()> {
+    if namespace.is_raw() {
+        return Ok(());
+    }
     transaction
         .prepare_cached("INSERT INTO namespaces (name) VALUES (?1) ON CONFLICT DO NOTHING")
         .and_then(|mut statement| statement.execute([namespace.as_str()]))

@@ -91,9 +91,16 @@ impl Space {
     }
 
     /// Says what was done; the raw realm's daemon has events of its own.
-    fn changed<M: Name>(&self, topic: &str, event: &M) {
+    fn tell<M: Name>(&self, topic: &str, event: &M) {
         if self.realm == Realm::Namespaced {
             self.daemon.publish(&self.scope.namespace, topic, event);
+        }
+    }
+
+    /// Says that so much was deleted by what was done; the raw realm is never collected.
+    fn mutated(&self, deletions: u64) {
+        if self.realm == Realm::Namespaced {
+            self.daemon.mutated(deletions);
         }
     }
 
@@ -122,7 +129,7 @@ impl Snapshots for Service {
             let labels = request.labels.into_iter().collect();
             check_labels(&labels)?;
             let mounts = space.snapshotter.prepare(&key, parent.as_ref(), &labels)?;
-            space.changed(
+            space.tell(
                 "/snapshot/prepare",
                 &SnapshotPrepare {
                     key: request.key,
@@ -130,7 +137,7 @@ impl Snapshots for Service {
                     snapshotter: request.snapshotter,
                 },
             );
-            space.daemon.mutated(0);
+            space.mutated(0);
             Ok(PrepareSnapshotResponse { mounts: mounts.iter().map(api_mount).collect() })
         };
         self.work(request, |request| &request.snapshotter, work).await
@@ -145,7 +152,7 @@ impl Snapshots for Service {
             let labels = request.labels.into_iter().collect();
             check_labels(&labels)?;
             let mounts = space.snapshotter.view(&key, parent.as_ref(), &labels)?;
-            space.daemon.mutated(0);
+            space.mutated(0);
             Ok(ViewSnapshotResponse { mounts: mounts.iter().map(api_mount).collect() })
         };
         self.work(request, |request| &request.snapshotter, work).await
@@ -177,7 +184,7 @@ impl Snapshots for Service {
             }
             space.snapshotter.commit(&name, &key, parent.as_ref(), &labels)?;
             space.daemon.settler().committed();
-            space.changed(
+            space.tell(
                 "/snapshot/commit",
                 &SnapshotCommit {
                     key: request.key,
@@ -185,7 +192,7 @@ impl Snapshots for Service {
                     snapshotter: request.snapshotter,
                 },
             );
-            space.daemon.mutated(0);
+            space.mutated(0);
             Ok(())
         };
         self.work(request, |request| &request.snapshotter, work).await
@@ -197,11 +204,11 @@ impl Snapshots for Service {
     ) -> Result<Response<()>, Status> {
         let work = |space: &Space, request: RemoveSnapshotRequest| {
             space.snapshotter.remove(&known_key(&request.key)?)?;
-            space.changed(
+            space.tell(
                 "/snapshot/remove",
                 &SnapshotRemove { key: request.key, snapshotter: request.snapshotter },
             );
-            space.daemon.mutated(1);
+            space.mutated(1);
             Ok(())
         };
         self.work(request, |request| &request.snapshotter, work).await
@@ -228,8 +235,9 @@ impl Snapshots for Service {
             let labels = info.labels.into_iter().collect();
             let change = label_change(labels, request.update_mask)?;
             check_labels(change.labels())?;
-            let info = space.records().update_labels(&key, &change)?;
-            space.daemon.mutated(0);
+            let mut info = space.records().update_labels(&key, &change)?;
+            info.labels.retain(|_, value| !value.is_empty());
+            space.mutated(0);
             Ok(UpdateSnapshotResponse { info: Some(api_info(&info)) })
         };
         self.work(request, |request| &request.snapshotter, work).await

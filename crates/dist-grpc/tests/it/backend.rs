@@ -25,4 +25,5 @@ async fn a_backend_needs_no_namespace_and_takes_every_snapshotter_name() {
     one.remove(key).await.unwrap();
     refused(one.remove(key).await, Code::NotFound);
     one.remove("default/1/sha256:aa").await.unwrap();
+    assert_eq!(served.engine.store().namespaces().list().unwrap(), []);
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use dist_core::Namespace;
+use dist_core::{Labels, Namespace};
 use dist_grpc::api::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use dist_grpc::api::containerd::services::events::v1::SubscribeRequest;
 use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
@@ -20,7 +20,7 @@ use prost_types::{FieldMask, Timestamp};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use crate::support::{Served, refused, request, request_in};
+use crate::support::{Served, leased, refused, request, request_in};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -29,20 +29,35 @@ pub(crate) struct Client {
     api: SnapshotsClient<Channel>,
     name: String,
     raw: bool,
+    lease: Option<&'static str>,
 }
 
 impl Client {
     fn new(served: &Served, name: &str) -> Self {
-        Self { api: SnapshotsClient::new(served.channel()), name: name.into(), raw: false }
+        Self {
+            api: SnapshotsClient::new(served.channel()),
+            name: name.into(),
+            raw: false,
+            lease: None,
+        }
     }
 
     /// One that sends no headers at all, to the backend socket.
     pub(crate) fn raw(served: &Served, name: &str) -> Self {
-        Self { api: SnapshotsClient::new(served.backend()), name: name.into(), raw: true }
+        Self {
+            api: SnapshotsClient::new(served.backend()),
+            name: name.into(),
+            raw: true,
+            lease: None,
+        }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
-        if self.raw { Request::new(message) } else { request(message) }
+        match self.lease {
+            _ if self.raw => Request::new(message),
+            None => request(message),
+            Some(lease) => leased(lease, message),
+        }
     }
 
     pub(crate) async fn prepare(
@@ -439,4 +454,51 @@ async fn subscribers_hear_of_snapshots_but_not_of_views() {
         "/snapshot/remove: active",
     ];
     assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn what_is_made_or_found_goes_into_the_lease() {
+    let served = Served::new("native");
+    let leases = served.engine.store().leases(&Namespace::default());
+    let id = leases.create(Some("lease".parse().unwrap()), &Labels::new()).unwrap().id;
+    let held = || -> Vec<String> {
+        let held = leases.resources(&id).unwrap();
+        held.iter().map(ToString::to_string).collect()
+    };
+    for name in SNAPSHOTTERS {
+        let bare = Client::new(&served, name);
+        bare.layer("base", "").await;
+        let client = Client { lease: Some("lease"), ..Client::new(&served, name) };
+        client.prepare("active", "base", &[]).await.unwrap();
+        client.view("view", "base").await.unwrap();
+        let keys = |keys: &[&str]| -> Vec<String> {
+            keys.iter().map(|key| format!("snapshot {name}/{key}")).collect()
+        };
+        assert_eq!(held(), keys(&["active", "view"]));
+        client.commit("name", "active", "").await.unwrap();
+        assert_eq!(held(), keys(&["name", "view"]));
+        client.remove("view").await.unwrap();
+        client.remove("name").await.unwrap();
+        assert_eq!(held(), keys(&[]));
+        // Also what is there already, whichever way that is found out.
+        bare.layer("one", "").await;
+        bare.layer("two", "").await;
+        bare.layer("three", "").await;
+        let target = [("containerd.io/snapshot.ref", "one")];
+        fails(client.prepare("extract", "", &target).await, Code::AlreadyExists);
+        fails(client.prepare("two", "", &[]).await, Code::AlreadyExists);
+        bare.prepare("active", "", &[]).await.unwrap();
+        refused(client.commit("three", "active", "").await, Code::AlreadyExists);
+        assert_eq!(held(), keys(&["one", "three", "two"]));
+        for key in ["one", "two", "three"] {
+            client.remove(key).await.unwrap();
+        }
+    }
+    let client = Client { lease: Some("ghost"), ..Client::new(&served, "native") };
+    fails(client.prepare("a", "", &[]).await, Code::NotFound);
+    fails(client.view("a", "").await, Code::NotFound);
+    let said = refused(client.commit("a", "active", "").await, Code::NotFound);
+    assert!(said.contains("lease"), "{said}");
+    client.remove("active").await.unwrap();
+    assert_eq!(client.list(&[]).await.unwrap().0, ["base"]);
 }

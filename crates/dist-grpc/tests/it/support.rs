@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dist::{Engine, EngineConfig};
 use dist_core::Namespace;
 use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
-use dist_grpc::{Daemon, DaemonOptions, NAMESPACE_HEADER};
+use dist_grpc::{Daemon, DaemonOptions, LEASE_HEADER, NAMESPACE_HEADER};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
 use dist_store::{Durability, OpenMode};
@@ -95,6 +95,13 @@ pub(crate) fn request<T>(message: T) -> Request<T> {
 pub(crate) fn request_in<T>(namespace: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert(NAMESPACE_HEADER, namespace.parse().unwrap());
+    request
+}
+
+/// A request in the namespace `default` under a lease.
+pub(crate) fn leased<T>(lease: &str, message: T) -> Request<T> {
+    let mut request = request(message);
+    request.metadata_mut().insert(LEASE_HEADER, lease.parse().unwrap());
     request
 }
 
