@@ -17,7 +17,7 @@ use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
 use dist_grpc::client::Client;
 use dist_layer::Limits;
 use dist_registry::{CredentialSource, Credentials, RegistryOptions};
-use dist_store::{ContentStore, Durability, OpenMode, Store, StoreOptions};
+use dist_store::{ContentStore, Durability, OpenMode, Sharing, Store, StoreOptions};
 use tracing::level_filters::LevelFilter;
 
 use crate::args::{Args, DurabilityArg, Global, LogFormat, MOST_JOBS};
@@ -76,6 +76,8 @@ pub(crate) struct DaemonConfig {
     pub(crate) allow_users: Vec<String>,
     /// The groups whose members are.
     pub(crate) allow_groups: Vec<String>,
+    /// Who may take what another namespace has.
+    pub(crate) content_sharing: Sharing,
 }
 
 /// Permissions.
@@ -497,6 +499,7 @@ fn daemon(
     let backend = Sources::file(file.backend_address.map(|path| path.0.0));
     let backend_address = to.take("daemon.backend_address", backend, beside);
     let mode = Sources::file(file.mode.map(|mode| Mode(mode.0.0)));
+    let sharing = Sources::file(file.content_sharing.map(|sharing| sharing.0));
     let config = DaemonConfig {
         address,
         backend_address,
@@ -505,6 +508,7 @@ fn daemon(
         group: to.take_optional("daemon.group", Sources::file(file.group), None),
         allow_users: to.take("daemon.allow_users", Sources::file(file.allow_users), Vec::new()),
         allow_groups: to.take("daemon.allow_groups", Sources::file(file.allow_groups), Vec::new()),
+        content_sharing: to.take("daemon.content_sharing", sharing, Sharing::default()),
     };
     let asked = if global.debug { Some(LevelFilter::DEBUG) } else { global.log_level };
     let daemon_level = Sources::new(asked, file.log_level.map(|level| level.0));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dist::Engine;
 use dist_core::{Error, ErrorKind, Namespace, Result};
+use dist_store::Sharing;
 use prost::Name;
 
 use crate::bus::Bus;
@@ -18,6 +19,8 @@ pub struct DaemonOptions {
     pub version: String,
     /// The revision of the source; empty where it is not known.
     pub revision: String,
+    /// Who may take what another namespace has without bringing its bytes.
+    pub content_sharing: Sharing,
 }
 
 /// One engine behind the API. Clones share it.

@@ -42,6 +42,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     let options = DaemonOptions {
         version: env!("DIST_VERSION").to_owned(),
         revision: env!("DIST_REVISION").to_owned(),
+        content_sharing: config.daemon.content_sharing,
     };
     let daemon = Daemon::new(engine, options);
     tell(&[NotifyState::Ready]);

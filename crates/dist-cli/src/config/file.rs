@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum as _;
 use dist_core::{Context, Error, ErrorKind, Namespace, Result};
+use dist_store::Sharing;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
@@ -57,6 +58,7 @@ pub(super) struct Daemon {
     pub(super) group: Option<String>,
     pub(super) allow_users: Option<Vec<String>>,
     pub(super) allow_groups: Option<Vec<String>>,
+    pub(super) content_sharing: Option<Text<Sharing>>,
     pub(super) log_level: Option<Text<LevelFilter>>,
     pub(super) log_format: Option<Text<Format>>,
 }

@@ -118,6 +118,7 @@ shown! {
     Vec<String> => |texts| texts.clone();
     Duration => |time| format!("{time:?}");
     LevelFilter => |level| level.to_string();
+    dist_store::Sharing => |sharing| sharing.to_string();
     dist_core::Namespace => |name| name.as_str();
     crate::args::DurabilityArg => |durability| format!("{durability:?}").to_lowercase();
     crate::args::LogFormat => |format| format!("{format:?}").to_lowercase();

@@ -66,7 +66,8 @@ impl Service {
         let scope = self.realm.scope(metadata).map_err(|error| status(&error))?;
         let content = self.daemon.engine().store().content(scope);
         let (daemon, realm) = (self.daemon.clone(), self.realm);
-        Ok(Space { daemon, realm, content, sharing: Sharing::default() })
+        let sharing = daemon.options().content_sharing;
+        Ok(Space { daemon, realm, content, sharing })
     }
 
     /// Does the blocking `work` of a request.

@@ -8,7 +8,7 @@ use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
 use dist_grpc::{Daemon, DaemonOptions, LEASE_HEADER, NAMESPACE_HEADER};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
-use dist_store::{Durability, OpenMode};
+use dist_store::{Durability, OpenMode, Sharing};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -39,7 +39,11 @@ impl Served {
             registry: RegistryOptions::default(),
         })
         .unwrap();
-        let options = DaemonOptions { version: "1".to_owned(), revision: String::new() };
+        let options = DaemonOptions {
+            version: "1".to_owned(),
+            revision: String::new(),
+            content_sharing: Sharing::default(),
+        };
         let daemon = Daemon::new(engine.clone(), options);
         let bind = |name: &str| {
             let path = dir.path().join(name);
