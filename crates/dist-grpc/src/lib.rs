@@ -13,6 +13,7 @@ mod context;
 mod daemon;
 mod filters;
 mod gc;
+mod mask;
 mod plugins;
 pub mod server;
 mod services;

@@ -62,6 +62,29 @@ pub(crate) fn timestamp(nanoseconds: i64) -> Timestamp {
     }
 }
 
+/// A time as nanoseconds since the epoch.
+///
+/// # Errors
+/// `InvalidArgument` for a time that lies too far away.
+pub(crate) fn nanoseconds(time: &Timestamp) -> Result<i64> {
+    let nanoseconds = time.seconds.checked_mul(1_000_000_000);
+    let nanoseconds = nanoseconds.and_then(|seconds| seconds.checked_add(time.nanos.into()));
+    nanoseconds.ok_or_else(|| {
+        let message = format!("read time of {} seconds since the epoch", time.seconds);
+        Error::new(ErrorKind::InvalidArgument, message)
+    })
+}
+
+/// Tells an error of `kind` as the field's clients know it: by the name of what it is about alone,
+/// to which [`status`] adds the class.
+pub(crate) fn worded<T>(
+    result: Result<T>,
+    kind: ErrorKind,
+    name: impl FnOnce() -> String,
+) -> Result<T> {
+    result.map_err(|error| if error.kind() == kind { Error::new(kind, name()) } else { error })
+}
+
 /// A descriptor from the API.
 pub(crate) fn descriptor(desc: types::Descriptor) -> Result<Descriptor> {
     let what = || format!("read descriptor {:?}", desc.digest);

@@ -4,12 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use dist_core::{
-    Context as _, Error, ErrorKind, Filter, LabelChange, Labels, Result, SnapshotInfo, SnapshotKey,
-    SnapshotKind, Snapshotter, check_labels,
+    Context as _, Error, ErrorKind, Filter, Result, SnapshotInfo, SnapshotKey, SnapshotKind,
+    Snapshotter, check_labels,
 };
 use dist_store::{Scope, SnapshotStore};
 use prost::Name;
-use prost_types::FieldMask;
 use tonic::codegen::BoxStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -24,6 +23,7 @@ use crate::api::containerd::services::snapshots::v1::{
 };
 use crate::backend::Realm;
 use crate::daemon::blocking;
+use crate::mask::label_change;
 use crate::translate::{api_mount, hash_map, required, status, timestamp};
 use crate::{Daemon, filters};
 
@@ -233,7 +233,8 @@ impl Snapshots for Service {
             let info = required(request.info, "info")?;
             let key = new_key(&info.name)?;
             let labels = info.labels.into_iter().collect();
-            let change = label_change(labels, request.update_mask)?;
+            let change =
+                label_change(labels, request.update_mask, || format!("snapshot {:?}", info.name))?;
             check_labels(change.labels())?;
             let mut info = space.records().update_labels(&key, &change)?;
             info.labels.retain(|_, value| !value.is_empty());
@@ -293,29 +294,6 @@ fn known_key(text: &str) -> Result<SnapshotKey> {
 /// A parent; an empty one is none.
 fn known_parent(text: &str) -> Result<Option<SnapshotKey>> {
     if text.is_empty() { Ok(None) } else { known_key(text).map(Some) }
-}
-
-/// What the paths of a mask select of `labels`; without any, all is replaced.
-fn label_change(mut labels: Labels, mask: Option<FieldMask>) -> Result<LabelChange> {
-    let paths = mask.map_or_else(Vec::new, |mask| mask.paths);
-    let mut named = Labels::new();
-    let mut whole = paths.is_empty();
-    for path in paths {
-        if let Some(name) = path.strip_prefix("labels.") {
-            let value = labels.get(name).cloned().unwrap_or_default();
-            named.insert(name.to_owned(), value);
-        } else if path == "labels" {
-            whole = true;
-        } else {
-            let message = format!("update field {path:?} of a snapshot: only labels change");
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
-    }
-    if whole {
-        labels.extend(named);
-        return Ok(LabelChange::Replace(labels));
-    }
-    Ok(LabelChange::Merge(named))
 }
 
 fn api_info(info: &SnapshotInfo) -> Info {
