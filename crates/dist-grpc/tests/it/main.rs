@@ -4,6 +4,7 @@
 
 mod backend;
 mod content;
+mod metadata;
 mod snapshots;
 mod streams;
 mod support;
