@@ -35,13 +35,13 @@ impl LabelChange {
         }
     }
 
-    /// Changes `labels`. A label that was removed by its name stays, with an empty value: this is
-    /// what an answer shows, not what is kept.
+    /// Changes `labels`; what is given an empty value is not among them afterwards.
     pub fn apply(&self, labels: &mut Labels) {
         if let Self::Replace(_) = self {
             labels.clear();
         }
         labels.extend(self.labels().clone());
+        labels.retain(|_, value| !value.is_empty());
     }
 }
 
@@ -82,11 +82,11 @@ mod tests {
     }
 
     #[test]
-    fn changes_show_what_they_emptied() {
+    fn an_empty_value_removes_a_label() {
         let change = labels(&[("a", ""), ("b", "2")]);
         for (change, expected) in [
-            (LabelChange::Merge(change.clone()), labels(&[("a", ""), ("b", "2"), ("c", "3")])),
-            (LabelChange::Replace(change.clone()), labels(&[("a", ""), ("b", "2")])),
+            (LabelChange::Merge(change.clone()), labels(&[("b", "2"), ("c", "3")])),
+            (LabelChange::Replace(change.clone()), labels(&[("b", "2")])),
         ] {
             let mut now = labels(&[("a", "1"), ("c", "3")]);
             change.apply(&mut now);

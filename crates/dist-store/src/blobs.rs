@@ -104,7 +104,7 @@ impl ContentStore {
         Ok(self.store.blob_path(digest))
     }
 
-    /// Changes the labels of a blob. The answer shows those that were emptied as well.
+    /// Changes the labels of a blob.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for labels that are too long; `Storage`.

@@ -122,7 +122,7 @@ impl ImageStore {
         })
     }
 
-    /// Changes an image. The answer shows labels and annotations that were emptied as well.
+    /// Changes an image.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for labels that are too long; `Storage`.

@@ -71,8 +71,7 @@ impl Table {
         self.set(transaction, id, labels).sql(|| format!("write {}", self.name))
     }
 
-    /// Changes the labels of an owner. Returns them all, with those that were emptied, as an answer
-    /// shows them.
+    /// Changes the labels of an owner. Returns them all.
     pub(crate) fn change(
         self,
         transaction: &Transaction<'_>,

@@ -70,8 +70,7 @@ impl NamespaceStore {
         })
     }
 
-    /// Changes the labels of a namespace, and makes it where it is missing. Returns the labels, with
-    /// those that were emptied.
+    /// Changes the labels of a namespace, and makes it where it is missing. Returns them all.
     ///
     /// # Errors
     /// `InvalidArgument` for labels that are too long; `Storage`.

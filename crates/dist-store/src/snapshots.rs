@@ -378,7 +378,7 @@ impl SnapshotStore {
         })
     }
 
-    /// Changes the labels of a snapshot. The answer shows those that were emptied as well.
+    /// Changes the labels of a snapshot.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` for labels that are too long; `Storage`.
