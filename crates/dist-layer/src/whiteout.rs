@@ -5,8 +5,11 @@
 //! the xattr `overlay.opaque`. Both hide the layers below only: an entry of the same layer stays,
 //! whatever the order.
 
+use std::os::fd::AsFd;
+
 use dist_core::{Error, ErrorKind, Result};
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Mode, Stat, makedev};
+use rustix::io::Errno;
 
 use crate::name::escape;
 
@@ -79,9 +82,26 @@ pub(crate) fn classify<'a>(dir: &[u8], name: &'a [u8]) -> Result<Name<'a>> {
     }
 }
 
-/// Whether a node is the mark of a whiteout.
-pub(crate) fn is_mark(stat: &Stat) -> bool {
+/// Whether a node is a whiteout of overlayfs.
+pub(crate) fn is_overlay_mark(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Whether a node is the mark of a whiteout, see [`make_mark`].
+pub(crate) fn is_mark(stat: &Stat) -> bool {
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    is_device && (stat.st_rdev == 0 || stat.st_rdev == makedev(0, 1))
+}
+
+/// Makes the mark of a whiteout: the device 0/0. On a mounted overlay nobody may make that one, so
+/// there it is 0/1, which is no device either.
+pub(crate) fn make_mark(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
+    let make =
+        |device| rustix::fs::mknodat(&dir, name, FileType::CharacterDevice, Mode::empty(), device);
+    match make(makedev(0, 0)) {
+        Err(Errno::PERM) => make(makedev(0, 1)),
+        result => result,
+    }
 }
 
 /// Whether an extended attribute belongs to a storage driver, and so never to a layer.

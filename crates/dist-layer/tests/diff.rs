@@ -204,7 +204,7 @@ fn read(root: &Path) -> tree::Tree {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(160))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn a_layer_applied_to_the_one_tree_gives_the_other((before, after) in pair()) {

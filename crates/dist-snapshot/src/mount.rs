@@ -8,6 +8,7 @@ mod attach;
 mod command;
 mod options;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use dist_core::{Context, Error, ErrorKind, Mount, Result};
@@ -56,6 +57,47 @@ pub fn unmount(target: &Path) -> Result<()> {
         };
         Error::new(kind, format!("unmount {}", target.display())).with_source(error)
     })
+}
+
+/// A mount that is in no directory: only this process reaches it, and it ends with this value, also
+/// when the process is killed.
+#[derive(Debug)]
+pub struct Detached(OwnedFd);
+
+impl Detached {
+    /// Performs what `mounts` say, which must be one file system's, and no bind mount: that is its
+    /// source.
+    ///
+    /// # Errors
+    /// `Unsupported` for a stack of mounts, and where the kernel or the file system is unknown;
+    /// else as [`mount`].
+    pub fn new(mounts: &[Mount]) -> Result<Self> {
+        let mount = match mounts {
+            [mount @ Mount { target: None, .. }] if mount.fstype != "bind" => mount,
+            _ => {
+                let message = "mount in no directory: that takes one mount of a whole file system";
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
+        };
+        match attach::detached(mount) {
+            Ok(root) => Ok(Self(root)),
+            Err(error) => {
+                let kind = if error.errno() == Errno::NOSYS {
+                    ErrorKind::Unsupported
+                } else {
+                    kind(&error)
+                };
+                let what = || format!("mount {} from {}", mount.fstype, mount.source.display());
+                Err(error).context(kind, what)
+            }
+        }
+    }
+
+    /// Where this process reaches its root, as long as this value lives.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        crate::tree::proc_path(self.0.as_fd()).into()
+    }
 }
 
 /// The directories of the read-only layers in `mounts`, nearest first.

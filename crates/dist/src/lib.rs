@@ -13,6 +13,7 @@
 
 mod blocking;
 mod collect;
+mod diff;
 mod engine;
 mod fetch;
 mod host;
@@ -26,6 +27,7 @@ mod sources;
 mod unpack;
 
 pub use collect::collect;
+pub use diff::{ApplyBlob, DiffBlob, UNCOMPRESSED_LABEL, apply_blob, diff_blob, write_diff};
 pub use engine::{Engine, EngineConfig};
 pub use fetch::{FetchOptions, Platforms, default_jobs, fetch, fetch_blob};
 pub use host::{Contents, Host, Images, Local};

@@ -4,6 +4,7 @@
 
 mod backend;
 mod content;
+mod diff;
 mod metadata;
 mod snapshots;
 mod streams;

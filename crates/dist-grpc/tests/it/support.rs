@@ -82,7 +82,8 @@ impl Served {
     }
 }
 
-fn connect(path: PathBuf) -> Channel {
+/// A connection to the unix socket at `path`.
+pub(crate) fn connect(path: PathBuf) -> Channel {
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { UnixStream::connect(path).await.map(TokioIo::new) }

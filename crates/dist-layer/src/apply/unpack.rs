@@ -21,7 +21,7 @@ use crate::ledger::{Final, Ledger};
 use crate::name::{escape, join, normalize, split};
 use crate::tar::{Entry, Kind, Tar, Time};
 use crate::warnings::Warnings;
-use crate::whiteout::{Marks, Name, OPAQUE_NODE, classify, is_mark};
+use crate::whiteout::{Marks, Name, OPAQUE_NODE, classify, is_mark, make_mark};
 
 /// What is known after all entries are made.
 pub(crate) struct Unpacked<C> {
@@ -412,8 +412,7 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         self.marked = true;
-        let kind = FileType::CharacterDevice;
-        match rustix::fs::mknodat(&dir.fd, hidden, kind, Mode::empty(), makedev(0, 0)) {
+        match make_mark(&dir.fd, hidden) {
             Ok(()) => self.set_times_at(dir, hidden, entry.mtime),
             Err(Errno::EXIST) => {
                 // The layer's own entry stays. A file hides what is below as it is, a directory
@@ -460,13 +459,10 @@ fn mark_opaque(tree: &Tree, marks: Marks, dir: &Dir, name: &[u8]) -> Result<()> 
             let key = if user_xattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
             rustix::fs::fsetxattr(fd, key, b"y", rustix::fs::XattrFlags::empty())
         }
-        _ => {
-            let kind = FileType::CharacterDevice;
-            match rustix::fs::mknodat(fd, OPAQUE_NODE, kind, Mode::empty(), makedev(0, 0)) {
-                Err(Errno::EXIST) => Ok(()),
-                result => result,
-            }
-        }
+        _ => match make_mark(fd, OPAQUE_NODE) {
+            Err(Errno::EXIST) => Ok(()),
+            result => result,
+        },
     };
     made.map_err(|errno| {
         failed(errno, format!("make directory {} opaque", tree.show(&dir.path, name)))

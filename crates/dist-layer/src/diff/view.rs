@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::node::{Node, Spot, dir_xattrs, failed, identity, kind, transferable};
 use crate::beneath::{each, open_dir_at};
 use crate::name::{escape, join};
-use crate::whiteout::is_mark;
+use crate::whiteout::is_overlay_mark;
 
 /// Bytes of a path that are resolved in one call.
 const PIECE: usize = 4000;
@@ -171,7 +171,7 @@ impl View {
                         return Ok(());
                     }
                     let hidden = matches!(kind, FileType::CharacterDevice | FileType::Unknown)
-                        && is_mark(&Spot { dir, name, shown: &|| shown(name) }.stat()?);
+                        && is_overlay_mark(&Spot { dir, name, shown: &|| shown(name) }.stat()?);
                     names.insert(name.to_vec(), (!hidden).then_some(Entry { level: at }));
                     Ok(())
                 },

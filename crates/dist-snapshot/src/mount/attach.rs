@@ -102,6 +102,17 @@ fn inherited(place: &Path) -> rustix::io::Result<MountFlags> {
 }
 
 fn by_steps(mount: &Mount, place: &Path, options: &Options<'_>) -> Result<(), AttachError> {
+    let mounted = make(mount, options)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    move_mount(mounted.as_fd(), c"", CWD, place, flags).during("move the mount")
+}
+
+/// Makes a mount that is nowhere, and ends when it is closed.
+pub(super) fn detached(mount: &Mount) -> Result<OwnedFd, AttachError> {
+    make(mount, &Options::parse(&mount.options))
+}
+
+fn make(mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, AttachError> {
     let fs = fsopen(mount.fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).during("fsopen")?;
     let configure = || {
         let mut open = Vec::new();
@@ -131,10 +142,7 @@ fn by_steps(mount: &Mount, place: &Path, options: &Options<'_>) -> Result<(), At
         error.said = complaints(fs.as_fd());
         error
     })?;
-    let mounted = fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, options.new_flags())
-        .during("fsmount")?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-    move_mount(mounted.as_fd(), c"", CWD, place, flags).during("move the mount")
+    fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, options.new_flags()).during("fsmount")
 }
 
 /// Hands one directory over by its path, or by a descriptor where the path can't be written.
