@@ -78,6 +78,8 @@ pub(crate) struct DaemonConfig {
     pub(crate) allow_groups: Vec<String>,
     /// Who may take what another namespace has.
     pub(crate) content_sharing: Sharing,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<String>,
 }
 
 /// Permissions.
@@ -500,6 +502,7 @@ fn daemon(
     let backend_address = to.take("daemon.backend_address", backend, beside);
     let mode = Sources::file(file.mode.map(|mode| Mode(mode.0.0)));
     let sharing = Sources::file(file.content_sharing.map(|sharing| sharing.0));
+    let metrics = Sources::new(args.and_then(|args| args.metrics.clone()), file.metrics);
     let config = DaemonConfig {
         address,
         backend_address,
@@ -509,6 +512,7 @@ fn daemon(
         allow_users: to.take("daemon.allow_users", Sources::file(file.allow_users), Vec::new()),
         allow_groups: to.take("daemon.allow_groups", Sources::file(file.allow_groups), Vec::new()),
         content_sharing: to.take("daemon.content_sharing", sharing, Sharing::default()),
+        metrics: to.take_optional("daemon.metrics", metrics, None),
     };
     let asked = if global.debug { Some(LevelFilter::DEBUG) } else { global.log_level };
     let daemon_level = Sources::new(asked, file.log_level.map(|level| level.0));

@@ -27,7 +27,6 @@ const OVERHEAD: usize = 64;
 /// The subscribers.
 #[derive(Debug, Default)]
 pub(crate) struct Bus {
-    /// `None` once the bus is closed.
     subscribers: Mutex<Subscribers>,
 }
 
@@ -96,6 +95,13 @@ impl Bus {
             subscribers.list.push(Subscriber { filter, queue: sender, waiting });
         }
         Subscription { queue, waiting }
+    }
+
+    /// How many subscriptions there are, those not counted whose client has gone.
+    pub(crate) fn subscribers(&self) -> usize {
+        let mut subscribers = self.lock();
+        subscribers.list.retain(|subscriber| !subscriber.queue.is_closed());
+        subscribers.list.len()
     }
 
     /// Ends all subscriptions, each after what waits for it, and takes no new ones.

@@ -1,6 +1,7 @@
 //! What all services share.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use dist::Engine;
 use dist_core::{Error, ErrorKind, Namespace, Result};
@@ -9,6 +10,7 @@ use prost::Name;
 
 use crate::bus::Bus;
 use crate::gc::Collector;
+use crate::metrics::Metrics;
 use crate::settle::Settler;
 use crate::streams::Streams;
 
@@ -34,6 +36,7 @@ struct Inner {
     collector: Collector,
     settler: Settler,
     streams: Streams,
+    metrics: Metrics,
 }
 
 impl Daemon {
@@ -41,7 +44,8 @@ impl Daemon {
     #[must_use]
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
         let (bus, collector, settler, streams) = Default::default();
-        Self(Arc::new(Inner { engine, options, bus, collector, settler, streams }))
+        let metrics = Metrics::new(&options);
+        Self(Arc::new(Inner { engine, options, bus, collector, settler, streams, metrics }))
     }
 
     /// What it was told when it started.
@@ -58,6 +62,11 @@ impl Daemon {
     /// The streams that clients have opened.
     pub(crate) fn streams(&self) -> &Streams {
         &self.0.streams
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// The events.
@@ -86,7 +95,10 @@ impl Daemon {
     /// # Errors
     /// `Storage`: some of it could not be removed.
     pub(crate) async fn collect(&self) -> Result<()> {
-        self.0.collector.collect(self.engine().store().clone()).await
+        let since = Instant::now();
+        let result = self.0.collector.collect(self.engine().store().clone()).await;
+        self.metrics().collected(since.elapsed(), &result);
+        result
     }
 }
 

@@ -14,6 +14,7 @@ mod daemon;
 mod filters;
 mod gc;
 mod mask;
+mod metrics;
 mod plugins;
 pub mod server;
 mod services;

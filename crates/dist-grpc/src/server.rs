@@ -5,6 +5,7 @@ mod connection;
 mod listen;
 mod methods;
 mod observe;
+mod scrape;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tonic::service::Routes;
 
 pub use access::Access;
 pub use listen::{Socket, SocketOptions};
+pub use scrape::MetricsSocket;
 
 use crate::services;
 use crate::{Daemon, api, settle};
@@ -44,6 +46,8 @@ pub struct Sockets {
     pub api: Socket,
     /// For another daemon that keeps its content and snapshots here.
     pub backend: Option<Socket>,
+    /// For those who watch over it.
+    pub metrics: Option<MetricsSocket>,
 }
 
 /// Serves the API until `stop` ends, and then ends in order.
@@ -72,10 +76,19 @@ async fn serve_sockets(
     let stages = Stages { drain: CancellationToken::new(), cut: CancellationToken::new() };
     let mut servers = JoinSet::new();
     let routes = services::routes(daemon);
-    servers.spawn(serve_socket(sockets.api, routes, &services::NAMES, stages.clone()));
+    let metrics = || daemon.metrics().clone();
+    let observe =
+        |names: &[&'static str]| Observe::new(Methods::new(names), metrics(), stages.cut.clone());
+    let drain = || stages.drain.clone();
+    let names = &services::NAMES;
+    servers.spawn(serve_socket(sockets.api, routes, (names, observe(names)), drain()));
     if let Some(socket) = sockets.backend {
         let routes = services::backend_routes(daemon);
-        servers.spawn(serve_socket(socket, routes, &services::BACKEND_NAMES, stages.clone()));
+        let names = &services::BACKEND_NAMES;
+        servers.spawn(serve_socket(socket, routes, (names, observe(names)), drain()));
+    }
+    if let Some(socket) = sockets.metrics {
+        servers.spawn(scrape::serve(socket, daemon.clone(), drain()));
     }
     tokio::select! {
         () = stop => {}
@@ -101,7 +114,6 @@ async fn serve_sockets(
 }
 
 /// How a server ends.
-#[derive(Clone)]
 struct Stages {
     /// Nobody is accepted any more.
     drain: CancellationToken,
@@ -116,19 +128,18 @@ async fn all(servers: &mut JoinSet<Result<()>>) {
 async fn serve_socket(
     socket: Socket,
     routes: Routes,
-    names: &'static [&'static str],
-    stages: Stages,
+    (names, observe): (&'static [&'static str], Observe),
+    drain: CancellationToken,
 ) -> Result<()> {
     let what = || "serve a socket".to_owned();
     let routes = with_operation(routes, names).await?;
-    let observe = Observe::new(Methods::new(names), stages.cut);
     let incoming = incoming(socket).context(ErrorKind::Internal, what)?;
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
         .layer(observe)
-        .serve_with_incoming_shutdown(routes, incoming, stages.drain.cancelled())
+        .serve_with_incoming_shutdown(routes, incoming, drain.cancelled())
         .await
         .context(ErrorKind::Internal, what)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dist_core::{Context as _, Error, ErrorKind, Result};
-use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
+use dist_grpc::server::{self, Access, MetricsSocket, Socket, SocketOptions, Sockets};
 use dist_grpc::{Daemon, DaemonOptions};
 use listenfd::ListenFd;
 use rustix::process::{Resource, Rlimit};
@@ -23,6 +23,10 @@ Examples:
   dist daemon &
   ctr --address /run/dist/dist.sock images ls")]
 pub(crate) struct Args {
+    /// Serve metrics on this unix socket or loopback port [default: nowhere]
+    #[arg(long, value_name = "PATH|IP:PORT")]
+    pub(crate) metrics: Option<String>,
+
     /// Form of the log [default: text]
     #[arg(long, value_enum)]
     pub(crate) log_format: Option<LogFormat>,
@@ -67,18 +71,28 @@ fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
             passed.take_unix_listener(index).context(ErrorKind::InvalidArgument, what)?;
         listener.map(|listener| Socket::passed(listener, access.clone())).transpose()
     };
-    if let Some(api) = passed(0)? {
-        return Ok(Sockets { api, backend: passed(1)? });
-    }
     let daemon = &config.daemon;
-    let owner = daemon.owner.as_deref().map(user).transpose()?;
-    let group = daemon.group.as_deref().map(self::group).transpose()?;
-    let bind = |path: &Path| {
-        let options = SocketOptions { path: path.to_owned(), mode: daemon.mode.0, owner, group };
-        Socket::bind(&options, access.clone())
+    let options = |path: &Path| -> Result<SocketOptions> {
+        Ok(SocketOptions {
+            path: path.to_owned(),
+            mode: daemon.mode.0,
+            owner: daemon.owner.as_deref().map(user).transpose()?,
+            group: daemon.group.as_deref().map(group).transpose()?,
+        })
     };
-    let backend = daemon.backend_address.as_deref().map(bind).transpose()?;
-    Ok(Sockets { api: bind(config.daemon_address()?)?, backend })
+    let bind = |path: &Path| Socket::bind(&options(path)?, access.clone());
+    let (api, backend) = match passed(0)? {
+        Some(api) => (api, passed(1)?),
+        None => {
+            let backend = daemon.backend_address.as_deref().map(bind).transpose()?;
+            (bind(config.daemon_address()?)?, backend)
+        }
+    };
+    let metrics = daemon
+        .metrics
+        .as_deref()
+        .map(|address| MetricsSocket::bind(address, &options(Path::new(address))?, access.clone()));
+    Ok(Sockets { api, backend, metrics: metrics.transpose()? })
 }
 
 /// Who is answered, beside root and the members of the sockets' group.

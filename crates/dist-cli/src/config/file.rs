@@ -59,6 +59,7 @@ pub(super) struct Daemon {
     pub(super) allow_users: Option<Vec<String>>,
     pub(super) allow_groups: Option<Vec<String>>,
     pub(super) content_sharing: Option<Text<Sharing>>,
+    pub(super) metrics: Option<String>,
     pub(super) log_level: Option<Text<LevelFilter>>,
     pub(super) log_format: Option<Text<Format>>,
 }

@@ -14,12 +14,19 @@ use super::access::Peer;
 use super::listen::Socket;
 
 /// How long nobody is accepted after the kernel refused to, for want of descriptors mostly.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// A client.
 pub(super) struct Connection {
     stream: UnixStream,
     peer: Peer,
+}
+
+impl Connection {
+    /// Whether who is at the other end may be answered.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.peer.is_allowed()
+    }
 }
 
 /// The clients of a socket, one after the other, without an end. The socket is closed, and removed,

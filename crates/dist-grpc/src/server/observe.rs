@@ -14,6 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
+use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -22,6 +23,7 @@ use tracing::Instrument as _;
 
 use super::access::Peer;
 use super::methods::Methods;
+use crate::metrics::Metrics;
 
 /// Puts itself around services.
 #[derive(Clone)]
@@ -31,14 +33,15 @@ pub(super) struct Observe {
 
 struct Shared {
     methods: Methods,
+    metrics: Metrics,
     /// Raised when what still runs has to end.
     cut: CancellationToken,
     last_id: AtomicU64,
 }
 
 impl Observe {
-    pub(super) fn new(methods: Methods, cut: CancellationToken) -> Self {
-        Self { shared: Arc::new(Shared { methods, cut, last_id: AtomicU64::new(0) }) }
+    pub(super) fn new(methods: Methods, metrics: Metrics, cut: CancellationToken) -> Self {
+        Self { shared: Arc::new(Shared { methods, metrics, cut, last_id: AtomicU64::new(0) }) }
     }
 }
 
@@ -78,8 +81,10 @@ where
             method: shared.methods.name(request.uri().path()),
             peer: peer.as_ref().map_or_else(String::new, Peer::to_string),
             since: Instant::now(),
+            metrics: shared.metrics.clone(),
             ended: false,
         };
+        shared.metrics.request_begins();
         if !peer.is_some_and(|peer| peer.is_allowed()) {
             let text = format!("{} may not use this daemon: permission denied", record.peer);
             return answer(record, &Status::permission_denied(text));
@@ -93,6 +98,9 @@ where
             method = &*record.method,
             peer = record.peer
         );
+        let received = shared.metrics.received(&record.method);
+        let request = request.map(|body| Body::new(Counted { body, received }));
+        let sent = shared.metrics.sent(&record.method);
         let (work, cut) = (self.inner.call(request), shared.cut.clone());
         let work = async move {
             let mut record = record;
@@ -109,7 +117,7 @@ where
                 return Ok(response);
             }
             let cut = Box::pin(cut.cancelled_owned());
-            Ok(response.map(|body| Body::new(Watched { body, record, cut: Some(cut) })))
+            Ok(response.map(|body| Body::new(Watched { body, record, sent, cut: Some(cut) })))
         };
         work.instrument(span).boxed()
     }
@@ -138,12 +146,36 @@ fn panicked(panic: &(dyn Any + Send)) -> Status {
     Status::internal("the request met a defect of the daemon: internal")
 }
 
-/// One request, for the log.
+/// The name of a code, as gRPC's documents have it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// One request, for the log and the metrics.
 struct Record {
     id: u64,
     method: Arc<str>,
     peer: String,
     since: Instant,
+    metrics: Metrics,
     ended: bool,
 }
 
@@ -153,18 +185,20 @@ impl Record {
             return;
         }
         let (id, method, peer) = (self.id, &*self.method, &*self.peer);
-        let ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let code = format!("{:?}", status.code());
-        let message = status.message();
+        let took = self.since.elapsed();
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let code = name(status.code());
+        self.metrics.request_ends(&self.method, code, took);
+        let text = status.message();
         match status.code() {
             Code::Ok => tracing::debug!(id, method, code, ms, peer, "answered"),
             Code::Unknown | Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
-                tracing::error!(id, method, code, ms, peer, message, "failed");
+                tracing::error!(id, method, code, ms, peer, text, "failed");
             }
             Code::PermissionDenied => {
-                tracing::warn!(id, method, code, ms, peer, message, "refused");
+                tracing::warn!(id, method, code, ms, peer, text, "refused");
             }
-            _ => tracing::debug!(id, method, code, ms, peer, message, "answered"),
+            _ => tracing::debug!(id, method, code, ms, peer, text, "answered"),
         }
     }
 }
@@ -180,6 +214,7 @@ impl Drop for Record {
 struct Watched {
     body: Body,
     record: Record,
+    sent: Counter,
     /// Taken when the body has ended.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -216,6 +251,7 @@ impl http_body::Body for Watched {
                 let frame = ready!(poll);
                 match &frame {
                     Some(Ok(frame)) => {
+                        this.sent.inc_by(length(frame));
                         if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map)
                         {
                             this.cut = None;
@@ -235,6 +271,41 @@ impl http_body::Body for Watched {
 
     fn is_end_stream(&self) -> bool {
         self.cut.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The bytes of data in a frame.
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
+}
+
+/// The body of a request, counted.
+struct Counted {
+    body: Body,
+    received: Counter,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.received.inc_by(length(frame));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

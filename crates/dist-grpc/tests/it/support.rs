@@ -50,7 +50,8 @@ impl Served {
             let options = SocketOptions { path, mode: 0o600, owner: None, group: None };
             Socket::bind(&options, Access::default()).unwrap()
         };
-        let sockets = Sockets { api: bind("socket"), backend: Some(bind("backend")) };
+        let sockets =
+            Sockets { api: bind("socket"), backend: Some(bind("backend")), metrics: None };
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             let _ = stopped.await;
