@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dist::{Engine, EngineConfig, Host, Local, PullOptions, Remotes};
+use dist::{Engine, EngineConfig, Host, Local, PullOptions, Puller, Remotes};
 use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
-use dist_grpc::client::Client;
+use dist_grpc::client::{Client, RemotePuller};
 use dist_layer::Limits;
 use dist_registry::{CredentialSource, Credentials, RegistryOptions};
 use dist_store::{ContentStore, Durability, OpenMode, Sharing, Store, StoreOptions};
@@ -206,12 +206,38 @@ impl Config {
     }
 
     fn host(&self, mode: OpenMode) -> Result<Arc<dyn Host>> {
+        match self.client()? {
+            Some(client) => Ok(Arc::new(client)),
+            None => Ok(Arc::new(Local::new(self.store(mode)?, self.namespace.clone()))),
+        }
+    }
+
+    /// The daemon, where one is meant.
+    fn client(&self) -> Result<Option<Client>> {
         match &self.address {
+            None => Ok(None),
             Some(address) => {
                 let timeout = self.registry.connect_timeout;
-                Ok(Arc::new(Client::connect(address, timeout, self.namespace.clone())?))
+                Client::connect(address, timeout, self.namespace.clone()).map(Some)
             }
-            None => Ok(Arc::new(Local::new(self.store(mode)?, self.namespace.clone()))),
+        }
+    }
+
+    /// Whether a daemon is meant.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// What pulls: an engine of this process, or a daemon.
+    pub(crate) fn puller(&self) -> Result<Arc<dyn Puller>> {
+        match self.client()? {
+            None => Ok(Arc::new(self.engine()?)),
+            Some(client) => Ok(Arc::new(RemotePuller::new(
+                client,
+                self.registry()?.credentials,
+                self.registry.plain_http,
+                self.snapshotter.clone(),
+            ))),
         }
     }
 

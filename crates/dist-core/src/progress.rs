@@ -75,8 +75,8 @@ pub enum Event<'a> {
     Unpacked {
         /// The layer's blob.
         layer: Digest,
-        /// The snapshot's name.
-        chain_id: ChainId,
+        /// The snapshot's name, where it is known.
+        chain_id: Option<ChainId>,
     },
     /// Something a person should know that is not an error.
     Warned {

@@ -5,6 +5,7 @@
 
 mod contents;
 mod images;
+mod pull;
 mod read;
 mod snapshots;
 mod write;
@@ -23,6 +24,7 @@ use tonic::{Code, Request, Status};
 
 use self::contents::RemoteContents;
 use self::images::RemoteImages;
+pub use self::pull::RemotePuller;
 use self::snapshots::RemoteSnapshots;
 use crate::NAMESPACE_HEADER;
 use crate::services::MESSAGE_LIMIT;

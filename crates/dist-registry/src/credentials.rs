@@ -49,7 +49,40 @@ enum Secret {
     Header(HeaderValue),
 }
 
+/// What credentials are made of, for whoever hands them on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Revealed<'a> {
+    /// A name with a password.
+    Password {
+        /// The name.
+        username: &'a str,
+        /// The password.
+        password: &'a str,
+    },
+    /// An identity token.
+    Identity {
+        /// The name it belongs to, or nothing.
+        username: &'a str,
+        /// The token.
+        token: &'a str,
+    },
+    /// A whole `Authorization` header.
+    Header(&'a str),
+}
+
 impl Credentials {
+    /// The secret, to hand it on. It must not get into a log or a message.
+    #[must_use]
+    pub fn reveal(&self) -> Revealed<'_> {
+        let username = &self.username;
+        match &self.secret {
+            Secret::Password(password) => Revealed::Password { username, password },
+            Secret::Identity(token) => Revealed::Identity { username, token },
+            // It was made from a text.
+            Secret::Header(header) => Revealed::Header(header.to_str().unwrap_or_default()),
+        }
+    }
+
     /// A name with a password.
     #[must_use]
     pub fn password(username: impl Into<String>, password: impl Into<String>) -> Self {

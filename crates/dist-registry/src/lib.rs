@@ -31,7 +31,7 @@ mod tls;
 mod token;
 mod transport;
 
-pub use credentials::{CredentialProvider, CredentialSource, Credentials};
+pub use credentials::{CredentialProvider, CredentialSource, Credentials, Revealed};
 pub use failure::Failure;
 pub use layout::LayoutResolver;
 pub use login::check_login;

@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use dist_core::{
-    Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester, Namespace, Provider, Result,
-    Snapshotter,
+    Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester, Namespace, Progress,
+    Provider, Result, Snapshotter,
 };
-use dist_store::{ContentStore, ImageStore, Store};
+use dist_store::{ContentStore, ImageStore, SettleMode, Store};
+
+use crate::{Engine, PullOptions, Pulled};
 
 /// The blobs and ingests of one namespace.
 pub trait Contents: Provider + Ingester {
@@ -84,6 +87,43 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// `InvalidArgument` for a name that is none; `Storage`, `Unavailable`.
     fn snapshotter(&self, name: &str) -> Result<Arc<dyn Snapshotter>>;
+}
+
+/// Brings images to where they are kept.
+#[async_trait(?Send)]
+pub trait Puller: Send + Sync {
+    /// As [`crate::pull`].
+    ///
+    /// # Errors
+    /// As [`crate::pull`].
+    async fn pull(
+        &self,
+        name: &str,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Pulled>;
+
+    /// Does what can wait until the user has his answer.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn finish(&self) -> Result<()>;
+}
+
+#[async_trait(?Send)]
+impl Puller for Engine {
+    async fn pull(
+        &self,
+        name: &str,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Pulled> {
+        crate::pull(self, name, options, progress).await
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.store().settle(SettleMode::Exit).map(drop)
+    }
 }
 
 /// A store of this process.

@@ -30,7 +30,7 @@ pub use collect::collect;
 pub use diff::{ApplyBlob, DiffBlob, UNCOMPRESSED_LABEL, apply_blob, diff_blob, write_diff};
 pub use engine::{Engine, EngineConfig};
 pub use fetch::{FetchOptions, Platforms, default_jobs, fetch, fetch_blob};
-pub use host::{Contents, Host, Images, Local};
+pub use host::{Contents, Host, Images, Local, Puller};
 pub use layers::read_document;
 pub use plain::{fetch_document, unpack_to_directory};
 pub use pull::{PullOptions, Pulled, Unpacking, Wanted, describe, pull, pull_as, unpack_manifest};

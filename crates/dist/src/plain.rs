@@ -160,7 +160,7 @@ impl Work {
         verify(desc, body.hasher, body.size)?;
         self.progress.event(Event::Committed { digest: desc.digest });
         check_diff_id(layer, &applied)?;
-        self.progress.event(Event::Unpacked { layer: desc.digest, chain_id: layer.chain_id });
+        self.progress.event(Event::Unpacked { layer: desc.digest, chain_id: Some(layer.chain_id) });
         Ok(applied.warnings)
     }
 }

@@ -310,7 +310,7 @@ impl Work {
         let parent = layer.parent.filter(|_| self.stacked).map(SnapshotKey::from);
         snapshotter.commit(&name, &key, parent.as_ref(), &Labels::new())?;
         let (layer, chain_id) = (layer.desc.digest, layer.chain_id);
-        self.unpacker.intake.progress.event(Event::Unpacked { layer, chain_id });
+        self.unpacker.intake.progress.event(Event::Unpacked { layer, chain_id: Some(chain_id) });
         Ok(())
     }
 

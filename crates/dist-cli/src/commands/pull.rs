@@ -1,7 +1,6 @@
 //! `dist pull`: an image into the store, unpacked into snapshots and registered.
 
 use dist_core::Result;
-use dist_store::SettleMode;
 
 use super::transfer::{self, Transfer};
 use crate::config::Config;
@@ -31,17 +30,19 @@ pub(crate) struct Args {
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     reference::check(&args.name)?;
-    user_namespace::enter(config)?;
-    let engine = config.engine()?;
+    if !config.is_remote() {
+        user_namespace::enter(config)?;
+    }
+    let puller = config.puller()?;
     let what = format!("pull {}", args.name);
     let options = config.pull_options(args.transfer.platform.as_ref());
-    let (engine_ref, name) = (&engine, &args.name);
+    let (puller_ref, name) = (&puller, &args.name);
     let pulled = transfer::into_store(config, args.transfer.quiet, &what, |progress| async move {
-        let mut pulled = dist::pull(engine_ref, name, &options, progress).await?;
+        let mut pulled = puller_ref.pull(name, &options, progress).await?;
         let warnings = std::mem::take(&mut pulled.warnings);
         Ok((pulled, warnings))
     })?;
     let image = pulled.image;
     transfer::print_pinned(image.name.as_str(), &image.target.digest)?;
-    engine.store().settle(SettleMode::Exit).map(drop)
+    puller.finish()
 }

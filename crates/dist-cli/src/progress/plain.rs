@@ -85,7 +85,7 @@ mod tests {
             Event::Advanced { digest, bytes: 10 },
             Event::Retrying { digest, attempt: 2, error: &error },
             Event::Committed { digest },
-            Event::Unpacked { layer: digest, chain_id: dist_core::ChainId(digest) },
+            Event::Unpacked { layer: digest, chain_id: Some(dist_core::ChainId(digest)) },
         ] {
             model.take(&event, Duration::ZERO);
             lines.extend(state_line(&model, &event));

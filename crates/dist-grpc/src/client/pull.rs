@@ -1,0 +1,259 @@
+//! Pulls over `containerd.services.transfer.v1`: the daemon works, its progress comes on one
+//! stream, and what it asks for credentials is answered on another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dist::{Images as _, PullOptions, Pulled, Puller};
+use dist_core::{
+    Context as _, Descriptor, Digest, Error, ErrorKind, Event, ImageName, Progress, Reference,
+    Result,
+};
+use dist_registry::{CredentialSource, Revealed};
+use prost_types::Any;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::images::RemoteImages;
+use super::{Client, error};
+use crate::api::containerd::services::streaming::v1::StreamInit;
+use crate::api::containerd::services::streaming::v1::streaming_client::StreamingClient;
+use crate::api::containerd::services::transfer::v1::transfer_client::TransferClient;
+use crate::api::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
+use crate::api::containerd::types::Platform;
+use crate::api::containerd::types::transfer::{
+    self as api, AuthRequest, AuthResponse, AuthType, ImageStore, OciRegistry, RegistryResolver,
+    UnpackConfiguration,
+};
+use crate::translate;
+
+/// Pulls through a daemon.
+pub struct RemotePuller {
+    client: Client,
+    credentials: CredentialSource,
+    plain_http: bool,
+    snapshotter: Option<String>,
+}
+
+impl RemotePuller {
+    /// Pulls through the daemon of `client`, with this side's credentials, into `snapshotter` or
+    /// the daemon's default.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        credentials: CredentialSource,
+        plain_http: bool,
+        snapshotter: Option<String>,
+    ) -> Self {
+        Self { client, credentials, plain_http, snapshotter }
+    }
+
+    fn request(&self, name: &str, options: &PullOptions, streams: &Names) -> TransferRequest {
+        let platform = &options.platform;
+        let platform = Platform {
+            os: platform.os.clone(),
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone().unwrap_or_default(),
+        };
+        let source = OciRegistry {
+            reference: name.to_owned(),
+            resolver: Some(RegistryResolver {
+                auth_stream: streams.credentials.clone(),
+                default_scheme: if self.plain_http { "http".to_owned() } else { String::new() },
+                ..Default::default()
+            }),
+        };
+        let destination = ImageStore {
+            name: name.to_owned(),
+            platforms: vec![platform.clone()],
+            unpacks: vec![UnpackConfiguration {
+                platform: Some(platform),
+                snapshotter: self.snapshotter.clone().unwrap_or_default(),
+            }],
+            ..Default::default()
+        };
+        TransferRequest {
+            source: Some(any(&source)),
+            destination: Some(any(&destination)),
+            options: Some(TransferOptions { progress_stream: streams.progress.clone() }),
+        }
+    }
+}
+
+/// The names of a pull's streams.
+struct Names {
+    progress: String,
+    credentials: String,
+}
+
+#[async_trait(?Send)]
+impl Puller for RemotePuller {
+    async fn pull(
+        &self,
+        name: &str,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Pulled> {
+        let name = Reference::parse_familiar(name)
+            .context(ErrorKind::InvalidArgument, || format!("parse reference {name:?}"))?
+            .to_string();
+        let id = uuid::Uuid::new_v4();
+        let streams =
+            Names { progress: format!("progress-{id}"), credentials: format!("credentials-{id}") };
+        let mut told = open(&self.client, &streams.progress).await?;
+        let mut asked = open(&self.client, &streams.credentials).await?;
+        let request = self.client.request(self.request(&name, options, &streams));
+        let mut service = TransferClient::new(self.client.channel.clone());
+        let transfer = async { service.transfer(request).await.map_err(|status| error(&status)) };
+        let listen = async {
+            let mut shown = Shown::new(progress);
+            while let Some(message) = told.next::<api::Progress>().await? {
+                shown.take(&message);
+            }
+            Ok(())
+        };
+        let answer = async {
+            while let Some(question) = asked.next::<AuthRequest>().await? {
+                let answer = self.answer(&question).await?;
+                asked.send(&answer).await?;
+            }
+            Ok(())
+        };
+        // The daemon ends both streams with the transfer; only the transfer's end counts.
+        let side = async {
+            let (listened, answered): (Result<()>, Result<()>) =
+                futures_util::join!(listen, answer);
+            if let Err(error) = listened.and(answered) {
+                tracing::debug!(?error, "a stream of the transfer broke");
+            }
+        };
+        let (done, ()) = futures_util::join!(transfer, side);
+        done?;
+        let image_name: ImageName =
+            name.parse().context(ErrorKind::InvalidArgument, || format!("read name {name:?}"))?;
+        let image = RemoteImages::new(self.client.clone()).get(&image_name)?;
+        Ok(Pulled { image, chain_id: None, others: Vec::new(), warnings: Vec::new() })
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl RemotePuller {
+    async fn answer(&self, question: &AuthRequest) -> Result<AuthResponse> {
+        let repository = question.reference.trim_start_matches(&question.host);
+        let repository = repository.trim_start_matches('/');
+        let found = self.credentials.find(&question.host, repository).await?;
+        let (kind, username, secret) = match found.as_ref().map(|found| found.reveal()) {
+            None => (AuthType::None, "", ""),
+            Some(Revealed::Password { username, password }) => {
+                (AuthType::Credentials, username, password)
+            }
+            Some(Revealed::Identity { username, token }) => (AuthType::Refresh, username, token),
+            Some(Revealed::Header(header)) => (AuthType::Header, "", header),
+        };
+        Ok(AuthResponse {
+            auth_type: kind.into(),
+            username: username.to_owned(),
+            secret: secret.to_owned(),
+            expire_at: None,
+        })
+    }
+}
+
+/// One stream of `containerd.services.streaming.v1`.
+struct Stream {
+    send: mpsc::Sender<Any>,
+    answers: Streaming<Any>,
+}
+
+async fn open(client: &Client, id: &str) -> Result<Stream> {
+    let (send, receiver) = mpsc::channel(4);
+    let closed = |_| Error::new(ErrorKind::Unavailable, "the daemon closed a stream");
+    send.send(any(&StreamInit { id: id.to_owned() })).await.map_err(closed)?;
+    let request = client.request(ReceiverStream::new(receiver));
+    let mut service = StreamingClient::new(client.channel.clone());
+    let answers = service.stream(request).await.map_err(|status| error(&status))?.into_inner();
+    let mut stream = Stream { send, answers };
+    // An empty message says that the name is taken.
+    let first = stream.answers.message().await.map_err(|status| error(&status))?;
+    match first {
+        Some(_) => Ok(stream),
+        None => Err(Error::new(ErrorKind::Unavailable, "the daemon closed a stream")),
+    }
+}
+
+impl Stream {
+    async fn next<M: prost::Message + prost::Name + Default>(&mut self) -> Result<Option<M>> {
+        let Some(any) = self.answers.message().await.map_err(|status| error(&status))? else {
+            return Ok(None);
+        };
+        M::decode(&*any.value)
+            .map(Some)
+            .context(ErrorKind::Internal, || format!("read a {} of the daemon", M::full_name()))
+    }
+
+    async fn send<M: prost::Message + prost::Name>(&self, message: &M) -> Result<()> {
+        let closed = |_| Error::new(ErrorKind::Unavailable, "the daemon closed a stream");
+        self.send.send(any(message)).await.map_err(closed)
+    }
+}
+
+fn any<M: prost::Message + prost::Name>(message: &M) -> Any {
+    Any { type_url: M::full_name(), value: message.encode_to_vec() }
+}
+
+/// Turns the words of the daemon's progress back into events.
+struct Shown {
+    progress: Arc<dyn Progress>,
+    /// The bytes of each blob that were told so far.
+    moved: HashMap<Digest, u64>,
+}
+
+impl Shown {
+    fn new(progress: Arc<dyn Progress>) -> Self {
+        Self { progress, moved: HashMap::new() }
+    }
+
+    fn take(&mut self, message: &api::Progress) {
+        let Some(desc) = message.desc.clone().and_then(|desc| translate::descriptor(desc).ok())
+        else {
+            return;
+        };
+        let at = u64::try_from(message.progress).unwrap_or(0);
+        match message.event.as_str() {
+            "waiting" => self.progress.event(Event::Waiting { desc: &desc }),
+            "downloading" => self.advance(&desc, at),
+            "complete" => {
+                self.advance(&desc, desc.size);
+                self.progress.event(Event::Committed { digest: desc.digest });
+            }
+            "already exists" => self.progress.event(Event::Existed { desc: &desc }),
+            "extracted" => self.progress.event(Event::Unpacked {
+                layer: desc.digest,
+                chain_id: None, // the daemon does not say
+            }),
+            _ if message.name.contains('/') => {
+                self.progress.event(Event::Resolved { name: &message.name, target: &desc });
+            }
+            _ => (),
+        }
+    }
+
+    fn advance(&mut self, desc: &Descriptor, at: u64) {
+        let before = match self.moved.get(&desc.digest) {
+            Some(before) => *before,
+            None => {
+                self.progress.event(Event::Started { desc, offset: 0 });
+                0
+            }
+        };
+        if at > before {
+            self.progress.event(Event::Advanced { digest: desc.digest, bytes: at - before });
+        }
+        self.moved.insert(desc.digest, at.max(before));
+    }
+}
