@@ -21,8 +21,8 @@ use crate::api::containerd::services::content::v1 as api;
 use crate::api::containerd::services::content::v1::content_server::Content;
 use crate::backend::Realm;
 use crate::daemon::blocking;
-use crate::translate::{hash_map, status, timestamp};
-use crate::{Daemon, filters};
+use crate::translate::{hash_map, required, status, timestamp};
+use crate::{Daemon, filters, mask};
 
 /// How many blobs one message of a listing describes.
 const BLOCK: usize = 100;
@@ -52,6 +52,12 @@ impl Space {
     fn changed<M: Name>(&self, topic: &str, event: &M, deletions: u64) {
         if self.realm == Realm::Namespaced {
             self.daemon.publish(self.content.namespace(), topic, event);
+        }
+        self.mutated(deletions);
+    }
+
+    fn mutated(&self, deletions: u64) {
+        if self.realm == Realm::Namespaced {
             self.daemon.mutated(deletions);
         }
     }
@@ -96,6 +102,23 @@ impl Content for Service {
         let work = |space: &Space, request: api::InfoRequest| {
             let info = space.content.info(&digest(&request.digest)?)?;
             Ok(api::InfoResponse { info: Some(api_info(info)) })
+        };
+        self.work(request, work).await
+    }
+
+    async fn update(
+        &self,
+        request: Request<api::UpdateRequest>,
+    ) -> Result<Response<api::UpdateResponse>, Status> {
+        let work = |space: &Space, request: api::UpdateRequest| {
+            let info = required(request.info, "info")?;
+            let digest = digest(&info.digest)?;
+            let labels = info.labels.into_iter().collect();
+            let object = || format!("content info {digest}");
+            let change = mask::label_change(labels, request.update_mask, object)?;
+            let info = space.content.update_labels(&digest, &change)?;
+            space.mutated(0);
+            Ok(api::UpdateResponse { info: Some(api_info(info)) })
         };
         self.work(request, work).await
     }

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use dist_core::Digest;
+use dist_core::{Digest, Labels, Resource};
+use dist_grpc::LEASE_HEADER;
 use dist_grpc::api::containerd::events::{ContentCreate, ContentDelete};
 use dist_grpc::api::containerd::services::content::v1::content_client::ContentClient;
 use dist_grpc::api::containerd::services::content::v1::{
     AbortRequest, DeleteContentRequest, Info, InfoRequest, ListContentRequest, ListStatusesRequest,
-    ReadContentRequest, Status as Ingest, StatusRequest, WriteAction, WriteContentRequest,
-    WriteContentResponse,
+    ReadContentRequest, Status as Ingest, StatusRequest, UpdateRequest, WriteAction,
+    WriteContentRequest, WriteContentResponse,
 };
 use dist_grpc::api::containerd::services::events::v1::SubscribeRequest;
 use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
 use prost::{Message as _, Name as _};
+use prost_types::FieldMask;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
@@ -31,22 +33,27 @@ const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495
 struct Client {
     api: ContentClient<Channel>,
     namespace: Option<&'static str>,
+    lease: Option<String>,
 }
 
 impl Client {
     fn new(served: &Served, namespace: &'static str) -> Self {
-        Self { api: ContentClient::new(served.channel()), namespace: Some(namespace) }
+        Self { api: ContentClient::new(served.channel()), namespace: Some(namespace), lease: None }
     }
 
     fn raw(served: &Served) -> Self {
-        Self { api: ContentClient::new(served.backend()), namespace: None }
+        Self { api: ContentClient::new(served.backend()), namespace: None, lease: None }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
-        match self.namespace {
+        let mut request = match self.namespace {
             Some(namespace) => request_in(namespace, message),
             None => Request::new(message),
+        };
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert(LEASE_HEADER, lease.parse().unwrap());
         }
+        request
     }
 
     /// Begins a stream with its first message.
@@ -74,11 +81,10 @@ impl Client {
 
     /// Writes a blob with one message.
     async fn put(&self, data: &[u8], labels: &[(&str, &str)]) -> String {
-        let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         let message = WriteContentRequest {
             action: WriteAction::Commit.into(),
             data: data.to_vec().into(),
-            labels,
+            labels: map(labels),
             ..stat("put")
         };
         self.begin(message).await.unwrap().1.digest
@@ -87,6 +93,19 @@ impl Client {
     async fn info(&self, digest: &str) -> Result<Info, Status> {
         let message = InfoRequest { digest: digest.into() };
         Ok(self.api.clone().info(self.request(message)).await?.into_inner().info.unwrap())
+    }
+
+    async fn update(
+        &self,
+        digest: &str,
+        labels: &[(&str, &str)],
+        paths: &[&str],
+    ) -> Result<Info, Status> {
+        let info = Info { digest: digest.into(), labels: map(labels), ..Info::default() };
+        let mask = FieldMask { paths: paths.iter().map(|path| (*path).into()).collect() };
+        let update_mask = (!paths.is_empty()).then_some(mask);
+        let message = self.request(UpdateRequest { info: Some(info), update_mask });
+        Ok(self.api.clone().update(message).await?.into_inner().info.unwrap())
     }
 
     /// What is read, and how long each of the parts was.
@@ -188,6 +207,10 @@ fn commit(offset: i64, total: i64, expected: &str) -> WriteContentRequest {
         expected: expected.into(),
         ..WriteContentRequest::default()
     }
+}
+
+fn map(labels: &[(&str, &str)]) -> HashMap<String, String> {
+    labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -539,6 +562,64 @@ async fn lists_are_filtered_and_come_in_blocks_of_a_hundred() {
     assert_eq!(client.statuses(&["ref==two"]).await.unwrap(), ["two"]);
     fails(client.statuses(&["ref=="]).await, Code::InvalidArgument);
     assert!(Client::new(&served, "b").statuses(&[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn labels_are_replaced_or_changed_one_by_one() {
+    let served = Served::new("native");
+    let client = Client::new(&served, "a");
+    let digest = client.put(b"hello", &[("a", "1"), ("b", "2")]).await;
+    let created = client.info(&digest).await.unwrap();
+    let before = now();
+    // Without a mask all are replaced.
+    let updated = client.update(&digest, &[("b", "3"), ("c.d/e", "4")], &[]).await.unwrap();
+    assert_eq!(updated.labels, map(&[("b", "3"), ("c.d/e", "4")]));
+    assert_eq!(updated.created_at, created.created_at);
+    assert!((before..=now()).contains(&nanoseconds(updated.updated_at)));
+    assert_eq!(client.info(&digest).await.unwrap(), updated);
+    // With one, what it names.
+    let paths = ["labels.b", "labels.c.d/e", "labels.f"];
+    let labels = [("b", "5"), ("f", "6"), ("g", "7")];
+    let updated = client.update(&digest, &labels, &paths).await.unwrap();
+    assert_eq!(updated.labels, map(&[("b", "5"), ("f", "6")]));
+    let labels = client.info(&digest).await.unwrap().labels;
+    assert_eq!(labels, map(&[("b", "5"), ("f", "6")]));
+    let updated = client.update(&digest, &[("h", "8")], &["labels"]).await.unwrap();
+    assert_eq!(updated.labels, map(&[("h", "8")]));
+
+    let long = "v".repeat(4096);
+    for (digest, labels, paths, code) in [
+        (&digest, ("k", "v"), &["size"][..], Code::InvalidArgument),
+        (&digest, ("k", &*long), &[], Code::InvalidArgument),
+        (&sha256(b"none"), ("k", "v"), &[], Code::NotFound),
+        (&"none".to_owned(), ("k", "v"), &[], Code::InvalidArgument),
+    ] {
+        fails(client.update(digest, &[labels], paths).await, code);
+    }
+    let nothing = client.request(UpdateRequest::default());
+    fails(client.api.clone().update(nothing).await.map(|_| ()), Code::InvalidArgument);
+    assert_eq!(client.info(&digest).await.unwrap(), updated);
+}
+
+#[tokio::test]
+async fn leases_hold_what_is_written_and_what_is_there() {
+    let served = Served::new("native");
+    let namespace = "a".parse().unwrap();
+    let leases = served.engine.store().leases(&namespace);
+    let lease = leases.create(None, &Labels::new()).unwrap().id;
+    let client = Client { lease: Some(lease.to_string()), ..Client::new(&served, "a") };
+    let (mut stream, _) = client.open("k", "").await.unwrap();
+    stream.write(0, b"hello").await.unwrap();
+    assert_eq!(leases.resources(&lease).unwrap(), [Resource::Ingest("k".parse().unwrap())]);
+    let digest = stream.commit(5, 0, "").await.unwrap().digest;
+    let held = [Resource::Content(digest.parse().unwrap())];
+    assert_eq!(leases.resources(&lease).unwrap(), held);
+    leases.remove(&lease, &held[0]).unwrap();
+    fails(client.open("k", &digest).await.map(|_| ()), Code::AlreadyExists);
+    assert_eq!(leases.resources(&lease).unwrap(), held);
+    let other = Client { lease: Some("none".into()), ..client };
+    let message = fails(other.open("k", "").await.map(|_| ()), Code::NotFound);
+    assert!(message.contains("lease \"none\" does not exist"), "{message}");
 }
 
 #[tokio::test]
