@@ -132,12 +132,6 @@ impl Stream {
         })
     }
 
-    /// Ends the stream with what went wrong.
-    pub(crate) async fn fail(self, status: Status) {
-        // A client that is gone need not be told.
-        let _ = self.to.send(Err(status)).await;
-    }
-
     /// Both directions on their own.
     pub(crate) fn split(self) -> (mpsc::Sender<Result<Any, Status>>, Streaming<Any>) {
         (self.to, self.from)

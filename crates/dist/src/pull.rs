@@ -168,10 +168,8 @@ async fn fetch_layers(
         Ok(layers)
     })
     .await?;
-    futures_util::stream::iter(layers.iter().map(|layer| intake.fetch(layer)))
-        .buffer_unordered(jobs)
-        .try_collect()
-        .await
+    let fetches: Vec<_> = layers.iter().map(|layer| intake.fetch(layer)).collect();
+    futures_util::stream::iter(fetches).buffer_unordered(jobs).try_collect().await
 }
 
 /// What a pinned name stands for where an image with that digest was pulled before, under whatever

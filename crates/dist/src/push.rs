@@ -76,10 +76,8 @@ pub async fn push(
     for desc in order.blobs.iter().chain(&order.documents) {
         pushing.progress.event(Event::Waiting { desc });
     }
-    futures_util::stream::iter(order.blobs.iter().map(|desc| pushing.push(desc)))
-        .buffer_unordered(options.jobs)
-        .try_collect::<()>()
-        .await?;
+    let pushes: Vec<_> = order.blobs.iter().map(|desc| pushing.push(desc)).collect();
+    futures_util::stream::iter(pushes).buffer_unordered(options.jobs).try_collect::<()>().await?;
     for desc in &order.documents {
         pushing.push(desc).await?;
     }

@@ -55,8 +55,9 @@ impl Unpacker {
         let stacked = matches!(self.snapshotter.layer_form(), LayerForm::Stacked { .. });
         if !stacked {
             // Layers go onto a copy of their parent one by one; their blobs arrive together.
-            let downloads = plan.layers.iter().map(|layer| self.intake.fetch(&layer.desc));
             use futures_util::{StreamExt as _, TryStreamExt as _};
+            let downloads: Vec<_> =
+                plan.layers.iter().map(|layer| self.intake.fetch(&layer.desc)).collect();
             futures_util::stream::iter(downloads)
                 .buffer_unordered(self.jobs)
                 .try_collect::<()>()

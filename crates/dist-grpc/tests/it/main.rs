@@ -9,3 +9,4 @@ mod metadata;
 mod snapshots;
 mod streams;
 mod support;
+mod transfers;

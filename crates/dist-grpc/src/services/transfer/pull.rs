@@ -1,0 +1,66 @@
+//! From a registry into the store.
+
+use dist::{Unpacking, Wanted};
+use dist_core::{Context as _, Error, ErrorKind, Image, Reference, Result};
+
+use super::progress::Reporter;
+use super::{Job, registry, registry_name, store};
+use crate::api::containerd::types::transfer::{ImageStore, OciRegistry};
+
+pub(super) async fn pull(job: &Job, from: &OciRegistry, to: &ImageStore) -> Result<()> {
+    let reporter = job.reporter("downloading")?;
+    let result = pull_told(job, from, to, &reporter).await;
+    reporter.end().await;
+    result
+}
+
+async fn pull_told(
+    job: &Job,
+    from: &OciRegistry,
+    to: &ImageStore,
+    reporter: &Reporter,
+) -> Result<()> {
+    let reference = &from.reference;
+    Reference::parse(reference)
+        .context(ErrorKind::InvalidArgument, || format!("read reference {reference:?}"))?;
+    let wanted = wanted(job, to)?;
+    let engine = job.engine.with_registry(registry::options(&job.daemon, &job.namespace, from)?);
+    let name = registry_name(from);
+    reporter.status(format!("Resolving from {name}"));
+    reporter.expect(format!("Pulling from {name}"), reference);
+    let jobs = dist::default_jobs();
+    let pulled = dist::pull_as(&engine, reference, &wanted, jobs, reporter.progress()).await?;
+    let images: Vec<Image> = std::iter::once(pulled.image).chain(pulled.others).collect();
+    job.publish(&images);
+    for image in &images {
+        reporter.image("saved", image.name.as_str(), &image.target);
+    }
+    reporter.status(format!("Completed pull from {name}"));
+    Ok(())
+}
+
+/// What of the image is brought, and what becomes of it.
+fn wanted(job: &Job, to: &ImageStore) -> Result<Wanted> {
+    store::check(to)?;
+    if to.extra_references.iter().any(|reference| reference.add_digest && !reference.is_prefix) {
+        let message = "name a pulled image by its digest: this is not built";
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    let default = job.engine.snapshotter_name();
+    let unpack = |unpack: store::Unpack| {
+        let snapshotter = match unpack.snapshotter.as_str() {
+            "" => default.to_owned(),
+            name => dist_snapshot::known(name)
+                .context(ErrorKind::InvalidArgument, || format!("unpack {}", unpack.platform))?
+                .to_owned(),
+        };
+        Ok(Unpacking { platform: unpack.platform, snapshotter })
+    };
+    Ok(Wanted {
+        platforms: store::platforms(&to.platforms),
+        metadata: to.all_metadata,
+        unpacks: store::unpacks(to).into_iter().map(unpack).collect::<Result<_>>()?,
+        names: store::names(to)?,
+        labels: store::labels(to),
+    })
+}
