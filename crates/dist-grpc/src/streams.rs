@@ -82,11 +82,12 @@ impl Streams {
         }
     }
 
-    /// Ends the streams that no transfer has taken and whose lease is gone.
-    pub(crate) fn end_unleased(&self, is_there: impl Fn(&Namespace, &LeaseId) -> bool) {
-        for ((namespace, _), slot) in self.lock().iter_mut() {
-            if slot.lease.as_ref().is_some_and(|lease| !is_there(namespace, lease)) {
-                slot.stream = None;
+    /// Ends the streams in a lease that no transfer has taken.
+    pub(crate) fn end_leased(&self, namespace: &Namespace, lease: &LeaseId) {
+        let mut ended = Vec::new(); // not dropped under the lock
+        for ((within, _), slot) in self.lock().iter_mut() {
+            if within == namespace && slot.lease.as_ref() == Some(lease) {
+                ended.extend(slot.stream.take());
             }
         }
     }

@@ -57,9 +57,13 @@ impl Leases for Service {
     async fn delete(&self, request: Request<api::DeleteRequest>) -> Result<Response<()>, Status> {
         let (metadata, _, api::DeleteRequest { id, sync }) = request.into_parts();
         let work = move |leases: &LeaseStore| {
-            worded(leases.delete(&known_id(&id)?), ErrorKind::NotFound, || named(&id))
+            let lease = known_id(&id)?;
+            worded(leases.delete(&lease), ErrorKind::NotFound, || named(&id))?;
+            Ok(lease)
         };
-        self.work(&metadata, work).await?;
+        let lease = self.work(&metadata, work).await?;
+        let namespace = context::namespace(&metadata).map_err(|error| status(&error))?;
+        self.daemon.streams().end_leased(&namespace, &lease);
         self.daemon.mutated(1);
         if sync {
             self.daemon.collect().await.map_err(|error| status(&error))?;

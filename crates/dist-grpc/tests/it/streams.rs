@@ -1,5 +1,10 @@
 //! `streaming.v1`: streams that are opened and named.
 
+use std::collections::HashMap;
+
+use dist_grpc::LEASE_HEADER;
+use dist_grpc::api::containerd::services::leases::v1::leases_client::LeasesClient;
+use dist_grpc::api::containerd::services::leases::v1::{CreateRequest, DeleteRequest};
 use dist_grpc::api::containerd::services::streaming::v1::StreamInit;
 use dist_grpc::api::containerd::services::streaming::v1::streaming_client::StreamingClient;
 use prost::Name;
@@ -61,6 +66,28 @@ async fn a_stream_has_its_name_until_its_client_is_gone() {
         assert_eq!(status.code(), Code::AlreadyExists);
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_lease() {
+    let served = Served::new("overlayfs");
+    let mut leases = LeasesClient::new(served.channel());
+    let (id, labels) = ("mine".to_owned(), HashMap::new());
+    leases.create(request_in("default", CreateRequest { id, labels })).await.unwrap();
+    let (to, messages) = mpsc::channel(4);
+    to.send(pack(&StreamInit { id: "leased".into() })).await.unwrap();
+    let mut request = request_in("default", ReceiverStream::new(messages));
+    request.metadata_mut().insert(LEASE_HEADER, "mine".parse().unwrap());
+    let mut client = StreamingClient::new(served.channel());
+    let mut leased = client.stream(request).await.unwrap().into_inner();
+    leased.message().await.unwrap().unwrap();
+    let mut other = Opened::new(&served, "other").await;
+    let delete = DeleteRequest { id: "mine".to_owned(), sync: false };
+    leases.delete(request_in("default", delete)).await.unwrap();
+    assert_eq!(leased.message().await.unwrap(), None);
+    drop(other.to);
+    let waited = std::time::Duration::from_millis(50);
+    assert!(tokio::time::timeout(waited, other.from.message()).await.is_err());
 }
 
 #[tokio::test]

@@ -196,12 +196,7 @@ async fn what_cannot_be_done_is_refused_before_anything_is_fetched() {
         (plain(&reference), pack(&odd), Code::InvalidArgument, "stargz"),
         (plain("app:1"), pack(&store("a")), Code::InvalidArgument, "reference"),
         (plain(&reference), pack(&named("")), Code::NotFound, "no name"),
-        (
-            registry(&reference, scheme("ftp")),
-            pack(&store("a")),
-            Code::InvalidArgument,
-            "ftp",
-        ),
+        (registry(&reference, scheme("ftp")), pack(&store("a")), Code::InvalidArgument, "ftp"),
         (
             registry(&reference, RegistryResolver { host_dir, ..resolver() }),
             pack(&store("a")),
@@ -215,10 +210,7 @@ async fn what_cannot_be_done_is_refused_before_anything_is_fetched() {
             "trace http",
         ),
         (
-            registry(
-                &reference,
-                RegistryResolver { auth_stream: "nobody".into(), ..resolver() },
-            ),
+            registry(&reference, RegistryResolver { auth_stream: "nobody".into(), ..resolver() }),
             pack(&store("a")),
             Code::NotFound,
             "nobody",
