@@ -10,6 +10,7 @@ mod delete;
 mod documents;
 mod fetch;
 mod fetch_object;
+mod gc;
 mod get;
 mod images;
 mod ingest;
@@ -88,6 +89,9 @@ pub(crate) enum Command {
     #[command(visible_alias = "rm", aliases = ["del", "remove"])]
     Delete(delete::Args),
 
+    /// Remove what nothing keeps any more
+    Gc(gc::Args),
+
     /// Write standard input into the store
     Ingest(ingest::Args),
 
@@ -136,6 +140,7 @@ pub(crate) fn run(config: &Config, command: Command) -> Result<()> {
         Command::Get(args) => get::run(config, &args),
         Command::Path(args) => path::run(config, &args),
         Command::Delete(args) => delete::run(config, &args),
+        Command::Gc(args) => gc::run(config, &args),
         Command::Ingest(args) => ingest::run(config, &args),
         Command::Active(args) => active::run(config, &args),
         Command::Abort(args) => abort::run(config, &args),

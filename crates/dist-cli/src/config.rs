@@ -179,6 +179,11 @@ impl Config {
         Ok(self.store(OpenMode::ReadOnly)?.content(&self.namespace))
     }
 
+    /// The store in the root directory; `None` where none has been made yet.
+    pub(crate) fn store_if_there(&self, mode: OpenMode) -> Result<Option<Store>> {
+        found(self.store(mode))
+    }
+
     fn store(&self, mode: OpenMode) -> Result<Store> {
         self.refuse_address()?;
         let options = StoreOptions { durability: self.durability, mode, ..StoreOptions::default() };

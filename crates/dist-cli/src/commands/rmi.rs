@@ -9,8 +9,9 @@ use crate::output;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints each name that it removed. Only the name goes: content and snapshots stay until they are
-deleted (`dist delete`, `dist snapshots rm`).
+Prints each name that it removed. Only the name goes, at once: the store may be shared, and what the
+image was made of may be needed by others. What nothing needs any more is removed by `dist gc`, or
+by a daemon that serves the store, soon.
 
 Examples:
   dist rmi redis:7
