@@ -9,7 +9,7 @@ use dist_store::Sharing;
 use prost::Name;
 
 use crate::bus::Bus;
-use crate::gc::Collector;
+use crate::gc::{Collector, GcSchedule};
 use crate::metrics::Metrics;
 use crate::settle::Settler;
 use crate::streams::Streams;
@@ -23,6 +23,8 @@ pub struct DaemonOptions {
     pub revision: String,
     /// Who may take what another namespace has without bringing its bytes.
     pub content_sharing: Sharing,
+    /// When it collects garbage.
+    pub gc: GcSchedule,
 }
 
 /// One engine behind the API. Clones share it.
@@ -43,7 +45,8 @@ impl Daemon {
     /// Puts the API in front of an engine.
     #[must_use]
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
-        let (bus, collector, settler, streams) = Default::default();
+        let collector = Collector::new(options.gc.clone());
+        let (bus, settler, streams) = Default::default();
         let metrics = Metrics::new(&options);
         Self(Arc::new(Inner { engine, options, bus, collector, settler, streams, metrics }))
     }
@@ -85,6 +88,11 @@ impl Daemon {
         self.0.collector.mutated(deletions);
     }
 
+    /// What collects garbage.
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.0.collector
+    }
+
     /// What makes committed snapshots durable.
     pub(crate) fn settler(&self) -> &Settler {
         &self.0.settler
@@ -96,7 +104,7 @@ impl Daemon {
     /// `Storage`: some of it could not be removed.
     pub(crate) async fn collect(&self) -> Result<()> {
         let since = Instant::now();
-        let result = self.0.collector.collect(self.engine().store().clone()).await;
+        let result = self.0.collector.collect(self).await;
         self.metrics().collected(since.elapsed(), &result);
         result
     }

@@ -1,36 +1,275 @@
-//! When garbage is collected.
+//! When garbage is collected: after a start, after deletions and many changes, by whatever process,
+//! and when something ends by itself.
 
+mod watch;
+
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use dist_core::Result;
-use dist_store::{Collected, GcOptions, Store};
-use tokio::sync::Mutex;
+use dist_core::{ErrorKind, Resource, Result};
+use dist_store::{Collected, GcOptions, Object, Store};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
 
+use self::watch::Watch;
+use crate::Daemon;
+use crate::api::containerd::events::SnapshotRemove;
+use crate::api::containerd::services::images::v1::ImageDelete;
 use crate::daemon::blocking;
 
+/// The shortest time that a collection counts for, as with containerd.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// How long changes gather before they are looked at.
+const GATHER: Duration = Duration::from_millis(250);
+
+/// After this time a collection runs even where nothing happened, so that a clock that was set, or
+/// a change that was not noticed, costs no more than that.
+const LONGEST: Duration = Duration::from_secs(60 * 60);
+
+/// How often and how soon a daemon collects. The defaults and their meaning are containerd's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GcSchedule {
+    /// The share of the time that collections may take, 0 to 0.5.
+    pub pause_threshold: f64,
+    /// How many deletions make a collection run at once; 0 for never. Even one makes it run when
+    /// `pause_threshold` allows it.
+    pub deletion_threshold: u64,
+    /// After how many changes a collection runs although nothing was deleted; 0 for never.
+    pub mutation_threshold: u64,
+    /// How long a collection waits after what it runs for.
+    pub schedule_delay: Duration,
+    /// How long after the start the first one runs.
+    pub startup_delay: Duration,
+}
+
+impl Default for GcSchedule {
+    fn default() -> Self {
+        Self {
+            pause_threshold: 0.02,
+            deletion_threshold: 0,
+            mutation_threshold: 100,
+            schedule_delay: Duration::ZERO,
+            startup_delay: Duration::from_millis(100),
+        }
+    }
+}
+
 /// Collections of one store, never two at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Collector {
-    /// Objects that were deleted since the last collection began.
-    deletions: AtomicU64,
-    /// Changes of the metadata since then, deletions among them.
-    mutations: AtomicU64,
-    running: Mutex<()>,
+    schedule: GcSchedule,
+    since: Mutex<Since>,
+    /// Something happened, or a collection ended.
+    news: Notify,
+    /// Collections that were asked for.
+    asked: AtomicU64,
+    history: Arc<tokio::sync::Mutex<History>>,
+}
+
+/// What happened since the last collection began.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    deletions: u64,
+    mutations: u64,
+    /// When the next thing ends, in nanoseconds since the epoch.
+    next_end: Option<i64>,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    /// The last request that a collection began after.
+    answered: u64,
+    runs: u32,
+    time: Duration,
 }
 
 impl Collector {
-    /// Takes note of a change of the metadata that deleted so many objects.
-    pub(crate) fn mutated(&self, deletions: u64) {
-        self.deletions.fetch_add(deletions, Ordering::Relaxed);
-        self.mutations.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(schedule: GcSchedule) -> Self {
+        Self {
+            schedule,
+            since: Mutex::default(),
+            news: Notify::new(),
+            asked: AtomicU64::new(0),
+            history: Arc::default(),
+        }
     }
 
-    /// Collects all that is garbage now.
-    pub(crate) async fn collect(&self, store: Store) -> Result<()> {
-        let _running = self.running.lock().await;
-        self.deletions.store(0, Ordering::Relaxed);
-        self.mutations.store(0, Ordering::Relaxed);
-        blocking(move || dist::collect(&store, GcOptions::default(), &mut Collected::default()))
-            .await
+    fn since(&self) -> MutexGuard<'_, Since> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a change of the metadata that deleted so many objects.
+    pub(crate) fn mutated(&self, deletions: u64) {
+        let mut since = self.since();
+        since.deletions += deletions;
+        since.mutations += 1;
+        drop(since);
+        self.news.notify_one();
+    }
+
+    /// Collects all that is garbage now. Those who ask while one runs share the next one.
+    pub(crate) async fn collect(&self, daemon: &Daemon) -> Result<()> {
+        let ticket = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut history = Arc::clone(&self.history).lock_owned().await;
+        if history.answered >= ticket {
+            return Ok(());
+        }
+        let daemon = daemon.clone();
+        blocking(move || daemon.collector().run(&daemon, &mut history)).await
+    }
+
+    /// Collects, and tells what went.
+    fn run(&self, daemon: &Daemon, history: &mut History) -> Result<()> {
+        let asked = self.asked.load(Ordering::Acquire);
+        let before = std::mem::take(&mut *self.since());
+        let began = std::time::Instant::now();
+        let mut collected = Collected::default();
+        let result = dist::collect(daemon.engine().store(), GcOptions::default(), &mut collected);
+        publish(daemon, &collected);
+        daemon.streams().end_unleased(|namespace, lease| {
+            // One that can't be looked for is taken for there.
+            let found = daemon.engine().store().leases(namespace).get(lease);
+            found.map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
+        });
+        history.time += began.elapsed();
+        history.runs += 1;
+        let mut since = self.since();
+        if result.is_ok() {
+            history.answered = asked;
+            since.next_end = collected.next_end;
+        } else {
+            since.deletions += before.deletions.max(1);
+        }
+        drop(since);
+        self.news.notify_one();
+        let (removed, leaked) = (collected.removed.len(), collected.leaked.len());
+        tracing::debug!(removed, leaked, took = ?began.elapsed(), "collected garbage");
+        result
+    }
+
+    /// The time between two collections that leaves them their share of the time.
+    async fn interval(&self) -> Duration {
+        let history = self.history.lock().await;
+        let average = history.time.checked_div(history.runs).unwrap_or_default().max(SHORTEST);
+        let share = self.schedule.pause_threshold.clamp(0.0, 0.5);
+        if share > 0.0 { average.div_f64(share).saturating_sub(average) } else { GATHER }
+    }
+
+    /// Whether enough happened for a collection.
+    fn wants(&self) -> bool {
+        let since = self.since();
+        let threshold = self.schedule.mutation_threshold;
+        since.deletions > 0 || (threshold > 0 && since.mutations >= threshold)
+    }
+
+    /// Whether so much happened that nothing is to be waited for.
+    fn is_urgent(&self) -> bool {
+        let threshold = self.schedule.deletion_threshold;
+        threshold > 0 && self.since().deletions >= threshold
+    }
+
+    /// Waits for a reason to collect, and until `due` for most.
+    async fn reason(&self, store: &Store, due: Instant, watch: Option<&Watch>, mut deletions: i64) {
+        loop {
+            let mut ended = false;
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = written(watch) => {}
+                () = sleep(until(self.since().next_end)) => ended = true,
+            }
+            if ended {
+                return;
+            }
+            if !self.wants() {
+                sleep(GATHER).await;
+                deletions = self.look(store, deletions).await;
+            }
+            if self.is_urgent() {
+                return sleep(self.schedule.schedule_delay).await;
+            }
+            if self.wants() {
+                return sleep_until(due.max(Instant::now() + self.schedule.schedule_delay)).await;
+            }
+        }
+    }
+
+    /// Looks for what other processes did, and for what ends earlier than was known.
+    async fn look(&self, store: &Store, before: i64) -> i64 {
+        let store = store.clone();
+        match blocking(move || Ok((store.deletions()?, store.next_end()?))).await {
+            Ok((deletions, next_end)) => {
+                let mut since = self.since();
+                since.deletions += u64::try_from(deletions - before).unwrap_or(1);
+                since.next_end = since.next_end.into_iter().chain(next_end).min();
+                deletions
+            }
+            Err(error) => {
+                tracing::warn!(?error, "looking for changes of the metadata failed");
+                before
+            }
+        }
+    }
+}
+
+/// Collects when there is a reason, for ever.
+pub(crate) async fn run(daemon: &Daemon) -> Infallible {
+    let (collector, store) = (daemon.collector(), daemon.engine().store().clone());
+    let watch = match Watch::new(store.root()) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::warn!(?error, "what other processes delete is collected within the hour");
+            None
+        }
+    };
+    sleep(collector.schedule.startup_delay).await;
+    loop {
+        // Read before: what is deleted while it runs is a reason for the next.
+        let counted = store.clone();
+        let deletions = blocking(move || counted.deletions()).await;
+        let ended = daemon.collect().await;
+        let due = Instant::now() + collector.interval().await;
+        match deletions.and_then(|deletions| ended.map(|()| deletions)) {
+            Ok(deletions) => collector.reason(&store, due, watch.as_ref(), deletions).await,
+            Err(error) => {
+                tracing::error!(?error, "garbage collection failed");
+                sleep_until(due + Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn written(watch: Option<&Watch>) {
+    match watch {
+        Some(watch) => watch.written().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The time until something ends, at most [`LONGEST`].
+fn until(end: Option<i64>) -> Duration {
+    let Some(end) = end.and_then(|end| u64::try_from(end).ok()) else { return LONGEST };
+    // What ends at a moment is kept in that moment.
+    let end = SystemTime::UNIX_EPOCH + Duration::from_nanos(end) + Duration::from_millis(1);
+    end.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST)
+}
+
+/// Tells what containerd tells of a collection: images and snapshots that went.
+fn publish(daemon: &Daemon, collected: &Collected) {
+    for removed in &collected.removed {
+        match &removed.object {
+            Object::Resource(Resource::Image(name)) => {
+                let event = ImageDelete { name: name.to_string() };
+                daemon.publish(&removed.namespace, "/images/delete", &event);
+            }
+            Object::Resource(Resource::Snapshot { snapshotter, key }) => {
+                let event =
+                    SnapshotRemove { key: key.to_string(), snapshotter: snapshotter.to_string() };
+                daemon.publish(&removed.namespace, "/snapshot/remove", &event);
+            }
+            _ => (),
+        }
     }
 }

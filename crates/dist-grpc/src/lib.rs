@@ -25,3 +25,4 @@ mod typed;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};
 pub use daemon::{Daemon, DaemonOptions};
+pub use gc::GcSchedule;

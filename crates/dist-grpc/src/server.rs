@@ -19,7 +19,7 @@ pub use listen::{Socket, SocketOptions};
 pub use scrape::MetricsSocket;
 
 use crate::services;
-use crate::{Daemon, api, settle};
+use crate::{Daemon, api, gc, settle};
 use connection::incoming;
 use methods::Methods;
 use observe::Observe;
@@ -63,7 +63,10 @@ pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = 
     let settling = settle::run(&daemon, ended.clone());
     let serving = async {
         let _ended = ended.drop_guard();
-        serve_sockets(&daemon, sockets, stop).await
+        tokio::select! {
+            result = serve_sockets(&daemon, sockets, stop) => result,
+            never = gc::run(&daemon) => match never {},
+        }
     };
     tokio::join!(serving, settling).0
 }

@@ -18,7 +18,7 @@ use dist_core::{Error, ErrorKind, LeaseId, Namespace, Resource, Result};
 
 use self::load::World;
 use self::plan::Plan;
-use crate::db::Session;
+use crate::db::{Session, SqlContext as _};
 use crate::{SnapshotId, Store, fsio};
 
 /// How often what is dead is found out beside the writers, before they have to wait for once.
@@ -219,12 +219,24 @@ impl Store {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{resource} is not there")))
     }
 
+    /// How many objects were ever deleted, by whatever process. Cheaper than a collection.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn deletions(&self) -> Result<i64> {
+        self.db().read(|connection| {
+            connection
+                .query_row("SELECT count FROM deletions", [], |row| row.get(0))
+                .sql(|| "count deletions".into())
+        })
+    }
+
     /// When the next lease or image ends, in nanoseconds since the epoch. Cheaper than a collection.
     ///
     /// # Errors
     /// `Storage`.
     pub fn next_end(&self) -> Result<Option<i64>> {
-        self.db().read(World::next_end)
+        self.db().read(|connection| World::next_end(connection, fsio::now()))
     }
 }
 

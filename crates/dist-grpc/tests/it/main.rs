@@ -5,6 +5,7 @@
 mod backend;
 mod content;
 mod diff;
+mod gc;
 mod metadata;
 mod snapshots;
 mod streams;

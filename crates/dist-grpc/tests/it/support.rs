@@ -43,6 +43,7 @@ impl Served {
             version: "1".to_owned(),
             revision: String::new(),
             content_sharing: Sharing::default(),
+            gc: dist_grpc::GcSchedule::default(),
         };
         let daemon = Daemon::new(engine.clone(), options);
         let bind = |name: &str| {

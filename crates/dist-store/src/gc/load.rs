@@ -219,8 +219,8 @@ where
 }
 
 impl World {
-    /// When the next lease or image ends.
-    pub(super) fn next_end(connection: &Connection) -> Result<Option<i64>> {
+    /// When the next lease or image ends after `now`.
+    pub(super) fn next_end(connection: &Connection, now: i64) -> Result<Option<i64>> {
         let read = || {
             connection
                 .prepare(
@@ -231,6 +231,6 @@ impl World {
                 .collect::<rusqlite::Result<Vec<String>>>()
         };
         let ends = read().sql(|| "read when leases end".into())?;
-        Ok(ends.iter().filter_map(|text| parse_time(text)).min())
+        Ok(ends.iter().filter_map(|text| parse_time(text)).filter(|at| *at >= now).min())
     }
 }

@@ -159,6 +159,7 @@ impl Plan {
     /// The next moment at which something ends.
     pub(super) fn next_end(&self) -> Option<i64> {
         let orphans = self.world.orphans.iter().map(IngestEntry::expires_at);
+        let orphans = orphans.filter(|at| *at >= self.now);
         self.world.graph.next_change(self.now).into_iter().chain(orphans).min()
     }
 }
