@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use dist_core::{ErrorKind, Resource, Result};
+use dist_core::{Resource, Result};
 use dist_store::{Collected, GcOptions, Object, Store};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -129,11 +129,6 @@ impl Collector {
         let mut collected = Collected::default();
         let result = dist::collect(daemon.engine().store(), GcOptions::default(), &mut collected);
         publish(daemon, &collected);
-        daemon.streams().end_unleased(|namespace, lease| {
-            // One that can't be looked for is taken for there.
-            let found = daemon.engine().store().leases(namespace).get(lease);
-            found.map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
-        });
         history.time += began.elapsed();
         history.runs += 1;
         let mut since = self.since();
@@ -256,10 +251,12 @@ fn until(end: Option<i64>) -> Duration {
     end.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST)
 }
 
-/// Tells what containerd tells of a collection: images and snapshots that went.
+/// Tells what containerd tells of a collection, images and snapshots that went, and ends the streams
+/// that a lease kept.
 fn publish(daemon: &Daemon, collected: &Collected) {
     for removed in &collected.removed {
         match &removed.object {
+            Object::Lease(lease) => daemon.streams().end_leased(&removed.namespace, lease),
             Object::Resource(Resource::Image(name)) => {
                 let event = ImageDelete { name: name.to_string() };
                 daemon.publish(&removed.namespace, "/images/delete", &event);
