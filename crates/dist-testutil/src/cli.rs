@@ -107,6 +107,14 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a command and lets it run.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn of(command: Command) -> Self {
+        start(command)
+    }
+
     /// The process id.
     ///
     /// # Panics
@@ -280,6 +288,14 @@ impl Dist {
         command
             .env("PATH", format!("{}:{path}", bin.display()))
             .args(["-euo", "pipefail", "-c", text]);
+        finish(command)
+    }
+
+    /// Runs any command to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn finish(&self, command: Command) -> Ran {
         finish(command)
     }
 

@@ -41,8 +41,12 @@ impl Dist {
         let address = self.dir().join("run/dist.sock");
         let mut args = vec![OsStr::new("daemon"), OsStr::new("--address"), address.as_os_str()];
         args.extend(flags.iter().map(OsStr::new));
-        let command = self.command(&args);
-        Served { dist: self, running: self.start_service(&command), address }
+        let mut command = self.clean("setpriv");
+        command
+            .args(["--pdeathsig", "KILL"])
+            .arg(self.binary())
+            .args(self.command(&args).get_args());
+        Served { dist: self, running: self.start_service(command), address }
     }
 
     /// Starts a command that tells `NOTIFY_SOCKET` when it is ready, and waits for that.
@@ -50,22 +54,14 @@ impl Dist {
     /// # Panics
     /// When it ends before it is ready.
     #[track_caller]
-    pub fn start_service(&self, command: &Command) -> Running {
+    pub fn start_service(&self, mut command: Command) -> Running {
         require(&["setpriv"]);
         let path = self.dir().join("notify.sock");
         let _ = fs_err::remove_file(&path);
         let notified = UnixDatagram::bind(&path).expect("make the notify socket");
         notified.set_read_timeout(Some(Duration::from_millis(50))).expect("set a timeout");
-        let mut wrapped = self.clean("setpriv");
-        wrapped.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
-        wrapped.env("NOTIFY_SOCKET", &path);
-        let mut running = start(wrapped);
+        command.env("NOTIFY_SOCKET", &path);
+        let mut running = start(command);
         let since = Instant::now();
         let mut message = [0; 4096];
         loop {

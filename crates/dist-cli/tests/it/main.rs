@@ -14,6 +14,8 @@ mod concurrency;
 mod conformance;
 mod ctr;
 mod daemon;
+mod daemon_access;
+mod daemon_stop;
 mod durability;
 mod faults;
 mod graph;
