@@ -32,6 +32,25 @@ impl Containerd {
     /// # Panics
     /// When containerd is missing or does not start.
     pub fn with(more: &str) -> Self {
+        Self::launch(&["io.containerd.grpc.v1.cri"], more)
+    }
+
+    /// Starts one that keeps its content, and the snapshots of the snapshotter `dist`, behind the
+    /// socket `backend`.
+    ///
+    /// # Panics
+    /// When containerd is missing or does not start.
+    pub fn behind(backend: &Path) -> Self {
+        let address = backend.display();
+        let plugins = format!(
+            "[proxy_plugins.dist]\n  type = \"snapshot\"\n  address = \"{address}\"\n\
+             [proxy_plugins.dist-content]\n  type = \"content\"\n  address = \"{address}\"\n"
+        );
+        // It takes any one of the content stores that it has.
+        Self::launch(&["io.containerd.grpc.v1.cri", "io.containerd.content.v1.content"], &plugins)
+    }
+
+    fn launch(disabled: &[&str], more: &str) -> Self {
         require(&["containerd", "ctr"]);
         let dir = scratch();
         let socket = dir.path().join("sock");
@@ -39,7 +58,7 @@ impl Containerd {
         let at = dir.path().display();
         let settings = format!(
             "version = 2\nroot = \"{at}/root\"\nstate = \"{at}/state\"\n\
-             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             disabled_plugins = {disabled:?}\n\
              [grpc]\n  address = \"{at}/sock\"\n[ttrpc]\n  address = \"{at}/sock.ttrpc\"\n{more}"
         );
         fs_err::write(&config, settings).expect("write the config");

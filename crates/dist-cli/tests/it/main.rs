@@ -9,6 +9,7 @@ mod support;
 
 mod adversarial;
 mod auth;
+mod backend;
 mod bad_input;
 mod concurrency;
 mod conformance;
