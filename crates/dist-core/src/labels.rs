@@ -14,6 +14,19 @@ pub const GC_ROOT: &str = "containerd.io/gc.root";
 /// When a lease or an image stops to keep anything: a time as in RFC 3339.
 pub const GC_EXPIRE: &str = "containerd.io/gc.expire";
 
+/// The digest of a layer after decompression.
+pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
+/// What begins the labels of a blob that refer to other blobs; what follows a dot is free.
+pub const GC_REF_CONTENT: &str = "containerd.io/gc.ref.content";
+
+/// What begins the labels that refer to snapshots, by a snapshotter whose name follows.
+pub const GC_REF_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
+
+/// What begins the labels that say in which repositories of a registry, whose name follows, a blob
+/// is known to be.
+pub const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
+
 /// The bytes that a label may have, key and value together.
 const LIMIT: usize = 4096;
 

@@ -26,6 +26,8 @@ use crate::{Scope, Store, labels};
 pub struct ContentStore {
     pub(crate) store: Store,
     pub(crate) scope: Scope,
+    /// Labels that blobs get which are written, or found when they should be written.
+    pub(crate) labels: Labels,
 }
 
 /// What lies at a blob's path.
@@ -50,6 +52,13 @@ pub(crate) struct Known {
 }
 
 impl ContentStore {
+    /// The same content; blobs that are written, or found when they should be written, get `labels`
+    /// in the same transaction, where they have none of these names.
+    #[must_use]
+    pub fn labelled(self, labels: Labels) -> Self {
+        Self { labels, ..self }
+    }
+
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
@@ -248,7 +257,16 @@ impl ContentStore {
                 )
             })
             .sql(what)?;
-        self.load(transaction, digest)?.ok_or_else(|| missing(digest))
+        let info = self.load(transaction, digest)?.ok_or_else(|| missing(digest))?;
+        self.add_labels(transaction, info)
+    }
+
+    /// Gives a blob the labels of [`ContentStore::labelled`].
+    pub(crate) fn add_labels(&self, transaction: &Transaction<'_>, info: Info) -> Result<Info> {
+        let lacks = |(key, _): &(&String, &String)| !info.labels.contains_key(*key);
+        let lacking: Labels =
+            self.labels.iter().filter(lacks).map(|(k, v)| (k.clone(), v.clone())).collect();
+        if lacking.is_empty() { Ok(info) } else { self.label(transaction, &info.digest, &lacking) }
     }
 
     /// Sets labels of a blob that has a row.
@@ -305,7 +323,7 @@ impl Store {
     /// written, go into the scope's lease.
     #[must_use]
     pub fn content(&self, scope: impl Into<Scope>) -> ContentStore {
-        ContentStore { store: self.clone(), scope: scope.into() }
+        ContentStore { store: self.clone(), scope: scope.into(), labels: Labels::new() }
     }
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {

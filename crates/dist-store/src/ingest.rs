@@ -67,7 +67,7 @@ impl Ingester for ContentStore {
 
 impl ContentStore {
     /// The blob, if this namespace has it as durable as this store promises. Changes nothing, but
-    /// puts the blob into the lease where that does not hold it.
+    /// puts the blob into the lease where that does not hold it, and gives it labels that it lacks.
     fn find(&self, digest: &Digest, size: Option<u64>) -> Result<Option<Info>> {
         let resource = Resource::Content(*digest);
         let found = self.store.db().read(|connection| {
@@ -80,15 +80,17 @@ impl ContentStore {
                 Ok(None)
             }
         })?;
-        let Some((info, held)) = found else { return Ok(None) };
-        if !held {
+        let Some((mut info, held)) = found else { return Ok(None) };
+        if !held || self.labels.keys().any(|key| !info.labels.contains_key(key)) {
             let kept = self.store.db().write(|transaction| {
                 self.scope.hold(transaction, &resource)?;
-                Ok(self.load(transaction, digest)?.as_ref() == Some(&info))
+                match self.load(transaction, digest)? {
+                    Some(row) if row == info => self.add_labels(transaction, row).map(Some),
+                    _ => Ok(None), // it changed or went since
+                }
             })?;
-            if !kept {
-                return Ok(None); // it changed or went since
-            }
+            let Some(kept) = kept else { return Ok(None) };
+            info = kept;
         }
         match look(&self.store.blob_path(digest))? {
             Found::File { size: there, .. } if there == info.size => {

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use dist_core::{
-    Context as _, Error, ErrorKind, Labels, Lease, LeaseId, Namespace, Resource, Result,
+    Context as _, Error, ErrorKind, LabelChange, Labels, Lease, LeaseId, Namespace, Resource,
+    Result,
 };
 use rusqlite::{Connection, Transaction, params};
 
@@ -144,6 +145,19 @@ impl LeaseStore {
     /// `Storage`.
     pub fn delete_lazily(&self, id: &LeaseId) -> Result<()> {
         self.db.write_lazily(|transaction| delete(transaction, &self.namespace, id))
+    }
+
+    /// Changes labels of a lease, not synced. None there is fine.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for labels that are too long; `Storage`.
+    pub fn update_lazily(&self, id: &LeaseId, change: &LabelChange) -> Result<()> {
+        self.db.write_lazily(|transaction| {
+            match scope::find_lease(transaction, &self.namespace, id)? {
+                Some(row) => labels::LEASE.change(transaction, row, change).map(drop),
+                None => Ok(()),
+            }
+        })
     }
 
     /// Puts something into a lease. It need not exist.

@@ -127,7 +127,8 @@ pub(crate) fn lease_row(
     })
 }
 
-fn find_lease(
+/// The row of a lease, if there is such a lease.
+pub(crate) fn find_lease(
     connection: &Connection,
     namespace: &Namespace,
     lease: &LeaseId,

@@ -12,6 +12,8 @@ use crate::Engine;
 use crate::blocking::{Alive, blocking};
 use crate::ingest::Intake;
 use crate::layers::{best, check_document_size};
+use crate::references::Belongings;
+use crate::session::{Session, root_label};
 
 /// Which entries of an index are wanted.
 #[derive(Clone, Debug)]
@@ -74,7 +76,7 @@ pub fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(3, std::num::NonZero::get).clamp(3, 4)
 }
 
-/// Brings every blob that `name` stands for into the store.
+/// Brings every blob that `name` stands for into the store. It stays until it is deleted.
 ///
 /// # Errors
 /// Those of the remote and of the store; `Corrupt` for content that is not what it should be.
@@ -86,19 +88,36 @@ pub async fn fetch(
 ) -> Result<Resolved> {
     let alive = Alive::new();
     let resolved = resolve(engine, name, &*progress).await?;
+    let fetcher = engine.remotes().fetcher(name)?;
+    let (target, platforms) = (resolved.target.clone(), options.platforms.clone());
+    let outer = engine.clone();
+    let session = blocking(move || {
+        let needs = Belongings::find(&outer.content(), &target, &platforms).resources();
+        Session::begin(&outer, needs)
+    })
+    .await?;
     let intake = Intake {
-        content: engine.content(),
-        downloads: Some(alive.downloads(engine.remotes().fetcher(name)?)),
+        content: session.engine().content(),
+        downloads: Some(alive.downloads(fetcher)),
         progress,
         cancel: alive.cancel(),
     };
     let handler =
         FetchHandler { intake, platforms: options.platforms.clone(), layers: Layers::Fetch };
     dispatch(&handler, resolved.target.clone(), options.jobs).await?;
+    let (target, name) = (resolved.target.clone(), resolved.name.clone());
+    let FetchHandler { intake, platforms, .. } = handler;
+    blocking(move || {
+        let found = Belongings::find(&intake.content, &target, &platforms);
+        let mut registration = found.registration(Some(&name));
+        registration.labels.entry(target.digest).or_default().extend(root_label());
+        session.finish(registration)
+    })
+    .await?;
     Ok(resolved)
 }
 
-/// Brings one blob into the store; nothing to do where it is there.
+/// Brings one blob into the store; nothing to do where it is there. It stays until it is deleted.
 ///
 /// # Errors
 /// Those of the remote and of the store; `Corrupt` for content that is not what `desc` says.
@@ -110,7 +129,8 @@ pub async fn fetch_blob(
 ) -> Result<()> {
     let alive = Alive::new();
     let downloads = Some(alive.downloads(fetcher));
-    let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
+    let content = engine.content().labelled(root_label());
+    let intake = Intake { content, downloads, progress, cancel: alive.cancel() };
     intake.fetch(desc).await
 }
 

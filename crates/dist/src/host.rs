@@ -70,7 +70,7 @@ pub trait Images: Send + Sync {
 
 /// What commands need of the place where one namespace's images are.
 pub trait Host: Send + Sync {
-    /// The blobs and ingests.
+    /// The blobs and ingests. A blob that is brought by hand through this stays until it is deleted.
     fn contents(&self) -> Arc<dyn Contents>;
 
     /// The images.
@@ -143,7 +143,7 @@ impl Local {
 
 impl Host for Local {
     fn contents(&self) -> Arc<dyn Contents> {
-        Arc::new(self.store.content(&self.namespace))
+        Arc::new(self.store.content(&self.namespace).labelled(crate::root_label()))
     }
 
     fn images(&self) -> Arc<dyn Images> {

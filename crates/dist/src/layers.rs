@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use dist_core::{
-    ChainId, Context as _, Descriptor, DiffId, Document, Error, ErrorKind, ImageConfig,
+    ChainId, Context as _, Descriptor, DiffId, Digest, Document, Error, ErrorKind, ImageConfig,
     MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt as _, chain_ids, children,
     select_platform,
 };
@@ -22,12 +22,17 @@ pub(crate) struct Layer {
 /// An image for one platform, read from documents that were verified.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    pub(crate) config: Digest,
     pub(crate) layers: Vec<Layer>,
 }
 
 impl Plan {
-    /// Pairs a manifest's layers with its config's diff IDs.
-    pub(crate) fn new(layers: Vec<Descriptor>, config: &ImageConfig) -> Result<Self> {
+    /// Pairs a manifest's layers with the diff IDs of its config, whose digest is `digest`.
+    pub(crate) fn new(
+        layers: Vec<Descriptor>,
+        digest: Digest,
+        config: &ImageConfig,
+    ) -> Result<Self> {
         if layers.len() != config.diff_ids.len() {
             return Err(Error::new(
                 ErrorKind::Corrupt,
@@ -61,7 +66,7 @@ impl Plan {
                 parent: index.checked_sub(1).map(|below| chain[below]),
             })
             .collect();
-        Ok(Self { layers })
+        Ok(Self { config: digest, layers })
     }
 
     /// The snapshot that holds the whole image; `None` where it has no layers.
@@ -131,7 +136,7 @@ pub(crate) fn plan(provider: &dyn Provider, manifest: &Descriptor) -> Result<Pla
     let (config, layers) = image_parts(manifest, &bytes)?;
     let bytes = read_document(provider, &config)?;
     let parsed = ImageConfig::parse(&bytes).during(|| format!("parse config {}", config.digest))?;
-    Plan::new(layers, &parsed).during(|| format!("unpack image {}", manifest.digest))
+    Plan::new(layers, config.digest, &parsed).during(|| format!("unpack image {}", manifest.digest))
 }
 
 /// The config and the layers of a manifest that is an image's.

@@ -22,7 +22,9 @@ mod layers;
 mod plain;
 mod pull;
 mod push;
+mod references;
 mod remotes;
+mod session;
 mod sources;
 mod unpack;
 
@@ -36,3 +38,4 @@ pub use plain::{fetch_document, unpack_to_directory};
 pub use pull::{PullOptions, Pulled, Unpacking, Wanted, describe, pull, pull_as, unpack_manifest};
 pub use push::{PushOptions, push};
 pub use remotes::Remotes;
+pub use session::root_label;

@@ -78,7 +78,8 @@ async fn fetch_plan(
             let bytes = fetch_document(fetcher, &config).await?;
             let parsed =
                 ImageConfig::parse(&bytes).during(|| format!("parse config {}", config.digest))?;
-            return Plan::new(layers, &parsed).during(|| format!("unpack image {}", desc.digest));
+            return Plan::new(layers, config.digest, &parsed)
+                .during(|| format!("unpack image {}", desc.digest));
         }
         let document = Document::parse(&desc.media_type, &bytes)
             .during(|| format!("parse {} {}", desc.media_type.noun(), desc.digest))?;

@@ -14,6 +14,8 @@ use crate::blocking::{Alive, Downloads, Stop, blocking};
 use crate::fetch::{FetchHandler, Layers, Platforms, default_jobs, resolve};
 use crate::ingest::Intake;
 use crate::layers::{Plan, find_manifest, layers_below, plan};
+use crate::references::Belongings;
+use crate::session::Session;
 use crate::unpack::Unpacker;
 
 /// Choices for [`pull`].
@@ -116,15 +118,20 @@ pub async fn pull_as(
         }
         None => resolve(engine, &name, &*progress).await?.target,
     };
+    let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
+    let needs = Needs::new(target, platforms, wanted.unpacks.clone());
+    let (needs, session) = needs.begin(engine).await?;
+    let engine = session.engine().clone();
     let intake = Intake {
         content: engine.content(),
         downloads: Some(alive.downloads(engine.remotes().fetcher(&name)?)),
         progress,
         cancel: alive.cancel(),
     };
-    let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
+    let (target, platforms) = (needs.target.clone(), needs.platforms.clone());
     let handler = FetchHandler { intake: intake.clone(), platforms, layers: Layers::Leave };
     dispatch(&handler, target.clone(), jobs).await?;
+    let (mut needs, session) = needs.hold(session).await?;
     let (mut chain_id, mut warnings) = (None, Vec::new());
     for unpacking in &wanted.unpacks {
         let engine = engine.with_snapshotter(&unpacking.snapshotter);
@@ -135,16 +142,75 @@ pub async fn pull_as(
     }
     fetch_layers(&intake, &target, wanted, jobs).await?;
     let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
-    let (images, store, labels) = (engine.images(), engine.store().clone(), wanted.labels.clone());
+    let labels = wanted.labels.clone();
     let mut images = blocking(move || {
-        let put = |name: &ImageName| images.put(name, &target, &labels);
-        let images = names.iter().map(put).collect::<Result<Vec<_>>>()?;
+        let mut registration = needs.find(session.engine()).registration(Some(&name));
+        let image = |name| (name, target.clone(), labels.clone());
+        registration.images = names.into_iter().map(image).collect();
+        let store = session.engine().store().clone();
+        let images = session.finish(registration)?;
         store.settle(SettleMode::Answer)?;
         Ok(images)
     })
     .await?;
     let image = images.remove(0);
     Ok(Pulled { image, others: images, chain_id, warnings })
+}
+
+/// What a lease has to keep while an image is pulled.
+struct Needs {
+    target: Descriptor,
+    platforms: Platforms,
+    unpacks: Vec<Unpacking>,
+    /// All that belongs to the image, once it is known.
+    known: Option<Belongings>,
+}
+
+impl Needs {
+    fn new(target: Descriptor, platforms: Platforms, unpacks: Vec<Unpacking>) -> Self {
+        Self { target, platforms, unpacks, known: None }
+    }
+
+    /// Begins the work. What is there already is kept from the beginning on.
+    async fn begin(mut self, engine: &Engine) -> Result<(Self, Session)> {
+        let engine = engine.clone();
+        blocking(move || {
+            let needs = self.find(&engine).resources();
+            Ok((self, Session::begin(&engine, needs)?))
+        })
+        .await
+    }
+
+    /// Keeps what documents name that have come since.
+    async fn hold(mut self, mut session: Session) -> Result<(Self, Session)> {
+        blocking(move || {
+            session.hold(self.find(session.engine()).resources())?;
+            Ok((self, session))
+        })
+        .await
+    }
+
+    /// What belongs to the image, as far as documents that are there say so.
+    fn find(&mut self, engine: &Engine) -> Belongings {
+        if let Some(known) = &self.known {
+            return known.clone();
+        }
+        let content = engine.content();
+        let mut found = Belongings::find(&content, &self.target, &self.platforms);
+        for Unpacking { platform, snapshotter } in &self.unpacks {
+            let plan = find_manifest(&content, &self.target, platform)
+                .and_then(|manifest| plan(&content, &manifest));
+            match plan {
+                Ok(plan) => found.add_unpacked(&plan, snapshotter),
+                // It can't be made yet, or at all: that is told when it is needed.
+                Err(_) => found.partial = true,
+            }
+        }
+        if !found.partial {
+            self.known = Some(found.clone());
+        }
+        found
+    }
 }
 
 /// Brings the layers that are wanted and that unpacking has not brought.
@@ -219,12 +285,20 @@ pub async fn unpack_manifest(
 ) -> Result<(Option<ChainId>, Vec<Warning>)> {
     let alive = Alive::new();
     let target = describe(&engine.content(), digest)?;
+    let (platform, snapshotter) = (options.platform.clone(), engine.snapshotter_name().to_owned());
+    let unpacks = vec![Unpacking { platform: platform.clone(), snapshotter }];
+    let needs = Needs::new(target, Platforms::One(platform), unpacks);
+    let (mut needs, session) = needs.begin(engine).await?;
+    let engine = session.engine().clone();
     let downloads: Option<Downloads> = None;
     let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
     let work = (intake, alive.stop(), options.jobs);
-    let (plan, warnings) = unpack(engine, work, &target, &options.platform).await?;
-    let store = engine.store().clone();
-    blocking(move || store.settle(SettleMode::Answer)).await?;
+    let (plan, warnings) = unpack(&engine, work, &needs.target, &options.platform).await?;
+    blocking(move || {
+        session.finish(needs.find(&engine).registration(None))?;
+        engine.store().settle(SettleMode::Answer)
+    })
+    .await?;
     Ok((plan.chain_id(), warnings))
 }
 

@@ -8,7 +8,8 @@ use dist_core::{
 };
 use dist_registry::{LayoutResolver, RegistryOptions, RegistryResolver};
 
-const OCI: &str = "oci";
+/// The scheme of OCI layout directories.
+pub(crate) const OCI: &str = "oci";
 
 /// All remotes: registries by reference, OCI layout directories by `oci:path[:tag]`.
 pub struct Remotes {

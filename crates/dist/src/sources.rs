@@ -3,11 +3,8 @@
 //! A label for each registry, `containerd.io/distribution.source.<host>`, holds the repositories
 //! with commas between them.
 
-use dist_core::{Digest, ErrorKind, Result};
+use dist_core::{DISTRIBUTION_SOURCE, Digest, ErrorKind, Result};
 use dist_store::ContentStore;
-
-/// What the label's key begins with.
-const LABEL: &str = "containerd.io/distribution.source.";
 
 /// The repositories of `host` that `digest` is known to be in, none where it is not in the store.
 pub(crate) fn known(content: &ContentStore, digest: &Digest, host: &str) -> Result<Vec<String>> {
@@ -15,7 +12,7 @@ pub(crate) fn known(content: &ContentStore, digest: &Digest, host: &str) -> Resu
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         info => info?,
     };
-    let listed = info.labels.get(&format!("{LABEL}{host}"));
+    let listed = info.labels.get(&format!("{DISTRIBUTION_SOURCE}{host}"));
     Ok(listed
         .map(|listed| {
             listed.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use dist::Engine;
 use dist_core::{
-    ChainId, Digest, ErrorKind, ImageConfig, Labels, Mount, Platform, Result, SnapshotKey,
-    chain_ids,
+    ChainId, Digest, ErrorKind, ImageConfig, Mount, Platform, Result, SnapshotKey, chain_ids,
 };
 use dist_store::SettleMode;
 
@@ -131,11 +130,12 @@ fn prepare(config: &Config, engine: &Engine, args: &Prepare) -> Result<()> {
 
 fn make(engine: &Engine, args: &Prepare, chain_id: ChainId) -> Result<Vec<Mount>> {
     let (snapshotter, parent) = (engine.snapshotter()?, SnapshotKey::from(chain_id));
+    let labels = dist::root_label();
     if args.view {
-        snapshotter.view(&args.key, Some(&parent), &Labels::new())
+        snapshotter.view(&args.key, Some(&parent), &labels)
     } else {
         engine.store().settle(SettleMode::Base)?;
-        snapshotter.prepare(&args.key, Some(&parent), &Labels::new())
+        snapshotter.prepare(&args.key, Some(&parent), &labels)
     }
 }
 

@@ -21,6 +21,7 @@ mod durability;
 mod faults;
 mod graph;
 mod kills;
+mod leases;
 mod output;
 mod pipelines;
 mod power_cut;

@@ -1,0 +1,175 @@
+//! What belongs to an image, and the labels that say so to a collection and to other clients.
+//!
+//! A document has a label for each thing that it names, `containerd.io/gc.ref.content.KIND.N`: `m`
+//! for manifests, `l` for layers, `config`, nothing for the rest. The config has one for the
+//! snapshot that holds the whole image, a layer one with its diff ID.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dist_core::{
+    DISTRIBUTION_SOURCE, Descriptor, Digest, GC_REF_CONTENT, GC_REF_SNAPSHOT, Labels, Provider,
+    Reference, Resource, UNCOMPRESSED, children, scheme,
+};
+use dist_store::Registration;
+
+use crate::fetch::Platforms;
+use crate::layers::Plan;
+use crate::remotes::OCI;
+
+/// The documents of an image that are there, and all that they name.
+#[derive(Clone, Default)]
+pub(crate) struct Belongings {
+    /// What each blob names, nothing where it is no document.
+    blobs: BTreeMap<Digest, Vec<Descriptor>>,
+    /// What each layer and config gets by being unpacked.
+    unpacked: BTreeMap<Digest, Labels>,
+    snapshots: BTreeSet<Resource>,
+    /// Whether something that would lead further was not there.
+    pub(crate) partial: bool,
+}
+
+impl Belongings {
+    /// Walks the documents below `target` that are there; of an index, those for `platforms`.
+    ///
+    /// What is missing or wrong ends the walk there: it is told when it is needed.
+    pub(crate) fn find(content: &dyn Provider, target: &Descriptor, platforms: &Platforms) -> Self {
+        let mut found = Self::default();
+        let mut level = vec![target.clone()];
+        for _ in 0..dist_core::MAX_DEPTH {
+            let mut next = Vec::new();
+            for desc in level {
+                let wanted = |below: &Vec<Descriptor>| {
+                    let below = below.clone();
+                    if desc.media_type.is_index() { platforms.choose(below) } else { Ok(below) }
+                };
+                let walked = children(content, &desc)
+                    .and_then(|below| wanted(&below).map(|wanted| (below, wanted)));
+                let (below, wanted) = walked.unwrap_or_else(|_| {
+                    found.partial = true;
+                    (Vec::new(), Vec::new())
+                });
+                next.extend(wanted);
+                found.blobs.insert(desc.digest, below);
+            }
+            level = next;
+        }
+        found
+    }
+
+    /// Adds the snapshots that a plan is unpacked into.
+    pub(crate) fn add_unpacked(&mut self, plan: &Plan, snapshotter: &str) {
+        for layer in &plan.layers {
+            let labels = Labels::from([(UNCOMPRESSED.to_owned(), layer.diff_id.to_string())]);
+            self.unpacked.entry(layer.desc.digest).or_default().extend(labels);
+            let key = layer.chain_id.into();
+            self.snapshots.insert(Resource::Snapshot { snapshotter: snapshotter.into(), key });
+        }
+        if let Some(chain_id) = plan.chain_id() {
+            let key = format!("{GC_REF_SNAPSHOT}{snapshotter}");
+            let labels = Labels::from([(key, chain_id.to_string())]);
+            self.unpacked.entry(plan.config).or_default().extend(labels);
+        }
+    }
+
+    /// All of it, for a lease.
+    pub(crate) fn resources(&self) -> BTreeSet<Resource> {
+        let blobs = self.blobs.keys().copied().map(Resource::Content);
+        blobs.chain(self.snapshots.iter().cloned()).collect()
+    }
+
+    /// The labels of all of it; `name` is what it was fetched by.
+    pub(crate) fn registration(self, name: Option<&str>) -> Registration {
+        let mut labels: BTreeMap<Digest, Labels> =
+            self.blobs.iter().map(|(digest, named)| (*digest, reference_labels(named))).collect();
+        for (digest, more) in self.unpacked {
+            labels.entry(digest).or_default().extend(more);
+        }
+        Registration { labels, source: name.and_then(source), ..Registration::default() }
+    }
+}
+
+/// The label that says where content came from; `None` for what is in no registry.
+pub(crate) fn source(name: &str) -> Option<(String, String)> {
+    if scheme(name, &[OCI]).is_some() {
+        return None;
+    }
+    let reference = Reference::parse_familiar(name).ok()?;
+    let key = format!("{DISTRIBUTION_SOURCE}{}", reference.hostname());
+    Some((key, reference.repository().to_owned()))
+}
+
+fn reference_labels(named: &[Descriptor]) -> Labels {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut labels = Labels::new();
+    for desc in named {
+        let media_type = &desc.media_type;
+        let kind = if media_type.is_config() {
+            ".config"
+        } else if media_type.is_manifest() {
+            ".m."
+        } else if media_type.layer_compression().is_some() || media_type.is_foreign() {
+            ".l."
+        } else {
+            "."
+        };
+        let count = counts.entry(kind).or_default();
+        let number =
+            if kind.ends_with('.') || *count > 0 { count.to_string() } else { String::new() };
+        *count += 1;
+        labels.insert(format!("{GC_REF_CONTENT}{kind}{number}"), desc.digest.to_string());
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use dist_core::MediaType;
+
+    use super::*;
+
+    #[test]
+    fn documents_are_labelled_as_other_clients_expect_it() {
+        let desc = |media_type: &str, content: &str| {
+            let digest = Digest::sha256(content.as_bytes());
+            Descriptor::new(MediaType::parse(media_type), digest, 1)
+        };
+        let manifest = [
+            desc("application/vnd.oci.image.config.v1+json", "c"),
+            desc("application/vnd.oci.image.layer.v1.tar+gzip", "0"),
+            desc("application/vnd.docker.image.rootfs.diff.tar.gzip", "1"),
+            desc("application/x-own", "x"),
+        ];
+        let index = [
+            desc("application/vnd.oci.image.manifest.v1+json", "m0"),
+            desc("application/vnd.oci.image.index.v1+json", "i"),
+            desc("application/vnd.docker.distribution.manifest.v2+json", "m1"),
+        ];
+        for (named, expected) in [
+            (&manifest[..], &[(".config", "c"), (".l.0", "0"), (".l.1", "1"), (".0", "x")][..]),
+            (&index, &[(".m.0", "m0"), (".0", "i"), (".m.1", "m1")]),
+            (&[], &[]),
+        ] {
+            let expected: Labels = expected
+                .iter()
+                .map(|(key, content)| {
+                    let digest = Digest::sha256(content.as_bytes()).to_string();
+                    (format!("{GC_REF_CONTENT}{key}"), digest)
+                })
+                .collect();
+            assert_eq!(reference_labels(named), expected);
+        }
+    }
+
+    #[test]
+    fn only_registries_are_sources() {
+        let key = |host: &str| format!("{DISTRIBUTION_SOURCE}{host}");
+        for (name, expected) in [
+            ("redis:7", Some((key("docker.io"), "library/redis".to_owned()))),
+            ("localhost:5000/a/b:1", Some((key("localhost:5000"), "a/b".to_owned()))),
+            ("oci:/srv/layout:v1", None),
+            ("oci:layout", None),
+        ] {
+            assert_eq!(source(name), expected, "{name}");
+        }
+    }
+}
