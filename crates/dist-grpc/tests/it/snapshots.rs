@@ -33,12 +33,18 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// One whose requests carry a lease, so that no collection takes what they make.
     fn new(served: &Served, name: &str) -> Self {
+        let leases = served.engine.store().leases(&Namespace::default());
+        let id = "keep".parse().unwrap();
+        if leases.get(&id).is_err() {
+            leases.create(Some(id), &Labels::new()).unwrap();
+        }
         Self {
             api: SnapshotsClient::new(served.channel()),
             name: name.into(),
             raw: false,
-            lease: None,
+            lease: Some("keep"),
         }
     }
 
