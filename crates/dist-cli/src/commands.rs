@@ -10,6 +10,7 @@ mod delete;
 mod documents;
 mod fetch;
 mod fetch_object;
+mod fsck;
 mod gc;
 mod get;
 mod images;
@@ -107,6 +108,9 @@ pub(crate) enum Command {
     /// Serve containerd's API to ctr, buildkitd and other clients
     Daemon(daemon::Args),
 
+    /// Look for damage in the store, and repair it
+    Fsck(fsck::Args),
+
     /// Check credentials for a registry and keep them
     Login(login::Args),
 
@@ -146,6 +150,7 @@ pub(crate) fn run(config: &Config, command: Command) -> Result<()> {
         Command::Abort(args) => abort::run(config, &args),
         Command::Apply(args) => apply::run(config, &args),
         Command::Daemon(_) => daemon::run(config),
+        Command::Fsck(args) => fsck::run(config, &args),
         Command::Login(args) => login::run(config, &args),
         Command::Logout(args) => logout::run(config, &args),
         Command::Config(args) => config::run(config, &args),

@@ -16,7 +16,8 @@ mod node;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, btree_map};
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
 use std::rc::Rc;
 
 use dist_core::{Cancel, Diffed, Differ, Error, ErrorKind, Mount, Result};
@@ -66,22 +67,71 @@ impl Differ for LayerDiffer {
     ) -> Result<Diffed> {
         let span = tracing::debug_span!("diff");
         let _entered = span.enter();
-        let (lower, upper) = (View::open(lower)?, View::open(upper)?);
         let archive = Archive::new(out, self.options.source_date_epoch);
-        let mut walk = Walk {
-            lower: &lower,
-            upper: &upper,
-            archive,
-            cancel,
-            frames: Vec::new(),
-            links: Links::default(),
-            warnings: Warnings::default(),
-        };
-        walk.run()?;
-        let Walk { archive, warnings, .. } = walk;
-        let (diff_id, size) = archive.finish()?;
-        Ok(Diffed { diff_id, size, warnings: warnings.into_vec() })
+        compare(&View::open(lower)?, &View::open(upper)?, archive, cancel)
     }
+}
+
+/// Compares two directories as they are, overlayfs' marks included, and names something that is not
+/// the same in both; `None` where there is no such. The times of the directories themselves do not
+/// count.
+///
+/// # Errors
+/// `Aborted` where they change meanwhile; `Storage`, `Cancelled`.
+pub fn first_difference(one: &Path, other: &Path, cancel: &Cancel) -> Result<Option<String>> {
+    let mut first = First(Vec::new());
+    let archive = Archive::new(&mut first, None);
+    let compared = compare(&View::raw(one)?, &View::raw(other)?, archive, cancel);
+    match (first.name(), compared) {
+        (Some(name), _) => Ok(Some(escape(name))),
+        (None, compared) => compared.map(|_| None),
+    }
+}
+
+/// Takes the first entry of a tar and nothing more.
+struct First(Vec<u8>);
+
+impl First {
+    /// The entry's name, or the start of a long one; `None` for a tar without entries.
+    fn name(&self) -> Option<&[u8]> {
+        let name = self.0.get(..100)?.split(|&byte| byte == 0).next()?;
+        (!name.is_empty()).then_some(name)
+    }
+}
+
+impl Write for First {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.name().is_some() {
+            return Err(io::Error::other("there is a difference"));
+        }
+        self.0 = bytes.to_vec();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn compare<'a>(
+    lower: &'a View,
+    upper: &'a View,
+    archive: Archive<'a>,
+    cancel: &'a Cancel,
+) -> Result<Diffed> {
+    let mut walk = Walk {
+        lower,
+        upper,
+        archive,
+        cancel,
+        frames: Vec::new(),
+        links: Links::default(),
+        warnings: Warnings::default(),
+    };
+    walk.run()?;
+    let Walk { archive, warnings, .. } = walk;
+    let (diff_id, size) = archive.finish()?;
+    Ok(Diffed { diff_id, size, warnings: warnings.into_vec() })
 }
 
 /// A directory of the upper tree, as an entry that may have to be written before one below it.

@@ -26,6 +26,6 @@ mod whiteout;
 
 pub use apply::LayerApplier;
 pub use compression::{Compressor, decompress, detect};
-pub use diff::{DiffOptions, LayerDiffer};
+pub use diff::{DiffOptions, LayerDiffer, first_difference};
 pub use inherit::inherit_dirs;
 pub use limits::{ApplyOptions, Limits};

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod check;
 mod copy;
 mod dirs;
 mod driver;
@@ -25,6 +26,7 @@ mod snapshots;
 mod tree;
 mod usage;
 
+pub use check::{check, rebuild, remove_unfinished, tree_dir};
 pub use dirs::remove_tree;
 pub use open::{NAMES, all, default_name, known, layer_dirs, open};
 pub use purge::{Leftover, directory_bytes, leftovers, purge, purge_measured};

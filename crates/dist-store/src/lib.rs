@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod blobs;
+mod check;
 mod db;
 mod durability;
 mod format;
@@ -43,6 +44,7 @@ mod snapshots;
 mod store;
 
 pub use blobs::ContentStore;
+pub use check::{BlobOwner, Checked, Finding, Problem, SnapshotRow, Subject};
 pub use db::Db;
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
 pub use gc::{Collected, Explanation, GcOptions, Leak, Object, Reason, Removed, Step, Why};

@@ -27,7 +27,7 @@ const TARGET_LABEL: &str = "containerd.io/snapshot.ref";
 
 /// Names a snapshot's directory; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SnapshotId(i64);
+pub struct SnapshotId(pub(crate) i64);
 
 impl SnapshotId {
     /// The directory of the row `id`.

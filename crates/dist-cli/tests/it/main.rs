@@ -19,6 +19,7 @@ mod daemon_access;
 mod daemon_stop;
 mod durability;
 mod faults;
+mod fsck;
 mod graph;
 mod kills;
 mod leases;

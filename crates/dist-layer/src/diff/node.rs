@@ -14,6 +14,9 @@ use crate::whiteout::{is_host_xattr, is_private_xattr};
 /// Bytes of a file that are read at a time.
 const CHUNK: usize = 256 << 10;
 
+/// Extended attributes.
+pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// A name in an open directory.
 pub(super) struct Spot<'a> {
     pub(super) dir: &'a OwnedFd,
@@ -26,7 +29,7 @@ pub(super) struct Spot<'a> {
 pub(super) struct Node {
     pub(super) stat: Stat,
     /// Those that belong in a layer.
-    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) xattrs: Xattrs,
 }
 
 impl Node {
@@ -61,7 +64,7 @@ impl Spot<'_> {
     }
 
     /// The extended attributes, storage drivers' own included.
-    pub(super) fn all_xattrs(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    pub(super) fn all_xattrs(&self) -> Result<Xattrs> {
         xattrs_at(&format!("/proc/self/fd/{}", self.dir.as_raw_fd()), self.name)
             .map_err(|errno| failed(errno, format!("read attributes of {}", (self.shown)())))
     }
@@ -163,26 +166,23 @@ pub(super) fn size(stat: &Stat) -> u64 {
 }
 
 /// The extended attributes of an open directory, storage drivers' own included.
-pub(super) fn dir_xattrs(
-    dir: &OwnedFd,
-    shown: impl Fn() -> String,
-) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+pub(super) fn dir_xattrs(dir: &OwnedFd, shown: impl Fn() -> String) -> Result<Xattrs> {
     xattrs_at(&format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()), b".")
         .map_err(|errno| failed(errno, format!("read attributes of {}", shown())))
 }
 
 /// Keeps the attributes that belong in a layer.
-pub(super) fn transferable(all: BTreeMap<Vec<u8>, Vec<u8>>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+pub(super) fn transferable(all: Xattrs) -> Xattrs {
     all.into_iter().filter(|(key, _)| !is_private_xattr(key) && !is_host_xattr(key)).collect()
 }
 
-fn xattrs_at(dir: &str, name: &[u8]) -> rustix::io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+fn xattrs_at(dir: &str, name: &[u8]) -> rustix::io::Result<Xattrs> {
     let path = [dir.as_bytes(), b"/", name].concat();
     let list = match grown(|buffer| rustix::fs::llistxattr(path.as_slice(), buffer)) {
         Err(Errno::OPNOTSUPP) => Vec::new(),
         result => result?,
     };
-    let mut found = BTreeMap::new();
+    let mut found = Xattrs::new();
     for key in list.split(|&byte| byte == 0).filter(|key| !key.is_empty()) {
         match grown(|buffer| rustix::fs::lgetxattr(path.as_slice(), key, buffer)) {
             Ok(value) => {

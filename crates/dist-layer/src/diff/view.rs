@@ -14,7 +14,7 @@ use dist_core::{Error, ErrorKind, Mount, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::node::{Node, Spot, dir_xattrs, failed, identity, kind, transferable};
+use super::node::{Node, Spot, Xattrs, dir_xattrs, failed, identity, kind, transferable};
 use crate::beneath::{each, open_dir_at};
 use crate::name::{escape, join};
 use crate::whiteout::is_overlay_mark;
@@ -27,6 +27,8 @@ pub(super) struct View {
     layers: Vec<Layer>,
     /// How overlayfs' marks are called here: `trusted.overlay.` or `user.overlay.`.
     marks: &'static str,
+    /// Whether marks are part of the tree.
+    raw: bool,
 }
 
 struct Layer {
@@ -84,7 +86,13 @@ impl View {
             _ => return refuse("a stack of mounts"),
         };
         let layers = paths.into_iter().map(Layer::open).collect::<Result<Vec<_>>>()?;
-        Ok(Self { layers, marks })
+        Ok(Self { layers, marks, raw: false })
+    }
+
+    /// A view of one directory as it is, overlayfs' marks included.
+    pub(super) fn raw(dir: &Path) -> Result<Self> {
+        let layers = vec![Layer::open(dir.to_owned())?];
+        Ok(Self { layers, marks: "trusted.overlay.", raw: true })
     }
 
     /// Whether it has no layers, so that not even its root has attributes.
@@ -170,7 +178,8 @@ impl View {
                     if names.contains_key(name) {
                         return Ok(());
                     }
-                    let hidden = matches!(kind, FileType::CharacterDevice | FileType::Unknown)
+                    let hidden = !self.raw
+                        && matches!(kind, FileType::CharacterDevice | FileType::Unknown)
                         && is_overlay_mark(&Spot { dir, name, shown: &|| shown(name) }.stat()?);
                     names.insert(name.to_vec(), (!hidden).then_some(Entry { level: at }));
                     Ok(())
@@ -217,7 +226,7 @@ impl View {
             if self.layers.len() > 1 && xattrs.contains_key(partial.as_bytes()) {
                 return Err(must_mount(&(spot.shown)()));
             }
-            Ok(Node { stat, xattrs: transferable(xattrs) })
+            Ok(Node { stat, xattrs: self.kept(xattrs) })
         })
     }
 
@@ -229,7 +238,19 @@ impl View {
         let (dir, shown) = (self.dir(root, 0)?, || self.show(0, &[], &[]));
         let stat = rustix::fs::fstat(dir)
             .map_err(|errno| failed(errno, format!("examine {}", shown())))?;
-        Ok(Some(Node { stat, xattrs: transferable(dir_xattrs(dir, shown)?) }))
+        Ok(Some(Node { stat, xattrs: self.kept(dir_xattrs(dir, shown)?) }))
+    }
+
+    /// The attributes that are part of the tree.
+    fn kept(&self, all: Xattrs) -> Xattrs {
+        let opaque = |key: &[u8]| key.ends_with(b".overlay.opaque");
+        let marks: Xattrs = match self.raw {
+            true => all.iter().filter(|(key, _)| opaque(key)).map(clone_pair).collect(),
+            false => Xattrs::new(),
+        };
+        let mut kept = transferable(all);
+        kept.extend(marks);
+        kept
     }
 
     fn dir<'p>(&self, place: &'p Place, level: usize) -> Result<&'p OwnedFd> {
@@ -313,6 +334,10 @@ fn unreadable(errno: Errno, path: &Path) -> Error {
 fn must_mount(what: &str) -> Error {
     let message = format!("read {what}: overlayfs has to be mounted to follow its marks");
     Error::new(ErrorKind::Unsupported, message)
+}
+
+fn clone_pair((key, value): (&Vec<u8>, &Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
+    (key.clone(), value.clone())
 }
 
 /// Whether a file can be in a layer at all.

@@ -1,0 +1,151 @@
+//! `dist fsck`: looks for what is lost or damaged in the store, and repairs it.
+
+use std::sync::Arc;
+
+use dist::{FsckOptions, Fscked, Outcome};
+use dist_core::{Error, ErrorKind, Progress, Result};
+use dist_store::{Finding, OpenMode, Subject};
+use serde::Serialize;
+
+use super::several::Failures;
+use super::transfer;
+use crate::config::Config;
+use crate::output::{self, Format};
+use crate::progress::Reporter;
+use crate::table::printable;
+use crate::units::binary_size;
+use crate::user_namespace;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Looks at the whole store, all namespaces: the database, that every blob and snapshot that has a row
+is on the disk with the right size, and what lies there and belongs to nothing. --deep reads all of
+it: blobs are compared with their digests, snapshots with what their layers unpack to. Other commands
+may use the store meanwhile.
+
+--repair fetches damaged blobs again, from the repositories that they came from, gives damaged
+snapshots new files, and removes leftovers; what has no place in a store goes to its directory
+quarantine. Unmount a damaged snapshot before.
+
+Prints a line for each thing: PROBLEM, what it is with, and what was done. Leftovers of a crash take
+space and are no damage. Exit code 0 where nothing is damaged (any more), 8 where something is; where
+it could not be repaired, the code of the first failure, as 5 for the network.
+
+With --format json: problem, damage, namespace (or null), subject, detail, repaired, error (or null).
+
+Examples:
+  dist fsck
+  dist fsck --deep --repair
+  dist fsck --format json | jq -r '.[] | select(.damage) | .subject'")]
+pub(crate) struct Args {
+    /// Read and compare all contents
+    #[arg(long)]
+    deep: bool,
+
+    /// Repair what is found
+    #[arg(long)]
+    repair: bool,
+
+    /// How the findings are printed
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    problem: String,
+    damage: bool,
+    namespace: Option<String>,
+    subject: String,
+    detail: String,
+    repaired: bool,
+    error: Option<String>,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    user_namespace::enter(config)?;
+    let engine = config.engine_in(OpenMode::Existing)?;
+    let options = FsckOptions { deep: args.deep, repair: args.repair };
+    let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
+    let found = transfer::run(config, &reporter, |progress: Arc<dyn Progress>| {
+        let engine = &engine;
+        async move { Ok((dist::fsck(engine, options, progress).await?, Vec::new())) }
+    })?;
+    print(args, &found)?;
+    conclude(found)
+}
+
+fn print(args: &Args, found: &Fscked) -> Result<()> {
+    let rows: Vec<Row> =
+        found.findings.iter().map(|(finding, outcome)| row(finding, outcome)).collect();
+    if args.format == Format::Json {
+        return output::json_array(&rows);
+    }
+    output::lines(rows.iter().map(|row| {
+        let done = match (row.repaired, &row.error) {
+            (true, _) => ": repaired",
+            (false, Some(_)) => ": not repaired",
+            (false, None) => "",
+        };
+        let detail =
+            if row.detail.is_empty() { String::new() } else { format!(" ({})", row.detail) };
+        printable(&format!("{} {}{detail}{done}", row.problem, row.subject))
+    }))?;
+    let damaged = rows.iter().filter(|row| row.damage && !row.repaired).count();
+    let state = match (damaged, rows.iter().any(|row| !row.damage && !row.repaired)) {
+        (0, false) => "nothing is wrong".to_owned(),
+        (0, true) => "nothing is damaged".to_owned(),
+        (count, _) => format!("{count} damaged"),
+    };
+    let (blobs, snapshots) = (found.blobs, found.snapshots);
+    output::line(&format!(
+        "{blobs} blobs of {}, {snapshots} snapshots: {state}",
+        binary_size(found.bytes)
+    ))
+}
+
+fn row(finding: &Finding, outcome: &Outcome) -> Row {
+    let (namespace, subject) = match &finding.subject {
+        Subject::Database => (None, "meta.db".to_owned()),
+        Subject::Blob(digest) => (None, digest.to_string()),
+        Subject::Path(path) => (None, path.display().to_string()),
+        Subject::Snapshot(row) => {
+            (Some(row.namespace.to_string()), format!("{}/{}", row.snapshotter, row.key))
+        }
+    };
+    Row {
+        problem: finding.problem.to_string(),
+        damage: finding.problem.is_damage(),
+        namespace,
+        subject,
+        detail: finding.detail.clone(),
+        repaired: matches!(outcome, Outcome::Repaired),
+        error: match outcome {
+            Outcome::Failed(error) => Some(error.to_string()),
+            Outcome::Found | Outcome::Repaired => None,
+        },
+    }
+}
+
+/// Fails where damage is left: with what kept it from being repaired, where that was tried.
+fn conclude(found: Fscked) -> Result<()> {
+    let mut failures = Failures::default();
+    let mut damaged = 0;
+    for (finding, outcome) in found.findings {
+        match outcome {
+            Outcome::Failed(error) => failures.add(error)?,
+            Outcome::Found if finding.problem.is_damage() => damaged += 1,
+            Outcome::Found | Outcome::Repaired => (),
+        }
+    }
+    failures.result()?;
+    if damaged > 0 {
+        let message = format!("check the store: {damaged} damaged, run `dist fsck --repair`");
+        return Err(Error::new(ErrorKind::Storage, message));
+    }
+    Ok(())
+}
