@@ -5,7 +5,7 @@ use dist_core::{Context, Error, ErrorKind, ImageName, Reference, Result};
 
 use super::several::each;
 use crate::config::Config;
-use crate::output;
+use crate::{output, report};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -24,14 +24,20 @@ pub(crate) struct Args {
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let images = config.host_to_change()?.map(|host| host.images());
-    each(&args.names, |text| {
+    let mut removed = 0;
+    let result = each(&args.names, |text| {
         let missing =
             || Error::new(ErrorKind::NotFound, format!("remove image {text}: there is none"));
         let images = images.as_deref().ok_or_else(missing)?;
         let name = registered(images, text)?.ok_or_else(missing)?;
         images.delete(&name)?;
+        removed += 1;
         output::line(name.as_str())
-    })
+    });
+    if removed > 0 && !config.has_address() {
+        report::hint("`dist gc` frees the space of what nothing needs any more");
+    }
+    result
 }
 
 /// The name under which an image is registered: as it was typed, or its full form.

@@ -20,6 +20,7 @@ mod daemon_stop;
 mod durability;
 mod faults;
 mod fsck;
+mod gc;
 mod graph;
 mod kills;
 mod leases;

@@ -46,7 +46,7 @@ const CALLS: [&str; 32] = [
     "getdents64",
 ];
 
-fn strace(dist: &Dist, flags: &[&str], args: &[&str]) -> Ran {
+pub(crate) fn strace(dist: &Dist, flags: &[&str], args: &[&str]) -> Ran {
     dist_testutil::require(&["strace"]);
     let mut command = dist.clean("timeout");
     command.args(["-s", "KILL", "60", "strace", "-f", "-qq"]).args(flags).arg("--");
@@ -72,11 +72,15 @@ fn impossible(stderr: &str) -> bool {
 
 /// How often the busiest thread makes each call in a good pull.
 fn counts(reference: &str) -> BTreeMap<&'static str, u32> {
-    let dist = dist();
+    counts_of(&dist(), &["pull", reference])
+}
+
+/// How often the busiest thread of a command that succeeds makes each call.
+pub(crate) fn counts_of(dist: &Dist, args: &[&str]) -> BTreeMap<&'static str, u32> {
     let log = dist.dir().join("strace.log");
     let trace = format!("trace={}", CALLS.join(","));
     let log_flag = log.to_str().expect("a path in UTF-8");
-    let ran = strace(&dist, &["-o", log_flag, "-e", &trace], &["pull", reference]);
+    let ran = strace(dist, &["-o", log_flag, "-e", &trace], args);
     ran.ok();
     let mut seen: BTreeMap<(String, &str), u32> = BTreeMap::new();
     for line in fs_err::read_to_string(&log).expect("read the trace").lines() {
@@ -95,7 +99,7 @@ fn counts(reference: &str) -> BTreeMap<&'static str, u32> {
     most
 }
 
-fn points(count: u32, sample: u32) -> Vec<u32> {
+pub(crate) fn points(count: u32, sample: u32) -> Vec<u32> {
     if torture() || count <= sample {
         return (1..=count).collect();
     }
