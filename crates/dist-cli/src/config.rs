@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use dist::{Engine, EngineConfig, Host, Local, PullOptions, Puller, Remotes};
 use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
+use dist_grpc::GcSchedule;
 use dist_grpc::client::{Client, RemotePuller};
 use dist_layer::Limits;
 use dist_registry::{CredentialSource, Credentials, RegistryOptions};
@@ -80,7 +81,13 @@ pub(crate) struct DaemonConfig {
     pub(crate) content_sharing: Sharing,
     /// Where metrics are served.
     pub(crate) metrics: Option<String>,
+    /// When garbage is collected.
+    pub(crate) gc: GcSchedule,
 }
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size(u64);
 
 /// Permissions.
 #[derive(Clone, Copy, Debug)]
@@ -464,8 +471,9 @@ fn client_address(args: &Args, environment: &Environment) -> Result<Option<Strin
 
 fn limits(to: &mut Resolver, global: &Global, file: file::Limits) -> Limits {
     let defaults = Limits::default();
-    let mut take = |key, flag, file: Option<file::Text<file::Size>>, default| {
-        to.take(key, Sources::new(flag, file.map(|size| size.0.0)), default)
+    let mut take = |key, flag: Option<u64>, file: Option<file::Text<file::Size>>, default| {
+        let sources = Sources::new(flag.map(Size), file.map(|size| Size(size.0.0)));
+        to.take(key, sources, Size(default)).0
     };
     Limits {
         layer_bytes: take(
@@ -549,6 +557,7 @@ fn daemon(
         allow_groups: to.take("daemon.allow_groups", Sources::file(file.allow_groups), Vec::new()),
         content_sharing: to.take("daemon.content_sharing", sharing, Sharing::default()),
         metrics: to.take_optional("daemon.metrics", metrics, None),
+        gc: gc(to, file.gc),
     };
     let asked = if global.debug { Some(LevelFilter::DEBUG) } else { global.log_level };
     let daemon_level = Sources::new(asked, file.log_level.map(|level| level.0));
@@ -561,4 +570,28 @@ fn daemon(
         None => Log::Command(asked.unwrap_or(LevelFilter::WARN)),
     };
     (config, log)
+}
+
+fn gc(to: &mut Resolver, file: file::Gc) -> GcSchedule {
+    let defaults = GcSchedule::default();
+    let pause = Sources::file(file.pause_threshold.map(|share| share.0));
+    let deletions = Sources::file(file.deletion_threshold);
+    let mutations = Sources::file(file.mutation_threshold);
+    let schedule = Sources::file(file.schedule_delay.map(|time| time.0.0));
+    let startup = Sources::file(file.startup_delay.map(|time| time.0.0));
+    GcSchedule {
+        pause_threshold: to.take("daemon.gc.pause_threshold", pause, defaults.pause_threshold),
+        deletion_threshold: to.take(
+            "daemon.gc.deletion_threshold",
+            deletions,
+            defaults.deletion_threshold,
+        ),
+        mutation_threshold: to.take(
+            "daemon.gc.mutation_threshold",
+            mutations,
+            defaults.mutation_threshold,
+        ),
+        schedule_delay: to.take("daemon.gc.schedule_delay", schedule, defaults.schedule_delay),
+        startup_delay: to.take("daemon.gc.startup_delay", startup, defaults.startup_delay),
+    }
 }

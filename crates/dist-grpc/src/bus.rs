@@ -132,3 +132,50 @@ impl Stream for Subscription {
         Poll::Ready(item)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::containerd::events::ContentDelete;
+    use futures_util::StreamExt as _;
+
+    fn event(digest: String) -> ContentDelete {
+        ContentDelete { digest }
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_read_is_told_so_and_others_are_not_kept_waiting() {
+        let bus = Bus::default();
+        let (mut slow, mut fast) =
+            (bus.subscribe(Filter::default()), bus.subscribe(Filter::default()));
+        let large = event("x".repeat(1 << 20));
+        let count = QUEUE_BYTES / (1 << 20);
+        for _ in 0..count {
+            bus.publish("default", "/content/delete", &large);
+            assert!(fast.next().await.unwrap().is_ok());
+        }
+        assert_eq!(bus.subscribers(), 1, "the slow one is not sent to any more");
+        let got: Vec<_> = std::iter::from_fn(|| slow.queue.try_recv().ok()).collect();
+        assert_eq!(got.len(), count);
+        let (last, before) = got.split_last().unwrap();
+        assert!(before.iter().all(Result::is_ok));
+        assert_eq!(last.as_ref().unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        assert!(slow.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn filters_look_into_the_event() {
+        let bus = Bus::default();
+        let filters = [r#"topic=="/content/delete",event.digest==a"#.to_owned()];
+        let mut events = bus.subscribe(Filter::parse(&filters).unwrap());
+        bus.publish("default", "/content/delete", &event("b".into()));
+        bus.publish("other", "/content/delete", &event("a".into()));
+        bus.publish("default", "/images/delete", &event("a".into()));
+        bus.close();
+        let first = events.next().await.unwrap().unwrap();
+        assert_eq!(first.namespace, "other");
+        assert_eq!(first.event.as_ref().unwrap().type_url, "containerd.events.ContentDelete");
+        assert!(events.next().await.is_none());
+        assert!(bus.subscribe(Filter::default()).next().await.is_none(), "it is closed");
+    }
+}

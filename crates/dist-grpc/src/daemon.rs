@@ -1,7 +1,6 @@
 //! What all services share.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use dist::Engine;
 use dist_core::{Error, ErrorKind, Namespace, Result};
@@ -47,7 +46,7 @@ impl Daemon {
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
         let collector = Collector::new(options.gc.clone());
         let (bus, settler, streams) = Default::default();
-        let metrics = Metrics::new(&options);
+        let metrics = Metrics::new(&options.version);
         Self(Arc::new(Inner { engine, options, bus, collector, settler, streams, metrics }))
     }
 
@@ -103,10 +102,7 @@ impl Daemon {
     /// # Errors
     /// `Storage`: some of it could not be removed.
     pub(crate) async fn collect(&self) -> Result<()> {
-        let since = Instant::now();
-        let result = self.0.collector.collect(self).await;
-        self.metrics().collected(since.elapsed(), &result);
-        result
+        self.0.collector.collect(self).await
     }
 }
 

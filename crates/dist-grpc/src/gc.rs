@@ -129,6 +129,7 @@ impl Collector {
         let mut collected = Collected::default();
         let result = dist::collect(daemon.engine().store(), GcOptions::default(), &mut collected);
         publish(daemon, &collected);
+        daemon.metrics().collected(began.elapsed(), &result);
         history.time += began.elapsed();
         history.runs += 1;
         let mut since = self.since();

@@ -14,8 +14,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::daemon::DaemonOptions;
-
 /// The counters of one daemon. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -48,9 +46,9 @@ struct Outcome {
 }
 
 impl Metrics {
-    pub(crate) fn new(options: &DaemonOptions) -> Self {
+    pub(crate) fn new(version: &str) -> Self {
         let mut registry = Registry::with_prefix("dist");
-        let version = options.version.clone();
+        let version = version.to_owned();
         registry.register("build", "The program", Info::new([("version", version)]));
         let mut metrics = Self {
             registry: Arc::default(),

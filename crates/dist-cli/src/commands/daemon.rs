@@ -47,7 +47,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         version: env!("DIST_VERSION").to_owned(),
         revision: env!("DIST_REVISION").to_owned(),
         content_sharing: config.daemon.content_sharing,
-        gc: dist_grpc::GcSchedule::default(),
+        gc: config.daemon.gc.clone(),
     };
     let daemon = Daemon::new(engine, options);
     tell(&[NotifyState::Ready]);

@@ -62,6 +62,17 @@ pub(super) struct Daemon {
     pub(super) metrics: Option<String>,
     pub(super) log_level: Option<Text<LevelFilter>>,
     pub(super) log_format: Option<Text<Format>>,
+    pub(super) gc: Gc,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Gc {
+    pub(super) pause_threshold: Option<Share>,
+    pub(super) deletion_threshold: Option<u64>,
+    pub(super) mutation_threshold: Option<u64>,
+    pub(super) schedule_delay: Option<Text<Time>>,
+    pub(super) startup_delay: Option<Text<Time>>,
 }
 
 impl File {
@@ -140,6 +151,20 @@ impl<'de, const MOST: u16> Deserialize<'de> for Number<MOST> {
     }
 }
 
+/// A share of the time: 0 to 0.5.
+#[derive(Debug)]
+pub(super) struct Share(pub(super) f64);
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let share = f64::deserialize(deserializer)?;
+        if (0.0..=0.5).contains(&share) {
+            return Ok(Self(share));
+        }
+        Err(D::Error::custom(format!("{share} is not in 0.0..=0.5")))
+    }
+}
+
 macro_rules! text {
     ($($(#[$doc:meta])* $name:ident($inner:ty) = $parse:expr;)*) => {$(
         $(#[$doc])*
@@ -209,6 +234,7 @@ mod tests {
             ("[daemon]\nmode = \"0999\"", 2, "are no permissions"),
             ("[daemon]\nlog_format = \"xml\"", 2, "xml"),
             ("snapshotter = \"btrfs\"", 1, "is no snapshotter"),
+            ("[daemon.gc]\npause_threshold = 0.9", 2, "0.9 is not in 0.0..=0.5"),
             ("root = \"/a\"\nroot = \"/b\"", 2, "duplicate key"),
             ("root = ", 1, ""),
         ] {

@@ -112,7 +112,9 @@ shown! {
     String => |text| text.as_str();
     bool => |flag| *flag;
     u16 => |number| *number;
-    u64 => |bytes| bytes.to_string();
+    u64 => |number| *number;
+    f64 => |number| *number;
+    super::Size => |size| size.0.to_string();
     PathBuf => |path| path.to_string_lossy();
     Vec<PathBuf> => |paths| paths.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>();
     Vec<String> => |texts| texts.clone();

@@ -1,5 +1,9 @@
 //! What surrounds every request: who may ask, a log line, and that a panic ends this request only.
 
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;
+
 use std::any::Any;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};

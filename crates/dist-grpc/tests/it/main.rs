@@ -6,6 +6,7 @@ mod backend;
 mod content;
 mod diff;
 mod gc;
+mod hostile;
 mod metadata;
 mod snapshots;
 mod streams;
