@@ -8,6 +8,12 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn error::Error>> {
     println!("cargo:rerun-if-changed=proto");
+    // The tests with a real 2.x client are there where one is named.
+    println!("cargo:rerun-if-env-changed=CTR2");
+    println!("cargo:rustc-check-cfg=cfg(ctr2)");
+    if env::var_os("CTR2").is_some() {
+        println!("cargo:rustc-cfg=ctr2");
+    }
     let mut files = Vec::new();
     for dir in ["proto/services", "proto/events", "proto/types"] {
         find(Path::new(dir), &mut files)?;

@@ -104,6 +104,21 @@ impl<R: Read> Inflater<R> {
                 format!("read layer: its media type says {declared}, its first bytes say {found}"),
             ));
         }
+        Self::of_kind(found, input, limits)
+    }
+
+    /// Reads an archive that has no media type: its first bytes say all.
+    pub(crate) fn of_archive(input: R, limits: Limits) -> Result<Self> {
+        let mut input = Input::new(input);
+        let start = input.peek(6)?;
+        if start.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, "read archive: it has no bytes"));
+        }
+        let found = detect(start)?;
+        Self::of_kind(found, input, limits)
+    }
+
+    fn of_kind(found: Compression, input: Input<R>, limits: Limits) -> Result<Self> {
         let codec = match found {
             Compression::None => Codec::Plain,
             Compression::Gzip => Codec::Gzip(Box::default()),

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod archive;
 mod beneath;
 mod compression;
 mod diff;
@@ -25,6 +26,7 @@ mod warnings;
 mod whiteout;
 
 pub use apply::LayerApplier;
+pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader};
 pub use compression::{Compressor, decompress, detect};
 pub use diff::{DiffOptions, LayerDiffer, first_difference};
 pub use inherit::inherit_dirs;

@@ -103,9 +103,13 @@ pub(crate) fn layers_below(
 ) -> Result<Vec<Descriptor>> {
     let mut layers: Vec<Descriptor> = Vec::new();
     let mut level = vec![target.clone()];
+    let mut seen = std::collections::HashSet::new();
     for _ in 0..dist_core::MAX_DEPTH {
         let mut next = Vec::new();
         for desc in level {
+            if !seen.insert(desc.digest) {
+                continue;
+            }
             let below = children(provider, &desc)?;
             if desc.media_type.is_index() {
                 next.extend(platforms.choose(below)?);

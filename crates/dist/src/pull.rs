@@ -248,7 +248,7 @@ fn pinned(engine: &Engine, name: &ImageName) -> Result<Option<Descriptor>> {
 }
 
 /// Unpacks the image below `target`, whose documents are there.
-async fn unpack(
+pub(crate) async fn unpack(
     engine: &Engine,
     (intake, stop, jobs): (Intake, Stop, usize),
     target: &Descriptor,

@@ -38,6 +38,9 @@ impl Belongings {
         for _ in 0..dist_core::MAX_DEPTH {
             let mut next = Vec::new();
             for desc in level {
+                if found.blobs.contains_key(&desc.digest) {
+                    continue;
+                }
                 let wanted = |below: &Vec<Descriptor>| {
                     let below = below.clone();
                     if desc.media_type.is_index() { platforms.choose(below) } else { Ok(below) }

@@ -9,6 +9,7 @@
 //! | import stream | store | import |
 //! | import stream | export stream | the same bytes, for tests of clients |
 
+mod archive;
 mod bytes;
 mod progress;
 mod pull;
@@ -58,6 +59,8 @@ impl Service {
             (End::Registry(from), End::Store(to)) => pull::pull(&job, &from, &to).await,
             (End::Store(from), End::Registry(to)) => push::push(&job, &from, &to).await,
             (End::Store(from), End::Store(to)) => tag(&job, &from, &to).await,
+            (End::Import(from), End::Store(to)) => archive::import(&job, &from, &to).await,
+            (End::Store(from), End::Export(to)) => archive::export(&job, &from, &to).await,
             (End::Import(from), End::Export(to)) => echo(&job, &from, &to).await,
             (from, to) => {
                 let message = format!("transfer from {} to {}", from.name(), to.name());

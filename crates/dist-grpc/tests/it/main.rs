@@ -2,8 +2,11 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod archives;
 mod backend;
 mod content;
+#[cfg(ctr2)]
+mod ctr2;
 mod diff;
 mod gc;
 mod hostile;

@@ -20,7 +20,7 @@ use tonic::{Code, Response, Status};
 use crate::streams::{Opened, pack};
 use crate::support::{Served, refused, request};
 
-async fn transfer(
+pub(crate) async fn transfer(
     served: &Served,
     source: Any,
     destination: Any,
@@ -63,7 +63,7 @@ fn named(name: &str) -> ImageStore {
 }
 
 /// All that is told, in its order, until the stream ends.
-async fn told(served: &Served, id: &str) -> JoinHandle<Vec<Progress>> {
+pub(crate) async fn told(served: &Served, id: &str) -> JoinHandle<Vec<Progress>> {
     let mut opened = Opened::new(served, id).await;
     tokio::spawn(async move {
         let mut all = Vec::new();
@@ -97,7 +97,7 @@ fn secret(kind: AuthType, username: &str, secret: &str) -> AuthResponse {
     }
 }
 
-fn events(told: &[Progress], name: &str) -> Vec<String> {
+pub(crate) fn events(told: &[Progress], name: &str) -> Vec<String> {
     told.iter().filter(|told| told.name == name).map(|told| told.event.clone()).collect()
 }
 

@@ -46,6 +46,20 @@ fn wanted(job: &Job, to: &ImageStore) -> Result<Wanted> {
         let message = "name a pulled image by its digest: this is not built";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
+    Ok(Wanted {
+        platforms: store::platforms(&to.platforms),
+        metadata: to.all_metadata,
+        unpacks: unpackings(job, to)?,
+        names: store::names(to)?,
+        labels: store::labels(to),
+    })
+}
+
+/// What is to be unpacked.
+///
+/// # Errors
+/// `InvalidArgument` where there is no such snapshotter.
+pub(super) fn unpackings(job: &Job, to: &ImageStore) -> Result<Vec<Unpacking>> {
     let default = job.engine.snapshotter_name();
     let unpack = |unpack: store::Unpack| {
         let snapshotter = match unpack.snapshotter.as_str() {
@@ -56,11 +70,5 @@ fn wanted(job: &Job, to: &ImageStore) -> Result<Wanted> {
         };
         Ok(Unpacking { platform: unpack.platform, snapshotter })
     };
-    Ok(Wanted {
-        platforms: store::platforms(&to.platforms),
-        metadata: to.all_metadata,
-        unpacks: store::unpacks(to).into_iter().map(unpack).collect::<Result<_>>()?,
-        names: store::names(to)?,
-        labels: store::labels(to),
-    })
+    store::unpacks(to).into_iter().map(unpack).collect()
 }

@@ -30,6 +30,17 @@ pub(super) fn names(store: &ImageStore) -> Result<Vec<ImageName>> {
     name_with(store, ToOwned::to_owned)
 }
 
+/// As [`names`]; there may be none.
+///
+/// # Errors
+/// As [`digested_names`].
+pub(super) fn optional_names(store: &ImageStore) -> Result<Vec<ImageName>> {
+    match names(store) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        names => names,
+    }
+}
+
 fn name_with(store: &ImageStore, digested: impl Fn(&str) -> String) -> Result<Vec<ImageName>> {
     let mut names = Vec::new();
     if !store.name.is_empty() {

@@ -1,0 +1,284 @@
+//! Images as archives, over streams, and exchanged with other tools.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use dist::{DigestNames, ExportOptions, ImportOptions, Naming, Platforms};
+use dist_core::{Cancel, ErrorKind};
+use dist_grpc::api::containerd::types::Platform;
+use dist_grpc::api::containerd::types::transfer::{
+    ImageExportStream, ImageImportStream, ImageReference, ImageStore, UnpackConfiguration,
+};
+use dist_testutil::{Containerd, Form, Image, Registry, index_of, run};
+use tonic::Code;
+
+use crate::streams::pack;
+use crate::support::{Served, refused};
+use crate::transfers::{drain, events, feed, told, transfer};
+
+const NAME: &str = "example.com/team/app:1";
+
+/// A daemon that has `image` under [`NAME`], whole.
+async fn holding(image: &Image) -> Served {
+    let registry = Registry::start();
+    image.push(&registry, "team/app", "1");
+    let served = Served::new("overlayfs");
+    let names = vec![NAME.parse().unwrap()];
+    let wanted = dist::Wanted { platforms: Platforms::All, names, ..dist::Wanted::default() };
+    let reference = registry.reference("team/app:1");
+    dist::pull_as(&served.engine, &reference, &wanted, 2, Arc::new(())).await.unwrap();
+    served
+}
+
+fn exported(served: &Served, options: &ExportOptions) -> Vec<u8> {
+    let images = served.engine.images().list().unwrap();
+    let images: Vec<_> = images.into_iter().map(|image| (image.name, image.target)).collect();
+    let mut bytes = Vec::new();
+    dist::export(&served.engine, &images, options, &mut bytes, &Cancel::default()).unwrap();
+    bytes
+}
+
+fn any_name() -> ImportOptions {
+    let naming = Naming { prefix: "import".into(), foreign: true, digests: DigestNames::Never };
+    ImportOptions { namings: vec![naming], ..ImportOptions::default() }
+}
+
+async fn import(served: &Served, bytes: &[u8]) -> dist_core::Result<Vec<dist_core::Image>> {
+    let input = Box::new(std::io::Cursor::new(bytes.to_vec()));
+    dist::import(&served.engine, input, &any_name(), Arc::new(())).await
+}
+
+#[tokio::test]
+async fn an_archive_comes_back_byte_by_byte() {
+    let image = Image::varied_in(Form::Gzip);
+    let other = Image::random(5, &[100_000]);
+    let both = index_of(&[("amd64", None, image.clone()), ("arm64", None, other.clone())]);
+    let served = holding(&both).await;
+    let export = |id: &str| {
+        let stream =
+            ImageExportStream { stream: id.into(), all_platforms: true, ..Default::default() };
+        (pack(&ImageStore { name: NAME.into(), ..Default::default() }), pack(&stream))
+    };
+    let drained = drain(&served, "out").await;
+    let (from, to) = export("out");
+    transfer(&served, from, to, "").await.unwrap();
+    let bytes = drained.await.unwrap().unwrap();
+
+    let second = Served::new("overlayfs");
+    let told = told(&second, "progress").await;
+    let fed = feed(&second, "in", bytes.clone()).await;
+    let amd64 = Platform { os: "linux".into(), architecture: "amd64".into(), ..Default::default() };
+    let prefix = ImageReference {
+        name: "import".into(),
+        is_prefix: true,
+        allow_overwrite: true,
+        ..Default::default()
+    };
+    let store = ImageStore {
+        extra_references: vec![prefix],
+        unpacks: vec![UnpackConfiguration { platform: Some(amd64), snapshotter: String::new() }],
+        ..ImageStore::default()
+    };
+    let from = ImageImportStream { stream: "in".into(), ..Default::default() };
+    transfer(&second, pack(&from), pack(&store), "progress").await.unwrap();
+    fed.await.unwrap();
+    let told = told.await.unwrap();
+    assert_eq!(events(&told, NAME), ["saved"]);
+    let whole: Vec<_> = told.iter().filter(|told| told.name.is_empty()).collect();
+    assert_eq!(whole.first().unwrap().event, "Importing");
+    assert_eq!(whole.last().unwrap().event, "Completed import");
+    let images = second.engine.images().list().unwrap();
+    assert_eq!((images[0].name.as_str(), images[0].target.digest), (NAME, both.manifest.digest));
+    assert!(images[0].target.annotations.is_empty());
+    second.engine.snapshotter().unwrap().stat(&image.chain_id().into()).unwrap();
+    // Nothing but the image keeps its content, and it does.
+    dist::collect(second.engine.store(), Default::default(), &mut Default::default()).unwrap();
+
+    let drained = drain(&second, "out").await;
+    let (again, to) = export("out");
+    transfer(&second, again, to, "").await.unwrap();
+    assert!(drained.await.unwrap().unwrap() == bytes);
+
+    let drained = drain(&second, "none").await;
+    let mut missing = ImageStore { name: "no-such".into(), ..Default::default() };
+    let to = ImageExportStream { stream: "none".into(), ..Default::default() };
+    refused(transfer(&second, pack(&missing), pack(&to), "").await, Code::NotFound);
+    drop(drained);
+    missing.unpacks = store.unpacks.clone();
+    missing.unpacks[0].snapshotter = "stargz".into();
+    refused(transfer(&second, pack(&from), pack(&missing), "").await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn one_platform_of_an_index_is_a_whole_archive() {
+    let (image, other) = (Image::random(1, &[5000]), Image::random(2, &[6000]));
+    let both = index_of(&[("amd64", None, image.clone()), ("arm64", None, other.clone())]);
+    let served = holding(&both).await;
+    let platforms = Platforms::One("linux/arm64".parse().unwrap());
+    let bytes = exported(&served, &ExportOptions { platforms, ..ExportOptions::default() });
+    let second = Served::new("overlayfs");
+    let images = import(&second, &bytes).await.unwrap();
+    assert_eq!(images[0].target.digest, both.manifest.digest);
+    let content = second.engine.content();
+    assert!(content.info(&other.blobs[1].digest).is_ok());
+    assert!(content.info(&image.blobs[1].digest).is_err());
+}
+
+#[tokio::test]
+async fn other_tools_read_our_archives_and_we_read_theirs() {
+    let image = Image::varied_in(Form::Gzip);
+    let served = holding(&image).await;
+    let dir = dist_testutil::scratch();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("ours.tar"), exported(&served, &ExportOptions::default())).unwrap();
+    let place = |kind: &str, name: &str| format!("{kind}:{}", path(name).display());
+    let skopeo = |from: &str, to: &str| {
+        // Docker's form has no digests to preserve.
+        let keep = if from.starts_with("oci") { "--preserve-digests" } else { "--quiet" };
+        run("skopeo", &["copy", "--quiet", keep, "--insecure-policy", from, to].map(OsStr::new))
+    };
+
+    // OCI's form: the same manifest goes through skopeo and umoci.
+    skopeo(&place("oci-archive", "ours.tar"), &place("oci", "layout:1"));
+    let unpacked = path("bundle");
+    run(
+        "umoci",
+        &[
+            "unpack",
+            "--image",
+            &format!("{}:1", path("layout").display()),
+            unpacked.to_str().unwrap(),
+        ]
+        .map(OsStr::new),
+    );
+    assert!(unpacked.join("rootfs/etc/new").exists());
+    skopeo(&place("oci", "layout:1"), &place("oci-archive", "theirs.tar:example.com/x:2"));
+    let second = Served::new("overlayfs");
+    let images = import(&second, &std::fs::read(path("theirs.tar")).unwrap()).await.unwrap();
+    assert_eq!(images[0].name.as_str(), "example.com/x:2");
+    assert_eq!(images[0].target.digest, image.manifest.digest);
+
+    // Docker's form, with layers inflated, and read back with other digests but the same trees.
+    skopeo(
+        &place("docker-archive", "ours.tar"),
+        &place("docker-archive", "docker.tar:example.com/y:3"),
+    );
+    let images = import(&second, &std::fs::read(path("docker.tar")).unwrap()).await.unwrap();
+    assert_eq!(images[0].name.as_str(), "example.com/y:3");
+    let options = dist::PullOptions::default();
+    let digest = images[0].target.digest;
+    let (chain_id, _) =
+        dist::unpack_manifest(&second.engine, &digest, &options, Arc::new(())).await.unwrap();
+    assert_eq!(chain_id.unwrap(), image.chain_id());
+
+    // containerd, both ways.
+    let containerd = Containerd::start();
+    let ctr = |arguments: &[&str]| containerd.ctr(arguments);
+    ctr(&["images", "import", "--no-unpack", path("ours.tar").to_str().unwrap()]);
+    assert!(ctr(&["images", "ls"]).contains(&format!("{NAME} ")));
+    assert!(ctr(&["images", "ls"]).contains(&image.digest()));
+    ctr(&["images", "export", path("ctr.tar").to_str().unwrap(), NAME]);
+    let third = Served::new("overlayfs");
+    let images = import(&third, &std::fs::read(path("ctr.tar")).unwrap()).await.unwrap();
+    assert_eq!((images[0].name.as_str(), images[0].target.digest), (NAME, image.manifest.digest));
+}
+
+/// A tar of these files.
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let dir = dist_testutil::scratch();
+    let archive = dir.path().join("archive.tar");
+    for (name, bytes) in files {
+        let path = dir.path().join("tree").join(Path::new(name));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(path).unwrap().write_all(bytes).unwrap();
+    }
+    let tree = dir.path().join("tree");
+    let names = files.iter().map(|(name, _)| *name);
+    let fixed = [
+        "--absolute-names",
+        "--create",
+        "--file",
+        archive.to_str().unwrap(),
+        "--directory",
+        tree.to_str().unwrap(),
+    ];
+    run("tar", &fixed.into_iter().chain(names).map(OsStr::new).collect::<Vec<_>>());
+    std::fs::read(archive).unwrap()
+}
+
+#[tokio::test]
+async fn bad_archives_leave_no_image() {
+    let image = Image::random(3, &[5000]);
+    let served = holding(&image).await;
+    let whole = exported(&served, &ExportOptions::default());
+    let layout: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    let digest = image.digest();
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{digest}","size":{}}}]}}"#,
+        image.manifest.media_type,
+        image.manifest.bytes.len()
+    );
+    let hex = format!("blobs/sha256/{}", &digest[7..]);
+    let manifest = (hex.as_str(), image.manifest.bytes.as_slice());
+    let index = ("index.json", index.as_bytes());
+    let large = vec![b' '; 5 << 20];
+    for (bytes, kind, part) in [
+        (Vec::new(), ErrorKind::Corrupt, "no bytes"),
+        (b"hello".to_vec(), ErrorKind::Corrupt, ""),
+        (whole[..whole.len() / 2].to_vec(), ErrorKind::Corrupt, "cut off"),
+        (tar(&[("file", b"x")]), ErrorKind::Corrupt, "neither"),
+        (tar(&[index, manifest]), ErrorKind::Corrupt, "oci-layout"),
+        (
+            tar(&[("oci-layout", br#"{"imageLayoutVersion":"2.0.0"}"#), index, manifest]),
+            ErrorKind::Corrupt,
+            "oci-layout",
+        ),
+        (tar(&[("oci-layout", layout), index]), ErrorKind::Corrupt, "find manifest"),
+        (tar(&[("oci-layout", layout), index, manifest]), ErrorKind::Corrupt, "find config"),
+        (tar(&[("oci-layout", layout), index, (&hex, b"other")]), ErrorKind::Corrupt, "verify"),
+        (tar(&[("blobs/sha256/../../x", b"x")]), ErrorKind::UnsafeLayer, ".."),
+        (tar(&[("blobs/sha256/abc", b"x")]), ErrorKind::Corrupt, "no digest"),
+        (tar(&[("index.json", &large)]), ErrorKind::ResourceExhausted, "5242880"),
+        (tar(&[("manifest.json", b"[{}]")]), ErrorKind::Corrupt, "manifest.json"),
+        (
+            tar(&[("manifest.json", br#"[{"Config":"c.json","Layers":["../../etc/passwd"]}]"#)]),
+            ErrorKind::Corrupt,
+            "c.json",
+        ),
+    ] {
+        let empty = Served::new("overlayfs");
+        let error = import(&empty, &bytes).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{part}: {error:?}");
+        assert!(format!("{error:?}").contains(part), "{part}: {error:?}");
+        assert!(empty.engine.images().list().unwrap().is_empty());
+    }
+    let empty = Served::new("overlayfs");
+    assert_eq!(import(&empty, &whole).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_archive_may_be_compressed_and_in_any_order() {
+    let image = Image::random(4, &[5000, 10]);
+    let served = holding(&image).await;
+    let dir = dist_testutil::scratch();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("a.tar"), exported(&served, &ExportOptions::default())).unwrap();
+    std::fs::create_dir(path("tree")).unwrap();
+    run("tar", &["-xf", &path("a.tar"), "-C", &path("tree")].map(OsStr::new));
+    let names = ["oci-layout", "manifest.json", "index.json", "blobs"];
+    let pack = |file: &str, flag: &str| {
+        let fixed = [flag, "-cf", &path(file), "-C", &path("tree")].map(ToOwned::to_owned);
+        let all: Vec<_> =
+            fixed.iter().map(OsStr::new).chain(names.iter().map(OsStr::new)).collect();
+        run("tar", &all);
+    };
+    pack("gzip", "--gzip");
+    pack("zstd", "--zstd");
+    for name in ["gzip", "zstd"] {
+        let empty = Served::new("overlayfs");
+        let images = import(&empty, &std::fs::read(path(name)).unwrap()).await.unwrap();
+        assert_eq!(images[0].target.digest, image.manifest.digest, "{name}");
+    }
+}

@@ -1,0 +1,190 @@
+//! The entries of an archive: small documents in memory, everything else in the store.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use dist_core::{
+    Cancel, ContentMismatch, Context as _, Descriptor, Digest, Error, ErrorKind, Expected, Ingest,
+    IngestKey, Ingester as _, Limit, MAX_DOCUMENT_BYTES, MediaType, Result, ResultExt as _,
+};
+use dist_layer::{ArchiveEntryKind, ArchiveReader, Limits};
+use dist_store::ContentStore;
+
+use crate::Engine;
+
+/// The most entries that an archive may have.
+const MOST_ENTRIES: u64 = 100_000;
+
+/// How many links may lead to one another.
+const MOST_LINKS: usize = 8;
+
+/// How much is copied at a time.
+const CHUNK: usize = 256 << 10;
+
+/// The documents that say what the rest is.
+const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", "manifest.json"];
+
+/// What was read of an archive.
+pub(super) struct Contents {
+    pub(super) content: ContentStore,
+    cancel: Cancel,
+    limits: Limits,
+    /// A name that no other import uses.
+    own: String,
+    documents: BTreeMap<&'static str, Vec<u8>>,
+    files: BTreeMap<Vec<u8>, (Digest, u64)>,
+    links: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Contents {
+    pub(super) fn new(engine: &Engine, cancel: Cancel) -> Self {
+        let lease = engine.scope().lease.as_ref().map_or("", |lease| lease.as_str());
+        let entries = MOST_ENTRIES;
+        Self {
+            content: engine.content(),
+            cancel,
+            limits: Limits { entries, layer_bytes: u64::MAX, ..*engine.limits() },
+            own: lease.to_owned(),
+            documents: BTreeMap::new(),
+            files: BTreeMap::new(),
+            links: BTreeMap::new(),
+        }
+    }
+
+    /// Reads all of an archive.
+    pub(super) fn read(&mut self, input: Box<dyn Read + Send>) -> Result<()> {
+        let mut archive = ArchiveReader::new(input, self.limits)?;
+        while let Some(entry) = archive.next_entry()? {
+            let during = || format!("import {}", show(&entry.path));
+            match entry.kind {
+                ArchiveEntryKind::File(size) => {
+                    self.file(&entry.path, size, &mut archive).during(during)?;
+                }
+                ArchiveEntryKind::Link(target) => drop(self.links.insert(entry.path, target)),
+                ArchiveEntryKind::Other => {}
+            }
+        }
+        archive.finish()
+    }
+
+    pub(super) fn take_document(&mut self, name: &str) -> Option<Vec<u8>> {
+        self.documents.remove(name)
+    }
+
+    /// What the file at `path` is, through links.
+    pub(super) fn find(&self, path: &str) -> Result<(Digest, u64)> {
+        let mut at = path.trim_start_matches("./").as_bytes();
+        for _ in 0..=MOST_LINKS {
+            if let Some(file) = self.files.get(at) {
+                return Ok(*file);
+            }
+            match self.links.get(at) {
+                Some(target) => at = target,
+                None => break,
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("find {} in the archive", show(path.as_bytes())),
+        ))
+    }
+
+    /// Puts a document of our own making into the store.
+    pub(super) fn store(&mut self, media_type: &MediaType, bytes: &[u8]) -> Result<Descriptor> {
+        let digest = Digest::sha256(bytes);
+        let size = bytes.len() as u64;
+        let key = IngestKey::for_content("import", &digest);
+        self.ingest(&key, Some(digest), size, &mut &*bytes)?;
+        Ok(Descriptor::new(media_type.clone(), digest, size))
+    }
+
+    fn file(&mut self, path: &[u8], size: u64, body: &mut impl Read) -> Result<()> {
+        if let Some(name) = DOCUMENTS.iter().find(|name| name.as_bytes() == path) {
+            if size > MAX_DOCUMENT_BYTES {
+                let limit = Limit { name: "manifest-size", limit: MAX_DOCUMENT_BYTES };
+                let message = format!("read a document of {size} bytes");
+                return Err(Error::new(ErrorKind::ResourceExhausted, message).with_source(limit));
+            }
+            let mut bytes = Vec::new();
+            body.read_to_end(&mut bytes).context(ErrorKind::Storage, || "read it".to_owned())?;
+            if self.documents.insert(name, bytes).is_some() {
+                return Err(Error::new(ErrorKind::Corrupt, "read a document: there are two of it"));
+            }
+            return Ok(());
+        }
+        let (key, digest) = match blob_digest(path)? {
+            Some(digest) => (IngestKey::for_content("import", &digest), Some(digest)),
+            None => {
+                let key = format!("import {} {}", self.own, self.files.len());
+                let key = key.parse().context(ErrorKind::Internal, || "name an ingest".into())?;
+                (key, None)
+            }
+        };
+        let digest = self.ingest(&key, digest, size, body)?;
+        if self.files.insert(path.to_vec(), (digest, size)).is_some_and(|old| old.0 != digest) {
+            return Err(Error::new(ErrorKind::Corrupt, "read a file: there are two of its name"));
+        }
+        Ok(())
+    }
+
+    fn ingest(
+        &self,
+        key: &IngestKey,
+        digest: Option<Digest>,
+        size: u64,
+        body: &mut impl Read,
+    ) -> Result<Digest> {
+        let expected = Expected { digest, size: Some(size) };
+        let mut writer = match self.content.ingest(key, expected, &self.cancel)? {
+            Ingest::Exists(info) => return Ok(info.digest),
+            Ingest::Writer(writer) => writer,
+        };
+        if writer.offset() > 0 {
+            writer.reset()?;
+        }
+        if let Err(error) = self.copy(body, &mut *writer) {
+            // Nobody can go on from here: an archive is read from its beginning.
+            return Err(writer.abort().err().unwrap_or(error));
+        }
+        match writer.commit_or_abort(expected) {
+            Ok(committed) => Ok(committed.info().digest),
+            Err(error) if error.find::<ContentMismatch>().is_some() => {
+                Err(Error::new(ErrorKind::Corrupt, "verify it").with_source(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn copy(&self, body: &mut impl Read, writer: &mut dyn dist_core::Writer) -> Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            self.cancel.check()?;
+            let count = body
+                .read(&mut buffer)
+                .context(ErrorKind::Storage, || "read from the archive".to_owned())?;
+            if count == 0 {
+                return Ok(());
+            }
+            writer
+                .write_all(&buffer[..count])
+                .context(ErrorKind::Storage, || "write to the store".to_owned())?;
+        }
+    }
+}
+
+/// The digest in `blobs/<algorithm>/<hex>`; `None` for another path.
+fn blob_digest(path: &[u8]) -> Result<Option<Digest>> {
+    let Some(name) = path.strip_prefix(b"blobs/") else { return Ok(None) };
+    let digest = std::str::from_utf8(name).ok().and_then(|name| {
+        let (algorithm, hex) = name.split_once('/')?;
+        format!("{algorithm}:{hex}").parse().ok()
+    });
+    match digest {
+        Some(digest) => Ok(Some(digest)),
+        None => Err(Error::new(ErrorKind::Corrupt, "read a blob: its name is no digest")),
+    }
+}
+
+fn show(path: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(&path[..path.len().min(256)]))
+}
