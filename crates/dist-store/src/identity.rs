@@ -29,7 +29,8 @@ impl Store {
                     .ok_or_else(|| Error::new(ErrorKind::Storage, at("read damaged", &path)));
             }
             self.check_writable()?;
-            let ours = self.root().join("trash").join(fsio::unique("uuid"));
+            // Not in the trash: a collection could take it from there before it has its name.
+            let ours = self.root().join(fsio::unique("uuid"));
             let write = || {
                 let mut file = File::create(&ours)?;
                 writeln!(file, "{new}")?;
