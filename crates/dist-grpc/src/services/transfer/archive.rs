@@ -71,6 +71,7 @@ async fn export_told(
     to: &ImageExportStream,
     reporter: &Reporter,
 ) -> Result<()> {
+    store::check(from)?;
     if from.extra_references.iter().any(|reference| reference.is_prefix) {
         let message = "export all images whose names begin alike: this is not built";
         return Err(Error::new(ErrorKind::Unsupported, message));

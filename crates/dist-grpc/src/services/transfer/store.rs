@@ -95,5 +95,9 @@ pub(super) fn check(store: &ImageStore) -> Result<()> {
         let message = "limit the number of manifests: this is not built";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
+    if !store.export_images.is_empty() {
+        let message = "choose among the images of a store: this is not built";
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
     Ok(())
 }
