@@ -387,6 +387,14 @@ impl Config {
         self.environment.entered.as_ref().map(|flags| flags.to_string_lossy().into_owned())
     }
 
+    /// The latest time that what is made may bear, in seconds since the epoch.
+    pub(crate) fn source_date_epoch(&self) -> Result<Option<i64>> {
+        let Some(value) = &self.environment.source_date_epoch else { return Ok(None) };
+        let text = value.to_string_lossy();
+        let what = || format!("read SOURCE_DATE_EPOCH {text:?}");
+        text.parse().context(ErrorKind::InvalidArgument, what).map(Some)
+    }
+
     /// The snapshotter that was asked for.
     pub(crate) fn snapshotter_flag(&self) -> Option<&str> {
         self.snapshotter.as_deref()

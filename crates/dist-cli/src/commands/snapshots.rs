@@ -1,5 +1,7 @@
 //! `dist snapshots`: lists, mounts and removes snapshots.
 
+mod diff;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -36,6 +38,9 @@ enum Command {
 
     /// Print the commands that mount an active snapshot or a view
     Mounts(Mounts),
+
+    /// Write what a snapshot changes as a layer
+    Diff(diff::Args),
 
     /// Remove snapshots that no other stands on
     #[command(aliases = ["remove", "delete", "del"])]
@@ -104,6 +109,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     match &args.command {
         Command::Ls(args) => ls(config, args),
         Command::Mounts(args) => mounts(config, args),
+        Command::Diff(args) => diff(config, args),
         Command::Rm(args) => rm(config, args),
     }
 }
@@ -118,6 +124,12 @@ fn mounts(config: &Config, args: &Mounts) -> Result<()> {
     let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
     output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())?;
     user_namespace::tell_how(config)
+}
+
+fn diff(config: &Config, args: &diff::Args) -> Result<()> {
+    user_namespace::enter_again(config)?;
+    let host = config.host_to_change()?;
+    diff::run(config, args, |key| find(config, host.as_deref(), key))
 }
 
 fn rm(config: &Config, args: &Rm) -> Result<()> {

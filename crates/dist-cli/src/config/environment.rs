@@ -22,6 +22,7 @@ pub(crate) struct Environment {
     pub(crate) home: Option<OsString>,
     pub(crate) no_color: Option<OsString>,
     pub(crate) term: Option<OsString>,
+    pub(crate) source_date_epoch: Option<OsString>,
 }
 
 impl Environment {
@@ -43,6 +44,7 @@ impl Environment {
             home: var("HOME"),
             no_color: var("NO_COLOR"),
             term: var("TERM"),
+            source_date_epoch: var("SOURCE_DATE_EPOCH"),
         }
     }
 

@@ -23,6 +23,7 @@ mod fsck;
 mod gc;
 mod graph;
 mod kills;
+mod layers;
 mod leases;
 mod output;
 mod pipelines;
