@@ -1,5 +1,7 @@
 //! `dist fsck`: what is damaged is found, and comes again from the real registry.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! `dist snapshots diff`: layers of snapshots, and trees of these layers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use dist_testutil::{Bound, Dist, Image, Registry, Tree, timed};
