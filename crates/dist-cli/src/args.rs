@@ -45,7 +45,7 @@ pub(crate) struct Global {
     /// Config file [env: DIST_CONFIG] [default: /etc/dist/dist.toml as root, else
     /// $XDG_CONFIG_HOME/dist/dist.toml]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) config_file: Option<PathBuf>,
 
     /// Directory that holds everything [env: DIST_ROOT] [default: /var/lib/dist as root, else
     /// $XDG_DATA_HOME/dist]

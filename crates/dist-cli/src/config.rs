@@ -434,7 +434,7 @@ fn read_file(
     environment: &Environment,
     is_root: bool,
 ) -> Result<(Option<PathBuf>, File)> {
-    let asked = global.config.clone().or(environment.dist_config.clone().map(PathBuf::from));
+    let asked = global.config_file.clone().or(environment.dist_config.clone().map(PathBuf::from));
     if let Some(path) = asked {
         let file = File::read(&path)?;
         return Ok((Some(path), file));

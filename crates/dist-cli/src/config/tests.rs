@@ -83,7 +83,7 @@ fn each_source_is_beaten_by_the_one_before_it() {
     fs_err::write(&path, text).unwrap();
     let file = path.to_str().unwrap();
     let new = |line: &[&str], environment| {
-        let line = ["dist", "--config", file].into_iter().chain(line.iter().copied());
+        let line = ["dist", "--config-file", file].into_iter().chain(line.iter().copied());
         let args = Args::try_parse_from(line).unwrap();
         Config::new(&args, environment, Terminal::new(true, false), true).unwrap().0
     };
@@ -118,7 +118,7 @@ fn each_source_is_beaten_by_the_one_before_it() {
 
 #[test]
 fn a_file_that_was_asked_for_must_be_there() {
-    let args = Args::try_parse_from(["dist", "--config", "/no/such", "version"]).unwrap();
+    let args = Args::try_parse_from(["dist", "--config-file", "/no/such", "version"]).unwrap();
     let new = |environment| Config::new(&args, environment, Terminal::new(true, false), true);
     let error = new(Environment::default()).unwrap_err();
     assert!(error.to_string().contains("/no/such"), "{error}");

@@ -223,7 +223,7 @@ fn the_config_file_says_how_it_listens() {
         "[daemon]\nmode = \"0600\"\nbackend_address = \"\"\nlog_format = \"json\"\n\
          log_level = \"debug\"\ngroup = \"0\"\n",
     );
-    let dist = dist.with(&["--config", &file]);
+    let dist = dist.with(&["--config-file", &file]);
     let daemon = dist.daemon();
     let there = fs_err::symlink_metadata(daemon.address()).expect("stat the socket");
     assert_eq!(there.permissions().mode() & 0o7777, 0o600);
@@ -253,7 +253,7 @@ fn config_show_tells_where_settings_come_from() {
     let dist = dist();
     let file = config(&dist, "namespace = \"of-the-file\"\njobs = 2\n");
     let rows = dist
-        .with(&["--config", &file, "--jobs", "3"])
+        .with(&["--config-file", &file, "--jobs", "3"])
         .ok(&["config", "show", "--format", "json"])
         .json();
     let row = |key: &str| {

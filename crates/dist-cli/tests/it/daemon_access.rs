@@ -16,7 +16,7 @@ fn open_to_all(settings: &str) -> Dist {
     let mode = everybody.mode() | 0o711;
     fs_err::set_permissions(dist.dir(), std::fs::Permissions::from_mode(mode)).expect("chmod");
     let file = config(&dist, &format!("[daemon]\nmode = \"0666\"\n{settings}"));
-    dist.with(&["--config", &file])
+    dist.with(&["--config-file", &file])
 }
 
 /// Runs `ctr version` as a user and groups.

@@ -30,6 +30,9 @@ async fn pull_told(
     reporter.expect(format!("Pulling from {name}"), reference);
     let jobs = dist::default_jobs();
     let pulled = dist::pull_as(&engine, reference, &wanted, jobs, reporter.progress()).await?;
+    if pulled.chain_id.is_some() {
+        job.daemon.settler().committed();
+    }
     let images: Vec<Image> = std::iter::once(pulled.image).chain(pulled.others).collect();
     job.publish(&images);
     for image in &images {
