@@ -58,11 +58,14 @@ impl LabelChange {
     }
 }
 
-/// Refuses labels that are too long: key and value may have 4096 bytes together.
+/// Refuses labels without a key or too long: key and value may have 4096 bytes together.
 ///
 /// # Errors
-/// `InvalidArgument` with the beginning of the first key that is too long.
+/// `InvalidArgument`, with the beginning of the first key that is too long.
 pub fn check_labels(labels: &Labels) -> Result<()> {
+    if labels.contains_key("") {
+        return Err(Error::new(ErrorKind::InvalidArgument, "a label needs a key"));
+    }
     let Some((key, _)) = labels.iter().find(|(key, value)| key.len() + value.len() > LIMIT) else {
         return Ok(());
     };
@@ -92,6 +95,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_label_has_a_key() {
+        let error = check_labels(&labels(&[("", "value")])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]

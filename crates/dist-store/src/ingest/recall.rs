@@ -46,16 +46,17 @@ pub(super) fn recall(
     })
 }
 
-/// As [`recall`], for a writer that learns at the end what it wrote: whatever was written is kept,
-/// and what is said now is only remembered.
+/// As [`recall`], for a writer that learns at the end what it wrote: what is said now is only
+/// remembered, and whatever was written is kept, but not what was written towards another total.
 pub(super) fn recall_open(
     dir: &IngestDir,
     namespace: &Namespace,
     key: &IngestKey,
     said: Expected,
 ) -> Result<Recalled> {
-    let left = Left::read(dir)?.settle(dir, namespace, key, true)?;
-    left.check_total(key, said.size)?;
+    let left = Left::read(dir)?;
+    let resized = matches!((left.size, said.size), (Some(a), Some(b)) if a != b);
+    let left = left.settle(dir, namespace, key, !resized)?;
     if let (Some(before), Some(digest)) = (left.digest, said.digest)
         && before != digest
     {

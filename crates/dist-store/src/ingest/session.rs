@@ -90,7 +90,7 @@ impl ContentStore {
     /// # Errors
     /// `AlreadyExists` where this namespace has the digest; `Busy` where a writer, of this or
     /// another process, has the key; `NotFound` where the lease of the scope does not exist;
-    /// `FailedPrecondition` where an earlier writer named another total; `Storage`.
+    /// `Storage`.
     pub fn open_writer(
         &self,
         key: &IngestKey,
