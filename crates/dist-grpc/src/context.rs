@@ -1,5 +1,7 @@
 //! What a request carries beside its message: the namespace and the lease.
 
+use std::borrow::Cow;
+
 use dist_core::{Context as _, Error, ErrorKind, Namespace, Result};
 use dist_store::Scope;
 use tonic::metadata::MetadataMap;
@@ -15,12 +17,10 @@ pub const LEASE_HEADER: &str = "containerd-lease";
 /// # Errors
 /// `FailedPrecondition` where there is none; `InvalidArgument` for a malformed one.
 pub(crate) fn namespace(metadata: &MetadataMap) -> Result<Namespace> {
-    match header(metadata, NAMESPACE_HEADER) {
-        None | Some("") => Err(Error::new(ErrorKind::FailedPrecondition, "namespace is required")),
-        Some(name) => {
-            name.parse().context(ErrorKind::InvalidArgument, || format!("read namespace {name:?}"))
-        }
-    }
+    let name = header(metadata, NAMESPACE_HEADER).filter(|name| !name.is_empty());
+    let required = || Error::new(ErrorKind::FailedPrecondition, "namespace is required");
+    let name = name.ok_or_else(required)?;
+    name.parse().context(ErrorKind::InvalidArgument, || format!("read namespace {name:?}"))
 }
 
 /// The namespace of a request, and the lease that keeps what it makes, if it names one.
@@ -36,6 +36,7 @@ pub(crate) fn scope(metadata: &MetadataMap) -> Result<Scope> {
     Ok(Scope { namespace: namespace(metadata)?, lease })
 }
 
-fn header<'a>(metadata: &'a MetadataMap, name: &str) -> Option<&'a str> {
-    metadata.get(name).and_then(|value| value.to_str().ok())
+/// What is no text is shown as such, for whoever parses it to refuse.
+fn header<'a>(metadata: &'a MetadataMap, name: &str) -> Option<Cow<'a, str>> {
+    metadata.get(name).map(|value| String::from_utf8_lossy(value.as_encoded_bytes()))
 }

@@ -88,10 +88,13 @@ impl Plugin {
 
     fn on_this_platform(mut self) -> Self {
         let host = Platform::host();
+        // Clients name builds after this; what an amd64 can do beyond the first of its kind is no
+        // part of a platform's name for them.
+        let variant = host.variant.filter(|_| host.architecture != "amd64").unwrap_or_default();
         self.platforms.push(types::Platform {
             os: host.os,
             architecture: host.architecture,
-            variant: host.variant.unwrap_or_default(),
+            variant,
         });
         self
     }

@@ -4,7 +4,9 @@ mod read;
 mod write;
 mod writers;
 
-use dist_core::{Context as _, Digest, ErrorKind, Filter, Info, IngestKey, IngestStatus, Result};
+use dist_core::{
+    Context as _, Digest, Error, ErrorKind, Filter, Info, IngestKey, IngestStatus, Result,
+};
 use dist_store::{ContentStore, Sharing};
 use futures_util::stream;
 use prost::Name;
@@ -220,7 +222,11 @@ fn digest(text: &str) -> Result<Digest> {
     text.parse().context(ErrorKind::InvalidArgument, || format!("read digest {text:?}"))
 }
 
+/// The ingest that a request names. There is none without a name.
 fn key(text: &str) -> Result<IngestKey> {
+    if text.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "there is no ingest without a reference"));
+    }
     text.parse().context(ErrorKind::InvalidArgument, || "read reference".into())
 }
 
