@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use dist_testutil::{Containerd, require, scratch, timed};
 
-use crate::support::project;
+use crate::support::{dist, project};
 
 /// How many of the suites' tests there are for two snapshotters, their groups included.
 const TESTS: usize = 60;
@@ -89,4 +89,16 @@ fn containerd_passes_its_own_suites() {
     let _timed = timed("conformance");
     let containerd = Containerd::start();
     judge(containerd.socket());
+}
+
+/// A fresh root first, and what it has become after that.
+#[test]
+fn containerds_suites_pass_three_times_over_the_daemon() {
+    let _timed = timed("conformance");
+    let dist = dist();
+    for _ in 0..3 {
+        let daemon = dist.daemon();
+        judge(daemon.address());
+        daemon.stop().ok();
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dist_testutil::{Containerd, Registry, require, run, scratch, timed};
 
-use crate::support::project;
+use crate::support::{dist, project};
 
 /// What ctr said to every step of the script, as a file.
 fn record(socket: &Path, registry: &Registry, out: PathBuf) -> PathBuf {
@@ -41,4 +41,13 @@ fn ctr_says_the_same_of_two_containerds() {
     let none = dir.path().join("differences");
     fs_err::write(&none, "").expect("write an empty list");
     compare(&records[0], &records[1], &none);
+}
+
+#[test]
+fn ctr_says_the_same_of_containerd_and_of_the_daemon() {
+    let _timed = timed("ctr");
+    let (registry, dir, dist) = (Registry::of_images(), scratch(), dist());
+    let theirs = record(Containerd::start().socket(), &registry, dir.path().join("containerd"));
+    let ours = record(dist.daemon().address(), &registry, dir.path().join("dist"));
+    compare(&theirs, &ours, &project().join("tests/ctr/differences"));
 }
