@@ -405,7 +405,7 @@ async fn differ(server: &Server, log: &mut Log) {
     ] {
         let message =
             diff::DiffRequest { media_type, r#ref: format!("diff-{call}"), ..Default::default() };
-        let answer = client.diff(request(NS, "", message)).await;
+        let answer = client.diff(request(NS, LEASE, message)).await;
         log.note(&format!("diff.Diff of nothing, {call}"), answer, |answer| {
             answer.into_inner().diff.map(|diff| diff.media_type).unwrap_or_default()
         });
@@ -414,7 +414,7 @@ async fn differ(server: &Server, log: &mut Log) {
     let message = diff::DiffRequest { left: vec![broken], ..Default::default() };
     log.note(
         "diff.Diff of a mount that is none",
-        client.diff(request(NS, "", message)).await.map_err(|_| Status::internal("")),
+        client.diff(request(NS, LEASE, message)).await.map_err(|_| Status::internal("")),
         |_| String::new(),
     );
 }
