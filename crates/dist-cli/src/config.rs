@@ -253,11 +253,6 @@ impl Config {
         }
     }
 
-    /// Whether commands work through a daemon.
-    pub(crate) fn has_address(&self) -> bool {
-        self.address.is_some()
-    }
-
     /// Fails where a daemon is meant: what follows works on a root directory itself.
     fn refuse_address(&self) -> Result<()> {
         match &self.address {

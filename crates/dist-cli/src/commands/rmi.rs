@@ -34,7 +34,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         removed += 1;
         output::line(name.as_str())
     });
-    if removed > 0 && !config.has_address() {
+    if removed > 0 && !config.is_remote() {
         report::hint("`dist gc` frees the space of what nothing needs any more");
     }
     result

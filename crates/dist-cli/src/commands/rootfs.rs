@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use dist::Engine;
 use dist_core::{
-    ChainId, Digest, ErrorKind, ImageConfig, Mount, Platform, Result, SnapshotKey, chain_ids,
+    ChainId, Digest, Error, ErrorKind, ImageConfig, Mount, Platform, Result, SnapshotKey,
+    Snapshotter, chain_ids,
 };
 use dist_store::SettleMode;
 
@@ -72,6 +73,17 @@ struct Prepare {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    if let (true, Command::Prepare(args)) = (config.is_remote(), &args.command) {
+        let host = config.host_that_is_there()?;
+        let snapshotter = match config.snapshotter_flag() {
+            Some(name) => Some(host.snapshotter(name)?),
+            None => host.snapshotters()?.into_iter().next(),
+        };
+        let snapshotter = snapshotter.ok_or_else(|| {
+            Error::new(ErrorKind::FailedPrecondition, "the daemon has no snapshotter")
+        })?;
+        return print_mounts(args, &make(&*snapshotter, args)?);
+    }
     user_namespace::enter(config)?;
     let engine = config.engine()?;
     match &args.command {
@@ -114,27 +126,34 @@ fn unpack(
 
 fn prepare(config: &Config, engine: &Engine, args: &Prepare) -> Result<()> {
     let chain_id = ChainId(args.chain_id);
-    let mounts = match make(engine, args, chain_id) {
+    if !args.view {
+        engine.store().settle(SettleMode::Base)?;
+    }
+    let snapshotter = engine.snapshotter()?;
+    let mounts = match make(&*snapshotter, args) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // An unclean stop drops snapshots that were not known to be on the disk.
             let Some(manifest) = manifest_with(engine, chain_id)? else { return Err(error) };
             unpack(config, engine, &manifest, None, false)?;
-            make(engine, args, chain_id)?
+            make(&*snapshotter, args)?
         }
         result => result?,
     };
-    let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
-    output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())?;
+    print_mounts(args, &mounts)?;
     user_namespace::tell_how(config)
 }
 
-fn make(engine: &Engine, args: &Prepare, chain_id: ChainId) -> Result<Vec<Mount>> {
-    let (snapshotter, parent) = (engine.snapshotter()?, SnapshotKey::from(chain_id));
+fn print_mounts(args: &Prepare, mounts: &[Mount]) -> Result<()> {
+    let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
+    output::lines(dist_snapshot::mount::commands(mounts, &target).into_iter())
+}
+
+fn make(snapshotter: &dyn Snapshotter, args: &Prepare) -> Result<Vec<Mount>> {
+    let parent = SnapshotKey::from(ChainId(args.chain_id));
     let labels = dist::root_label();
     if args.view {
         snapshotter.view(&args.key, Some(&parent), &labels)
     } else {
-        engine.store().settle(SettleMode::Base)?;
         snapshotter.prepare(&args.key, Some(&parent), &labels)
     }
 }

@@ -10,15 +10,15 @@ use dist_testutil::{
 
 use crate::support::{dist, pull, quick, verify_image};
 
-const USER: &str = "ann";
-const PASSWORD: &str = "p\u{e4}ss:word";
+pub(crate) const USER: &str = "ann";
+pub(crate) const PASSWORD: &str = "p\u{e4}ss:word";
 
 fn secret(stdout: &str) -> bool {
     stdout.contains(PASSWORD)
 }
 
 /// A registry over the same content that asks for a password.
-fn basic() -> (Registry, Image) {
+pub(crate) fn basic() -> (Kept, Image) {
     let (open, image) = (Registry::start(), Image::random(1, &[20_000, 1000]));
     image.push(&open, "test/private", "1");
     let storage = open.storage().to_owned();
@@ -27,10 +27,11 @@ fn basic() -> (Registry, Image) {
     fs_err::rename(storage, kept.join("registry")).expect("keep the content");
     let auth = Auth::Basic { user: USER.into(), password: PASSWORD.into() };
     let storage = Some(kept.join("registry"));
-    (Registry::with(RegistryOptions { storage, auth, ..RegistryOptions::default() }), image)
+    (Kept(Registry::with(RegistryOptions { storage, auth, ..RegistryOptions::default() })), image)
 }
 
-struct Kept(Registry);
+/// A registry whose content goes with it.
+pub(crate) struct Kept(pub(crate) Registry);
 
 impl Drop for Kept {
     fn drop(&mut self) {
@@ -42,7 +43,6 @@ impl Drop for Kept {
 fn basic_by_flag_by_pipe_and_not_at_all() {
     let _timed = timed("auth");
     let (registry, image) = basic();
-    let registry = Kept(registry);
     let reference = registry.0.reference("test/private:1");
     let dist = quick();
     let said = dist.run(&["pull", &reference]).exit(4).stderr;
@@ -62,7 +62,6 @@ fn basic_by_flag_by_pipe_and_not_at_all() {
 fn login_writes_what_docker_reads_and_logout_removes_it() {
     let _timed = timed("auth");
     let (registry, image) = basic();
-    let registry = Kept(registry);
     let (dist, host) = (quick(), registry.0.address());
     dist.feed(&["login", "--user", USER, "--password-stdin", host], b"wrong").exit(4);
     let file = dist.home().join(".docker/config.json");
@@ -92,7 +91,6 @@ fn login_writes_what_docker_reads_and_logout_removes_it() {
 fn files_of_podman_and_helpers_of_docker() {
     let _timed = timed("auth");
     let (registry, image) = basic();
-    let registry = Kept(registry);
     let reference = registry.0.reference("test/private:1");
     let auth = base64(&format!("{USER}:{PASSWORD}"));
 

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod address;
 mod adversarial;
 mod auth;
 mod backend;

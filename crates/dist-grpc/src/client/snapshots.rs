@@ -1,5 +1,6 @@
 //! Snapshots over `containerd.services.snapshots.v1`.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use dist_core::{
@@ -169,13 +170,27 @@ impl Snapshotter for RemoteSnapshots {
             }
             Ok(found)
         })?;
-        for one in found {
-            if visit(info(one)?)?.is_break() {
+        let found = found.into_iter().map(info).collect::<Result<Vec<_>>>()?;
+        for one in parents_first(found) {
+            if visit(one)?.is_break() {
                 break;
             }
         }
         Ok(())
     }
+}
+
+/// The daemon lists by key; parents come before their children here, older ones before newer ones.
+fn parents_first(mut found: Vec<SnapshotInfo>) -> Vec<SnapshotInfo> {
+    let parents: HashMap<_, _> =
+        found.iter().map(|one| (one.key.clone(), one.parent.clone())).collect();
+    let depth = |key: &SnapshotKey| {
+        let above = |key: &&SnapshotKey| parents.get(*key)?.as_ref();
+        // A listing that was changed meanwhile can't lead in a circle for ever.
+        std::iter::successors(Some(key), above).take(parents.len()).count()
+    };
+    found.sort_by_cached_key(|one| (depth(&one.key), one.created_at));
+    found
 }
 
 fn info(info: api::Info) -> Result<SnapshotInfo> {

@@ -202,7 +202,7 @@ async fn a_layer_is_prepared_committed_viewed_and_removed() {
         assert_eq!(active.created_at, active.updated_at);
         let created = nanoseconds(active.created_at);
         assert!((before..=now()).contains(&created), "{created}");
-        assert_eq!(client.mounts("a key/with a slash").await.unwrap(), [mount.clone()]);
+        assert_eq!(client.mounts("a key/with a slash").await.unwrap(), std::slice::from_ref(mount));
 
         client.commit("layer", "a key/with a slash", "").await.unwrap();
         let committed = client.stat("layer").await.unwrap();
@@ -415,7 +415,7 @@ async fn what_was_committed_outlives_a_stop_and_a_power_cut() {
     fs_err::write(&boot_id, "01234567-89ab-cdef-0123-456789abcdef\n").unwrap();
     let options = StoreOptions { boot_id, ..StoreOptions::default() };
     let store = Store::open(&dir.path().join("root"), options).unwrap();
-    let records = store.snapshots(&Namespace::default(), "overlayfs");
+    let records = store.snapshots(Namespace::default(), "overlayfs");
     records.get(&"layer".parse().unwrap()).unwrap();
 }
 
