@@ -102,7 +102,7 @@ fn snapshot(store: &Store, key: &str) -> Resource {
 
 #[tokio::test]
 async fn what_a_lease_kept_goes_with_a_synchronous_delete() {
-    let served = Served::new("native");
+    let served = Served::collecting("native");
     let mut client = LeasesClient::new(served.channel());
     let create = leases::CreateRequest { id: "l".into(), labels: HashMap::new() };
     client.create(request(create)).await.unwrap();
@@ -133,7 +133,7 @@ async fn what_a_lease_kept_goes_with_a_synchronous_delete() {
 
 #[tokio::test]
 async fn an_image_that_ends_and_what_a_lease_that_ends_kept_go_without_any_request() {
-    let served = Served::new("native");
+    let served = Served::collecting("native");
     let mut events = subscribe(&served).await;
     let held = snapshot(served.engine.store(), "held");
     let labels: Labels = [(GC_EXPIRE.to_owned(), ends_in(Duration::from_millis(700)))].into();
@@ -156,7 +156,7 @@ async fn an_image_that_ends_and_what_a_lease_that_ends_kept_go_without_any_reque
 
 #[tokio::test]
 async fn what_another_process_deletes_is_a_reason_to_collect() {
-    let served = Served::new("native");
+    let served = Served::collecting("native");
     // The first collection, after the start, is over when it has taken this.
     put(&served, b"first");
     eventually(|| blobs(&served) == 0).await;

@@ -49,7 +49,7 @@ async fn open(served: &Served, namespace: &str, first: &Any) -> Result<Opened, S
 
 #[tokio::test]
 async fn a_stream_has_its_name_until_its_client_is_gone() {
-    let served = Served::new("overlayfs");
+    let served = Served::collecting("overlayfs");
     let first = pack(&StreamInit { id: "one".into() });
     let mut opened = open(&served, "default", &first).await.unwrap();
     let again = open(&served, "default", &first).await;
@@ -70,7 +70,7 @@ async fn a_stream_has_its_name_until_its_client_is_gone() {
 
 #[tokio::test]
 async fn a_stream_ends_with_its_lease() {
-    let served = Served::new("overlayfs");
+    let served = Served::collecting("overlayfs");
     let mut leases = LeasesClient::new(served.channel());
     let (id, labels) = ("mine".to_owned(), HashMap::new());
     leases.create(request_in("default", CreateRequest { id, labels })).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_stream_ends_with_its_lease() {
 
 #[tokio::test]
 async fn a_stream_begins_with_its_name() {
-    let served = Served::new("overlayfs");
+    let served = Served::collecting("overlayfs");
     for first in [
         pack(&StreamInit { id: String::new() }),
         pack(&StreamInit { id: "x".repeat(5000) }),

@@ -1,11 +1,12 @@
 //! Both sockets of a daemon on an empty store, served by the test itself.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dist::{Engine, EngineConfig};
 use dist_core::Namespace;
 use dist_grpc::server::{self, Access, Socket, SocketOptions, Sockets};
-use dist_grpc::{Daemon, DaemonOptions, LEASE_HEADER, NAMESPACE_HEADER};
+use dist_grpc::{Daemon, DaemonOptions, GcSchedule, LEASE_HEADER, NAMESPACE_HEADER};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
 use dist_store::{Durability, OpenMode, Sharing};
@@ -26,8 +27,21 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Serves an empty store whose default snapshotter is `snapshotter`.
+    /// Serves an empty store whose default snapshotter is `snapshotter`; nothing is collected before
+    /// somebody asks for it.
     pub(crate) fn new(snapshotter: &str) -> Self {
+        const NEVER: Duration = Duration::from_secs(1 << 30);
+        let gc =
+            GcSchedule { schedule_delay: NEVER, startup_delay: NEVER, ..GcSchedule::default() };
+        Self::with(snapshotter, gc)
+    }
+
+    /// The same, with a daemon that collects by itself.
+    pub(crate) fn collecting(snapshotter: &str) -> Self {
+        Self::with(snapshotter, GcSchedule::default())
+    }
+
+    fn with(snapshotter: &str, gc: GcSchedule) -> Self {
         let dir = dist_testutil::scratch();
         let engine = Engine::open(EngineConfig {
             root: dir.path().join("root"),
@@ -43,7 +57,7 @@ impl Served {
             version: "1".to_owned(),
             revision: String::new(),
             content_sharing: Sharing::default(),
-            gc: dist_grpc::GcSchedule::default(),
+            gc,
         };
         let daemon = Daemon::new(engine.clone(), options);
         let bind = |name: &str| {
