@@ -78,7 +78,13 @@ async fn ask<T>(
 ) -> Option<T> {
     let (sender, answer) = oneshot::channel();
     writer.send(demand(sender)).ok()?;
-    answer.await.ok()
+    // What is sent while the stream ends can stay in the channel for as long as somebody has it,
+    // and this does: its end is looked for as well.
+    tokio::select! {
+        biased;
+        answer = answer => answer.ok(),
+        () = writer.closed() => None,
+    }
 }
 
 impl Held {
