@@ -15,7 +15,7 @@ use crate::units::{parse_duration, parse_size};
 /// Name, package and version, as `--version` prints them after `dist`.
 pub(crate) const VERSION: &str = concat!("github.com/dist-rs/dist ", env!("DIST_VERSION"));
 
-/// Pull, keep and unpack container images. No daemon.
+/// Pull, keep and unpack container images, with or without a daemon.
 #[derive(Debug, Parser)]
 #[command(
     name = "dist",

@@ -105,7 +105,7 @@ pub(crate) enum Command {
     /// Apply a layer from standard input to a directory
     Apply(apply::Args),
 
-    /// Serve containerd's API to ctr, buildkitd and other clients
+    /// Serve containerd's API to ctr and other clients
     Daemon(daemon::Args),
 
     /// Look for damage in the store, and repair it

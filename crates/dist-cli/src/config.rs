@@ -15,7 +15,7 @@ use std::time::Duration;
 use dist::{Engine, EngineConfig, Host, Local, PullOptions, Puller, Remotes};
 use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
 use dist_grpc::GcSchedule;
-use dist_grpc::client::{Client, RemotePuller};
+use dist_grpc::client::{Client, RemotePuller, socket_path};
 use dist_layer::Limits;
 use dist_registry::{CredentialSource, Credentials, RegistryOptions};
 use dist_store::{ContentStore, Durability, OpenMode, Sharing, Store, StoreOptions};
@@ -140,7 +140,7 @@ impl Config {
         let limits = limits(to, global, file.limits);
         let registry = registry(to, global, file.network, &environment);
         let (daemon, log) =
-            daemon(to, (global, daemon_args), file.daemon, environment.default_address(is_root));
+            daemon(to, (global, daemon_args), file.daemon, environment.default_address(is_root))?;
         let config = Self {
             root,
             address: client_address,
@@ -540,8 +540,9 @@ fn daemon(
     (global, args): (&Global, Option<&DaemonArgs>),
     file: file::Daemon,
     default_address: Option<PathBuf>,
-) -> (DaemonConfig, Log) {
-    let flag = global.address.as_ref().filter(|_| args.is_some()).map(PathBuf::from);
+) -> Result<(DaemonConfig, Log)> {
+    let flag = global.address.as_ref().filter(|_| args.is_some());
+    let flag = flag.map(|address| socket_path(address)).transpose()?;
     let address = Sources::new(flag, file.address.map(|path| path.0));
     let address = to.take_optional("daemon.address", address, default_address);
     let beside = address.as_ref().map(|address| address.with_file_name("backend.sock"));
@@ -572,7 +573,7 @@ fn daemon(
         Some(_) => Log::Daemon(format, daemon_level),
         None => Log::Command(asked.unwrap_or(LevelFilter::WARN)),
     };
-    (config, log)
+    Ok((config, log))
 }
 
 fn gc(to: &mut Resolver, file: file::Gc) -> GcSchedule {

@@ -41,7 +41,7 @@ impl Client {
     /// Connects to the unix socket at `address`, a path with or without `unix://` before it.
     ///
     /// # Errors
-    /// `InvalidArgument` for an address that is no absolute path; `Unavailable` where nobody
+    /// `InvalidArgument` for an address that is no path; `Unavailable` where nobody
     /// listens there within `timeout`; `PermissionDenied`.
     pub fn connect(address: &str, timeout: Duration, namespace: Namespace) -> Result<Self> {
         let path = socket_path(address)?;
@@ -123,6 +123,11 @@ impl Host for Client {
 
 /// Turns what a daemon answered into an error: the kind by its code, the text without its class.
 fn error(status: &Status) -> Error {
+    if std::error::Error::source(status).is_some() {
+        // It was made on this side, not sent.
+        return Error::new(ErrorKind::Unavailable, "speak to the daemon: the connection broke")
+            .with_source(status.clone());
+    }
     let (kind, class) = match status.code() {
         Code::NotFound => (ErrorKind::NotFound, "not found"),
         Code::AlreadyExists => (ErrorKind::AlreadyExists, "already exists"),
@@ -160,14 +165,19 @@ async fn reach(path: &Path) -> Result<()> {
     }
 }
 
-fn socket_path(address: &str) -> Result<PathBuf> {
+/// The path of the unix socket that an address means: a path, with or without `unix://` before it.
+///
+/// # Errors
+/// `InvalidArgument` for an address of another kind.
+pub fn socket_path(address: &str) -> Result<PathBuf> {
+    let what = || format!("read address {address:?}");
     let path = ["unix://", "unix:"].iter().find_map(|scheme| address.strip_prefix(scheme));
-    let path = PathBuf::from(path.unwrap_or(address));
-    if path.is_absolute() {
-        return Ok(path);
+    let path = path.unwrap_or(address);
+    if path.is_empty() || path.contains("://") {
+        let message = format!("{}: it is no path of a unix socket", what());
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
-    let message = format!("read address {address:?}: it is no absolute path of a unix socket");
-    Err(Error::new(ErrorKind::InvalidArgument, message))
+    std::path::absolute(path).context(ErrorKind::InvalidArgument, what)
 }
 
 #[cfg(test)]
@@ -175,11 +185,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_absolute_paths() {
+    fn addresses_are_paths() {
         for good in ["/run/x.sock", "unix:///run/x.sock", "unix:/run/x.sock"] {
             assert_eq!(socket_path(good).unwrap(), Path::new("/run/x.sock"), "{good}");
         }
-        for bad in ["", "x.sock", "unix://x", "tcp://127.0.0.1:1", "http://x/"] {
+        assert!(socket_path("x.sock").unwrap().is_absolute());
+        for bad in ["", "unix://", "tcp://127.0.0.1:1", "http://x/"] {
             assert_eq!(socket_path(bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad}");
         }
     }

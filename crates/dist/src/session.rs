@@ -89,8 +89,15 @@ impl Drop for Session {
         let Some(lease) = self.own.take() else { return };
         let leases = self.engine.store().leases(self.engine.namespace());
         let change = LabelChange::Merge(expiry(RETRY));
-        if let Err(error) = leases.update_lazily(&lease, &change) {
-            tracing::debug!(?error, %lease, "a lease of a failed operation keeps its full time");
+        let shorten = move || {
+            if let Err(error) = leases.update_lazily(&lease, &change) {
+                tracing::debug!(?error, %lease, "a lease of a failed operation keeps its full time");
+            }
+        };
+        // The turn to write may be long in coming, and a runtime's thread must not wait for it.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(shorten)),
+            Err(_) => shorten(),
         }
     }
 }

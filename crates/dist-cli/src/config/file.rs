@@ -23,7 +23,7 @@ pub(super) struct File {
     pub(super) namespace: Option<Text<Namespace>>,
     pub(super) snapshotter: Option<Text<SnapshotterName>>,
     pub(super) durability: Option<Text<Durability>>,
-    pub(super) jobs: Option<Number<{ MOST_JOBS }>>,
+    pub(super) jobs: Option<Number<1, { MOST_JOBS }>>,
     pub(super) limits: Limits,
     pub(super) network: Network,
     pub(super) daemon: Daemon,
@@ -44,7 +44,7 @@ pub(super) struct Network {
     pub(super) tls_ca_cert: Option<Vec<Absolute>>,
     pub(super) connect_timeout: Option<Text<Time>>,
     pub(super) stall_timeout: Option<Text<Time>>,
-    pub(super) retries: Option<Number<{ MOST_RETRIES }>>,
+    pub(super) retries: Option<Number<0, { MOST_RETRIES }>>,
     pub(super) retry_delay: Option<Text<Time>>,
 }
 
@@ -141,13 +141,14 @@ impl<'de> Deserialize<'de> for Absolute {
 
 /// A number up to a limit.
 #[derive(Debug)]
-pub(super) struct Number<const MOST: u16>(pub(super) u16);
+pub(super) struct Number<const LEAST: u16, const MOST: u16>(pub(super) u16);
 
-impl<'de, const MOST: u16> Deserialize<'de> for Number<MOST> {
+impl<'de, const LEAST: u16, const MOST: u16> Deserialize<'de> for Number<LEAST, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = i64::deserialize(deserializer)?;
-        let fits = u16::try_from(number).ok().filter(|number| *number <= MOST);
-        fits.map(Self).ok_or_else(|| D::Error::custom(format!("{number} is not in 0..={MOST}")))
+        let fits = u16::try_from(number).ok().filter(|number| (LEAST..=MOST).contains(number));
+        fits.map(Self)
+            .ok_or_else(|| D::Error::custom(format!("{number} is not in {LEAST}..={MOST}")))
     }
 }
 
@@ -227,7 +228,8 @@ mod tests {
             ("[deamon]", 1, "unknown field `deamon`"),
             ("root = \"x\"", 1, "x is no absolute path"),
             ("\n\nnamespace = \"../x\"", 3, "a name may not contain '.'"),
-            ("jobs = 65", 1, "65 is not in 0..=64"),
+            ("jobs = 65", 1, "65 is not in 1..=64"),
+            ("jobs = 0", 1, "0 is not in 1..=64"),
             ("jobs = -1", 1, "-1 is not in"),
             ("[limits]\nmax_layer_size = \"many\"", 2, "\"many\" is no size"),
             ("[network]\nstall_timeout = 3", 2, "expected a string"),

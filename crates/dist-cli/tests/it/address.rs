@@ -135,7 +135,8 @@ fn what_needs_a_directory_says_so() {
     dist.run(&through.args(&["--root", "/tmp", "list"])).exit(2);
     daemon.stop().ok();
     dist.run(&["--address", "/nonexistent/socket", "list"]).exit(5).says("/nonexistent/socket");
-    dist.run(&["--address", "relative", "list"]).exit(2).says("absolute");
+    dist.run(&["--address", "tcp://127.0.0.1:1", "list"]).exit(2).says("unix socket");
+    dist.run(&["--address", "tcp://127.0.0.1:1", "daemon"]).exit(2).says("unix socket");
 }
 
 fn digest_of(data: &[u8]) -> String {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dist::{Images as _, PullOptions, Pulled, Puller};
@@ -10,6 +11,7 @@ use dist_core::{
     Context as _, Descriptor, Digest, Error, ErrorKind, Event, ImageName, Progress, Reference,
     Result,
 };
+use dist_registry::credentials::registry_name;
 use dist_registry::{CredentialSource, Revealed};
 use prost_types::Any;
 use tokio::sync::mpsc;
@@ -82,6 +84,9 @@ impl RemotePuller {
     }
 }
 
+/// How long the last progress may take after a transfer.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// The names of a pull's streams.
 struct Names {
     progress: String,
@@ -121,7 +126,7 @@ impl Puller for RemotePuller {
             }
             Ok(())
         };
-        // The daemon ends both streams with the transfer; only the transfer's end counts.
+        // A daemon ends both streams with the transfer; only the transfer's end counts.
         let side = async {
             let (listened, answered): (Result<()>, Result<()>) =
                 futures_util::join!(listen, answer);
@@ -129,7 +134,16 @@ impl Puller for RemotePuller {
                 tracing::debug!(?error, "a stream of the transfer broke");
             }
         };
-        let (done, ()) = futures_util::join!(transfer, side);
+        let mut side = std::pin::pin!(side);
+        let mut transfer = std::pin::pin!(transfer);
+        let done = tokio::select! {
+            done = &mut transfer => {
+                // Another daemon may leave the streams to us.
+                drop(tokio::time::timeout(LAST_WORDS, side).await);
+                done
+            }
+            () = &mut side => transfer.await,
+        };
         done?;
         let image_name: ImageName =
             name.parse().context(ErrorKind::InvalidArgument, || format!("read name {name:?}"))?;
@@ -144,9 +158,10 @@ impl Puller for RemotePuller {
 
 impl RemotePuller {
     async fn answer(&self, question: &AuthRequest) -> Result<AuthResponse> {
-        let repository = question.reference.trim_start_matches(&question.host);
-        let repository = repository.trim_start_matches('/');
-        let found = self.credentials.find(&question.host, repository).await?;
+        let host = registry_name(&question.host);
+        let reference = Reference::parse(&question.reference);
+        let repository = reference.as_ref().map_or("", |reference| reference.repository());
+        let found = self.credentials.find(&host, repository).await?;
         let (kind, username, secret) = match found.as_ref().map(|found| found.reveal()) {
             None => (AuthType::None, "", ""),
             Some(Revealed::Password { username, password }) => {

@@ -58,7 +58,8 @@ impl MetricsSocket {
         }
         let listener = TcpListener::bind(parsed).context(ErrorKind::Storage, what)?;
         listener.set_nonblocking(true).context(ErrorKind::Storage, what)?;
-        tracing::info!(address = ?listener.local_addr(), "serving metrics");
+        let bound = listener.local_addr().context(ErrorKind::Storage, what)?;
+        tracing::info!(address = %bound, "serving metrics");
         Ok(Self::Loopback(listener))
     }
 }

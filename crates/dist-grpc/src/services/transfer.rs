@@ -18,8 +18,9 @@ mod registry;
 mod store;
 
 use dist::Engine;
-use dist_core::{Error, ErrorKind, Image, Namespace, Result};
+use dist_core::{Context as _, Error, ErrorKind, Image, Namespace, Result};
 use prost_types::Any;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use self::progress::Reporter;
@@ -37,15 +38,26 @@ use crate::{Daemon, context, typed};
 /// The service.
 pub(crate) struct Service {
     daemon: Daemon,
+    /// Each transfer may keep threads waiting for its client or its registry: there must be some
+    /// left for everybody else.
+    running: Semaphore,
 }
+
+/// How many transfers run at once; others wait.
+const RUNNING: usize = 32;
 
 impl Service {
     pub(crate) fn new(daemon: Daemon) -> Self {
-        Self { daemon }
+        Self { daemon, running: Semaphore::new(RUNNING) }
     }
 
     async fn run(&self, request: Request<TransferRequest>) -> Result<()> {
         let scope = context::scope(request.metadata())?;
+        let _turn = self
+            .running
+            .acquire()
+            .await
+            .context(ErrorKind::Internal, || "wait for other transfers".into())?;
         let TransferRequest { source, destination, options } = request.into_inner();
         let source = End::read(&required(source, "source")?)?;
         let destination = End::read(&required(destination, "destination")?)?;

@@ -134,7 +134,8 @@ impl ContentStore {
     fn hold_ingest(&self, key: &IngestKey) -> Result<()> {
         let resource = Resource::Ingest(key.clone());
         let held = self.store.db().read(|connection| {
-            Ok(self.scope.holds(connection, &resource)? && self.scope.exists(connection)?)
+            let exists = self.scope.namespace.is_raw() || self.scope.exists(connection)?;
+            Ok(exists && self.scope.holds(connection, &resource)?)
         })?;
         if held {
             return Ok(());
