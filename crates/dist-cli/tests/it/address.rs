@@ -1,6 +1,6 @@
 //! The commands through a daemon do what they do on its root directory.
 
-use dist_testutil::{Dist, Image, Registry, Served, timed};
+use dist_testutil::{Dist, Fault, FaultProxy, Gate, Image, Registry, Rule, Served, timed};
 
 use crate::auth::{PASSWORD, USER, basic};
 use crate::support::{dist, pull, pulled, verify_image, verify_store};
@@ -141,4 +141,20 @@ fn what_needs_a_directory_says_so() {
 
 fn digest_of(data: &[u8]) -> String {
     dist_core::Digest::sha256(data).to_string()
+}
+
+#[test]
+fn a_daemon_that_goes_away_is_said_to_have_gone() {
+    let _timed = timed("address");
+    let (registry, dist, image) = (Registry::start(), dist(), Image::random(7, &[8_000_000]));
+    image.push(&registry, "test/large", "1");
+    let (proxy, gate) = (FaultProxy::start(registry.address()), Gate::default());
+    proxy.add(Rule::get("/blobs/", Fault::Hold(100_000, gate.clone())));
+    let daemon = dist.daemon();
+    let through = Through::new(&dist, &daemon);
+    let running = dist.spawn(&through.args(&["pull", &proxy.reference("test/large:1")]));
+    gate.wait_held(1);
+    drop(daemon.kill());
+    running.wait().exit(5).says("the connection broke");
+    gate.open();
 }
