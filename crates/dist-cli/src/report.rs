@@ -194,7 +194,7 @@ fn hints(error: &Error) -> Vec<String> {
         ErrorKind::UnsafeLayer => {
             hints.push("nothing outside the target was touched; do not use this image".into())
         }
-        ErrorKind::Busy => {
+        ErrorKind::Busy if hints.is_empty() => {
             hints.push("another process is at work on it; try again when it is done".into());
         }
         _ => (),

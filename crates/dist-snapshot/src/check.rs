@@ -8,7 +8,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::dirs::{Dirs, at};
-use crate::{NAMES, leftovers, tree, usage};
+use crate::{NAMES, leftovers, mounted, tree, usage};
 
 /// Looks at the snapshots of all namespaces and snapshotters: that each has its directory, that
 /// the committed ones have as many inodes as when they were committed, and what belongs to none.
@@ -90,7 +90,8 @@ pub fn remove_unfinished(store: &Store, row: &SnapshotRow) -> Result<()> {
 /// row, the key and what stands on it stay.
 ///
 /// # Errors
-/// `Busy` where something is mounted on it; what `fill` returns; `Storage`.
+/// `Busy` where something is mounted on it or made of it, as the view of a snapshot that stands on
+/// it; what `fill` returns; `Storage`.
 pub fn rebuild(
     store: &Store,
     row: &SnapshotRow,
@@ -101,8 +102,12 @@ pub fn rebuild(
         return Err(Error::new(ErrorKind::Unsupported, message));
     };
     let _making = dirs.making()?;
-    dirs.check_idle(row.id)?;
-    dirs.replace(row.id, fill)
+    dirs.check_unused(row.id)?;
+    dirs.replace(row.id, |new| {
+        fill(new)?;
+        // That took its time.
+        dirs.check_unused(row.id)
+    })
 }
 
 fn is_there(store: &Store, row: &SnapshotRow) -> Result<bool> {
@@ -155,6 +160,15 @@ fn note(dir: &Path, checked: &mut Checked, expected: impl Fn(&str) -> bool) -> R
 }
 
 impl Dirs {
+    /// Fails with `Busy` where something is mounted on the snapshot's directories or made of them.
+    fn check_unused(&self, id: SnapshotId) -> Result<()> {
+        self.check_idle(id)?;
+        let dir = self.dir(id);
+        let Some(target) = mounted::user_of(&dir) else { return Ok(()) };
+        let message = format!("{}: the mount on {} uses it", at("change", &dir), target.display());
+        Err(Error::new(ErrorKind::Busy, message))
+    }
+
     /// Makes the tree of a snapshot that has a row and maybe a tree.
     fn replace(&self, id: SnapshotId, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let (dir, fs) = (self.dir(id), self.fs(id));

@@ -18,6 +18,7 @@ mod copy;
 mod dirs;
 mod driver;
 pub mod mount;
+mod mounted;
 mod native;
 mod open;
 mod overlay;

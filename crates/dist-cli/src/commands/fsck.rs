@@ -14,7 +14,7 @@ use crate::output::{self, Format};
 use crate::progress::Reporter;
 use crate::table::printable;
 use crate::units::binary_size;
-use crate::user_namespace;
+use crate::{report, user_namespace};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -25,11 +25,12 @@ may use the store meanwhile.
 
 --repair fetches damaged blobs again, from the repositories that they came from, gives damaged
 snapshots new files, and removes leftovers; what has no place in a store goes to its directory
-quarantine. Unmount a damaged snapshot before.
+quarantine. A snapshot that a mount uses, be it through one that stands on it, is left as it is:
+unmount that before.
 
 Prints a line for each thing: PROBLEM, what it is with, and what was done. Leftovers of a crash take
 space and are no damage. Exit code 0 where nothing is damaged (any more), 8 where something is; where
-it could not be repaired, the code of the first failure, as 5 for the network.
+it could not be repaired, the code of the first failure, as 5 for the network and 9 for a mount.
 
 With --format json: problem, damage, namespace (or null), subject, detail, repaired, error (or null).
 
@@ -125,11 +126,13 @@ fn row(finding: &Finding, outcome: &Outcome) -> Row {
         detail: finding.detail.clone(),
         repaired: matches!(outcome, Outcome::Repaired),
         error: match outcome {
-            Outcome::Failed(error) => Some(error.to_string()),
+            Outcome::Failed(error) => Some(report::one_line(error)),
             Outcome::Found | Outcome::Repaired => None,
         },
     }
 }
+
+const IN_USE: &str = "unmount what uses it, then run `dist fsck --repair` again";
 
 /// Fails where damage is left: with what kept it from being repaired, where that was tried.
 fn conclude(found: Fscked) -> Result<()> {
@@ -137,6 +140,9 @@ fn conclude(found: Fscked) -> Result<()> {
     let mut damaged = 0;
     for (finding, outcome) in found.findings {
         match outcome {
+            Outcome::Failed(error) if error.kind() == ErrorKind::Busy => {
+                failures.add(report::advise(error, IN_USE))?;
+            }
             Outcome::Failed(error) => failures.add(error)?,
             Outcome::Found if finding.problem.is_damage() => damaged += 1,
             Outcome::Found | Outcome::Repaired => (),

@@ -266,6 +266,42 @@ fn what_stands_on_a_damaged_snapshot_stays() {
 }
 
 #[test]
+fn what_a_mount_uses_is_not_rebuilt_below_it() {
+    let _timed = timed("fsck");
+    for snapshotter in SNAPSHOTTERS {
+        let pulled = Pulled::new(snapshotter);
+        let chain = chain_of(&pulled.dist, &pulled.image.digest());
+        let tree = pulled.trees(snapshotter).pop().unwrap();
+        let target = pulled.dist.dir().join("view");
+        fs_err::create_dir(&target).unwrap();
+        let bound = match snapshotter {
+            "overlayfs" => {
+                let view = ["rootfs", "prepare", "--view", &chain, target.to_str().unwrap()];
+                Bound::by_commands(&pulled.dist.ok(&view).text(), &target)
+            }
+            // A view is a copy here: the snapshot's own directory.
+            _ => {
+                let bind = format!("mount --bind {} {}", tree.display(), target.display());
+                Bound::by_commands(&bind, &target)
+            }
+        };
+        let names = |dir: &Path| fs_err::read_dir(dir).unwrap().count();
+        let before = names(&target);
+        fs_err::write(tree.join("more"), b"").unwrap();
+        let mounted = target.display().to_string();
+        let refused = pulled.dist.run(&["fsck", "--repair"]).exit(9);
+        refused.says(&format!("the mount on {mounted} uses it")).says("unmount");
+        let found = pulled.fsck(&["--repair"], 9);
+        assert_eq!(problems(&found), [("snapshot-inodes", true, false)], "{snapshotter}");
+        assert!(found[0]["error"].as_str().unwrap().contains(&mounted), "{found:?}");
+        assert!(names(&target) >= before);
+        drop(bound);
+        let found = pulled.fsck(&["--repair"], 0);
+        assert_eq!(problems(&found), [("snapshot-inodes", true, true)], "{snapshotter}");
+    }
+}
+
+#[test]
 fn strays_are_found_in_every_directory_and_put_aside() {
     let _timed = timed("fsck");
     let pulled = Pulled::new("overlayfs");
