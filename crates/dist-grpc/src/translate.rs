@@ -1,16 +1,19 @@
 //! Between the engine's types and the API's: errors, times, descriptors, mounts.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 
 use dist_core::{Context as _, Descriptor, Error, ErrorKind, MediaType, Mount, Result};
 use prost_types::Timestamp;
+use rustix::io::Errno;
 use tonic::{Code, Status};
 
 use crate::api::containerd::types;
 
 /// Turns an error into what the field's clients expect: a code, and a text that ends in its class.
 pub(crate) fn status(error: &Error) -> Status {
-    let (code, class) = code(error.kind());
+    let (code, class) =
+        if is_full(error) { code(ErrorKind::ResourceExhausted) } else { code(error.kind()) };
     let mut text = error.to_string();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
@@ -23,6 +26,14 @@ pub(crate) fn status(error: &Error) -> Status {
         text.push_str(class);
     }
     Status::new(code, text)
+}
+
+/// Whether it is for want of space on a disk.
+fn is_full(error: &Error) -> bool {
+    let full = |errno: Errno| matches!(errno, Errno::NOSPC | Errno::DQUOT);
+    let by_system = || error.find::<io::Error>().and_then(Errno::from_io_error);
+    error.kind() == ErrorKind::Storage
+        && error.find::<Errno>().copied().or_else(by_system).is_some_and(full)
 }
 
 fn code(kind: ErrorKind) -> (Code, &'static str) {

@@ -11,7 +11,7 @@ use sd_notify::NotifyState;
 
 use crate::args::LogFormat;
 use crate::config::{Config, DaemonConfig};
-use crate::runtime;
+use crate::{report, runtime};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -32,17 +32,20 @@ pub(crate) struct Args {
     pub(crate) log_format: Option<LogFormat>,
 }
 
+const ONE: &str = "stop that daemon, or name another --root";
+
 pub(crate) fn run(config: &Config) -> Result<()> {
     let access = access(&config.daemon)?;
+    // What can't be right is found before a store is made.
+    let sockets = sockets(config, &access)?;
     let engine = config.engine()?;
     let root = engine.store().root().to_owned();
     // Held to the end: of two daemons each would collect what the other is about to use.
     let Some(_alone) = engine.store().try_lock("daemon")? else {
         let message = format!("serve {}: another daemon serves it", root.display());
-        return Err(Error::new(ErrorKind::Busy, message));
+        return Err(report::advise(Error::new(ErrorKind::Busy, message), ONE));
     };
     raise_descriptors();
-    let sockets = sockets(config, &access)?;
     let options = DaemonOptions {
         version: env!("DIST_VERSION").to_owned(),
         revision: env!("DIST_REVISION").to_owned(),
@@ -82,18 +85,27 @@ fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
         })
     };
     let bind = |path: &Path| Socket::bind(&options(path)?, access.clone());
-    let (api, backend) = match passed(0)? {
-        Some(api) => (api, passed(1)?),
-        None => {
-            let backend = daemon.backend_address.as_deref().map(bind).transpose()?;
-            (bind(config.daemon_address()?)?, backend)
-        }
-    };
     let metrics = daemon
         .metrics
         .as_deref()
-        .map(|address| MetricsSocket::bind(address, &options(Path::new(address))?, access.clone()));
-    Ok(Sockets { api, backend, metrics: metrics.transpose()? })
+        .map(|address| MetricsSocket::bind(address, &options(Path::new(address))?, access.clone()))
+        .transpose()?;
+    let (api, backend) = match passed(0)? {
+        Some(api) => (api, passed(1)?),
+        None => {
+            let address = config.daemon_address()?;
+            if daemon.backend_address.as_deref() == Some(address) {
+                let message = format!(
+                    "listen on {}: clients and a containerd need two sockets, not one",
+                    address.display()
+                );
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+            let backend = daemon.backend_address.as_deref().map(bind).transpose()?;
+            (bind(address)?, backend)
+        }
+    };
+    Ok(Sockets { api, backend, metrics })
 }
 
 /// Who is answered, beside root and the members of the sockets' group.

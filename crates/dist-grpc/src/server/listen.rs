@@ -68,14 +68,14 @@ impl Socket {
     pub fn bind(options: &SocketOptions, mut access: Access) -> Result<Self> {
         let path = std::path::absolute(&options.path)
             .context(ErrorKind::InvalidArgument, || at("make socket", &options.path))?;
+        let address = SocketAddrUnix::new(&path)
+            .context(ErrorKind::InvalidArgument, || at("make socket", &path))?;
         let dir = path.parent().unwrap_or(Path::new("/"));
         make_dir(dir)?;
         let gate = File::open(dir).context(ErrorKind::Storage, || at("open", dir))?;
         // Held until the socket listens: of two daemons that start at once, one finds the other.
         rustix::io::retry_on_intr(|| rustix::fs::flock(&gate, FlockOperation::LockExclusive))
             .context(ErrorKind::Storage, || at("lock", dir))?;
-        let address = SocketAddrUnix::new(&path)
-            .context(ErrorKind::InvalidArgument, || at("make socket", &path))?;
         remove_stale(&path, &address)?;
         let socket = stream_socket().during(|| at("make socket", &path))?;
         rustix::net::bind(&socket, &address)
