@@ -92,7 +92,7 @@ pub async fn fetch(
     let (target, platforms) = (resolved.target.clone(), options.platforms.clone());
     let outer = engine.clone();
     let session = blocking(move || {
-        let needs = Belongings::find(&outer.content(), &target, &platforms).resources();
+        let needs = Belongings::find(&outer.content(), &target, &platforms)?.resources();
         Session::begin(&outer, needs)
     })
     .await?;
@@ -108,7 +108,7 @@ pub async fn fetch(
     let (target, name) = (resolved.target.clone(), resolved.name.clone());
     let FetchHandler { intake, platforms, .. } = handler;
     blocking(move || {
-        let found = Belongings::find(&intake.content, &target, &platforms);
+        let found = Belongings::find_whole(&intake.content, &target, &platforms)?;
         let mut registration = found.registration(Some(&name));
         registration.labels.entry(target.digest).or_default().extend(root_label());
         session.finish(registration)

@@ -12,26 +12,28 @@
 mod contents;
 mod docker;
 mod names;
+mod whole;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 
 use dist_core::{
-    Descriptor, Digest, Document, Error, ErrorKind, Image, ImageName, Labels, MAX_DEPTH, MediaType,
-    Progress, Provider as _, Result, ResultExt as _, children,
+    Descriptor, Digest, Document, Error, ErrorKind, Image, ImageName, Labels, MediaType, Progress,
+    Result, ResultExt as _,
 };
-use dist_store::{ContentStore, Registration, SettleMode};
+use dist_store::{Registration, SettleMode};
 
 use self::contents::Contents;
 pub use self::names::{DigestNames, Naming};
 pub(crate) use self::names::{IMAGE_NAME, REF_NAME};
+use self::whole::Whole;
 use crate::Engine;
 use crate::blocking::{Alive, blocking};
 use crate::fetch::{Platforms, default_jobs};
 use crate::ingest::Intake;
 use crate::pull::{Unpacking, unpack};
-use crate::references::Belongings;
+use crate::references::{Belongings, reference_labels};
 use crate::session::Session;
 
 /// Choices for [`import`].
@@ -43,7 +45,8 @@ pub struct ImportOptions {
     pub index_names: Vec<ImageName>,
     /// The labels that images get.
     pub labels: Labels,
-    /// Which entries of an index are kept.
+    /// Which entries of an index are kept, of those that are whole in the archive. Where there is
+    /// none for one of them, all entries are.
     pub platforms: Platforms,
     /// What is unpacked of each image.
     pub unpacks: Vec<Unpacking>,
@@ -64,11 +67,12 @@ pub async fn import(
 ) -> Result<Vec<Image>> {
     let alive = Alive::new();
     let (outer, cancel, index) = (engine.clone(), alive.cancel(), !options.index_names.is_empty());
+    let platforms = options.platforms.clone();
     let (session, found) = blocking(move || {
         let session = Session::begin(&outer, BTreeSet::new())?;
         let mut contents = Contents::new(session.engine(), cancel);
         contents.read(input)?;
-        let found = find_images(&mut contents, index)?;
+        let found = find_images(&mut contents, index, &platforms)?;
         Ok((session, found))
     })
     .await?;
@@ -76,22 +80,29 @@ pub async fn import(
     let intake =
         Intake { content: engine.content(), downloads: None, progress, cancel: alive.cancel() };
     let mut registration = Registration::default();
-    for image in &found.images {
-        let mut belongings = Belongings::find(&intake.content, image, &options.platforms);
+    let mut label = |labels: BTreeMap<Digest, Labels>| {
+        for (digest, more) in labels {
+            registration.labels.entry(digest).or_default().extend(more);
+        }
+    };
+    for (image, mut belongings) in found.images.iter().zip(found.belongings) {
         for unpacking in &options.unpacks {
             let engine = engine.with_snapshotter(&unpacking.snapshotter);
             let work = (intake.clone(), alive.stop(), default_jobs());
             let (plan, _) = unpack(&engine, work, image, &unpacking.platform).await?;
             belongings.add_unpacked(&plan, &unpacking.snapshotter);
         }
-        registration.labels.extend(belongings.registration(None).labels);
+        label(belongings.registration(None).labels);
+    }
+    if let Some(index) = &found.index {
+        label(BTreeMap::from([(index.digest, reference_labels(&found.images))]));
+    }
+    for image in &found.images {
         for name in names::of(image, &options.namings)? {
             registration.images.push((name, bare(image), options.labels.clone()));
         }
     }
     if let Some(index) = &found.index {
-        let named = Belongings::find(&intake.content, index, &options.platforms);
-        registration.labels.extend(named.registration(None).labels);
         for name in &options.index_names {
             registration.images.push((name.clone(), index.clone(), options.labels.clone()));
         }
@@ -107,11 +118,13 @@ pub async fn import(
 /// What an archive holds.
 struct Found {
     images: Vec<Descriptor>,
+    /// What belongs to each of them.
+    belongings: Vec<Belongings>,
     /// All of them, where somebody wants a name for that.
     index: Option<Descriptor>,
 }
 
-fn find_images(contents: &mut Contents, wants_index: bool) -> Result<Found> {
+fn find_images(contents: &mut Contents, wants_index: bool, platforms: &Platforms) -> Result<Found> {
     let (bytes, images) = match contents.take_document("index.json") {
         Some(bytes) => {
             check_layout(contents.take_document("oci-layout"))?;
@@ -127,14 +140,15 @@ fn find_images(contents: &mut Contents, wants_index: bool) -> Result<Found> {
             None => return Err(unrecognised()),
         },
     };
-    for image in &images {
-        check_whole(&contents.content, image, &mut HashSet::new(), 0)?;
-    }
+    let whole = Whole::new(contents);
+    images.iter().try_for_each(|image| whole.check(image))?;
+    let belong = |image| whole.belongings(image, platforms);
+    let belongings = images.iter().map(belong).collect::<Result<_>>()?;
     let index = match wants_index {
         true => Some(contents.store(&MediaType::Index, &bytes)?),
         false => None,
     };
-    Ok(Found { images, index })
+    Ok(Found { images, belongings, index })
 }
 
 fn unrecognised() -> Error {
@@ -153,52 +167,6 @@ fn check_layout(marker: Option<Vec<u8>>) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Corrupt, "read oci-layout: it is not that of a layout 1.0.0"))
-}
-
-/// Checks that all of an image is there: of an index, all of at least one of its images. What is in
-/// `seen` was looked at, without having made anything whole.
-fn check_whole(
-    content: &ContentStore,
-    desc: &Descriptor,
-    seen: &mut HashSet<Digest>,
-    depth: usize,
-) -> Result<()> {
-    if depth == MAX_DEPTH {
-        let message = format!("walk {}: indexes are nested too deep", desc.digest);
-        return Err(Error::new(ErrorKind::Corrupt, message));
-    }
-    let blob = content.open(&desc.digest).map_err(|error| missing(desc, error))?;
-    if blob.size != desc.size {
-        let source = dist_core::ContentMismatch::Size { expected: desc.size, got: blob.size };
-        let message = format!("verify {} {}", desc.media_type.noun(), desc.digest);
-        return Err(Error::new(ErrorKind::Corrupt, message).with_source(source));
-    }
-    let below = children(content, desc)?;
-    if !desc.media_type.is_index() {
-        let mut needed = below.iter().filter(|child| !child.media_type.is_foreign());
-        return needed.try_for_each(|child| check_whole(content, child, seen, depth + 1));
-    }
-    let mut first = None;
-    for child in &below {
-        if !seen.insert(child.digest) {
-            continue;
-        }
-        match check_whole(content, child, seen, depth + 1) {
-            Ok(()) => return Ok(()),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    Err(first.unwrap_or_else(|| {
-        Error::new(ErrorKind::Corrupt, format!("read index {}: it is empty", desc.digest))
-    }))
-}
-
-fn missing(desc: &Descriptor, error: Error) -> Error {
-    if error.kind() != ErrorKind::NotFound {
-        return error;
-    }
-    let message = format!("find {} {} in the archive", desc.media_type.noun(), desc.digest);
-    Error::new(ErrorKind::Corrupt, message).with_source(error)
 }
 
 /// The descriptor without what an archive says of names.

@@ -14,7 +14,7 @@ use crate::blocking::{Alive, Downloads, Stop, blocking};
 use crate::fetch::{FetchHandler, Layers, Platforms, default_jobs, resolve};
 use crate::ingest::Intake;
 use crate::layers::{Plan, find_manifest, layers_below, plan};
-use crate::references::Belongings;
+use crate::references::{Belongings, is_of_content};
 use crate::session::Session;
 use crate::unpack::Unpacker;
 
@@ -131,7 +131,7 @@ pub async fn pull_as(
     let (target, platforms) = (needs.target.clone(), needs.platforms.clone());
     let handler = FetchHandler { intake: intake.clone(), platforms, layers: Layers::Leave };
     dispatch(&handler, target.clone(), jobs).await?;
-    let (mut needs, session) = needs.hold(session).await?;
+    let (needs, session) = needs.hold(session).await?;
     let (mut chain_id, mut warnings) = (None, Vec::new());
     for unpacking in &wanted.unpacks {
         let engine = engine.with_snapshotter(&unpacking.snapshotter);
@@ -144,7 +144,7 @@ pub async fn pull_as(
     let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
     let labels = wanted.labels.clone();
     let mut images = blocking(move || {
-        let mut registration = needs.find(session.engine()).registration(Some(&name));
+        let mut registration = needs.find_whole(session.engine())?.registration(Some(&name));
         let image = |name| (name, target.clone(), labels.clone());
         registration.images = names.into_iter().map(image).collect();
         let store = session.engine().store().clone();
@@ -175,7 +175,7 @@ impl Needs {
     async fn begin(mut self, engine: &Engine) -> Result<(Self, Session)> {
         let engine = engine.clone();
         blocking(move || {
-            let needs = self.find(&engine).resources();
+            let needs = self.find(&engine)?.resources();
             Ok((self, Session::begin(&engine, needs)?))
         })
         .await
@@ -184,32 +184,46 @@ impl Needs {
     /// Keeps what documents name that have come since.
     async fn hold(mut self, mut session: Session) -> Result<(Self, Session)> {
         blocking(move || {
-            session.hold(self.find(session.engine()).resources())?;
+            session.hold(self.find(session.engine())?.resources())?;
             Ok((self, session))
         })
         .await
     }
 
     /// What belongs to the image, as far as documents that are there say so.
-    fn find(&mut self, engine: &Engine) -> Belongings {
+    fn find(&mut self, engine: &Engine) -> Result<Belongings> {
         if let Some(known) = &self.known {
-            return known.clone();
+            return Ok(known.clone());
         }
         let content = engine.content();
-        let mut found = Belongings::find(&content, &self.target, &self.platforms);
-        for Unpacking { platform, snapshotter } in &self.unpacks {
-            let plan = find_manifest(&content, &self.target, platform)
-                .and_then(|manifest| plan(&content, &manifest));
-            match plan {
-                Ok(plan) => found.add_unpacked(&plan, snapshotter),
+        let mut found = Belongings::find(&content, &self.target, &self.platforms)?;
+        for unpacking in &self.unpacks {
+            match self.plan(&content, unpacking) {
+                Ok(plan) => found.add_unpacked(&plan, &unpacking.snapshotter),
                 // It can't be made yet, or at all: that is told when it is needed.
-                Err(_) => found.partial = true,
+                Err(error) if is_of_content(&error) => found.partial = true,
+                Err(error) => return Err(error),
             }
         }
         if !found.partial {
             self.known = Some(found.clone());
         }
-        found
+        Ok(found)
+    }
+
+    /// What belongs to the image, now that all of it was brought. Documents that went meanwhile are
+    /// an error: without the labels that they ask for, the rest would be collected.
+    fn find_whole(&self, engine: &Engine) -> Result<Belongings> {
+        let content = engine.content();
+        let mut found = Belongings::find_whole(&content, &self.target, &self.platforms)?;
+        for unpacking in &self.unpacks {
+            found.add_unpacked(&self.plan(&content, unpacking)?, &unpacking.snapshotter);
+        }
+        Ok(found)
+    }
+
+    fn plan(&self, content: &dyn Provider, unpacking: &Unpacking) -> Result<Plan> {
+        plan(content, &find_manifest(content, &self.target, &unpacking.platform)?)
     }
 }
 
@@ -288,14 +302,14 @@ pub async fn unpack_manifest(
     let (platform, snapshotter) = (options.platform.clone(), engine.snapshotter_name().to_owned());
     let unpacks = vec![Unpacking { platform: platform.clone(), snapshotter }];
     let needs = Needs::new(target, Platforms::One(platform), unpacks);
-    let (mut needs, session) = needs.begin(engine).await?;
+    let (needs, session) = needs.begin(engine).await?;
     let engine = session.engine().clone();
     let downloads: Option<Downloads> = None;
     let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
     let work = (intake, alive.stop(), options.jobs);
     let (plan, warnings) = unpack(&engine, work, &needs.target, &options.platform).await?;
     blocking(move || {
-        session.finish(needs.find(&engine).registration(None))?;
+        session.finish(needs.find_whole(&engine)?.registration(None))?;
         engine.store().settle(SettleMode::Answer)
     })
     .await?;

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dist_core::{
-    DISTRIBUTION_SOURCE, Descriptor, Digest, GC_REF_CONTENT, GC_REF_SNAPSHOT, Labels, Provider,
-    Reference, Resource, UNCOMPRESSED, children, scheme,
+    DISTRIBUTION_SOURCE, Descriptor, Digest, Error, ErrorKind, GC_REF_CONTENT, GC_REF_SNAPSHOT,
+    Labels, Provider, Reference, Resource, Result, UNCOMPRESSED, children, scheme,
 };
 use dist_store::Registration;
 
@@ -32,7 +32,40 @@ impl Belongings {
     /// Walks the documents below `target` that are there; of an index, those for `platforms`.
     ///
     /// What is missing or wrong ends the walk there: it is told when it is needed.
-    pub(crate) fn find(content: &dyn Provider, target: &Descriptor, platforms: &Platforms) -> Self {
+    ///
+    /// # Errors
+    /// `Storage` and the like: whether something is there could not be found out.
+    pub(crate) fn find(
+        content: &dyn Provider,
+        target: &Descriptor,
+        platforms: &Platforms,
+    ) -> Result<Self> {
+        Self::walk(content, target, &|below| platforms.choose(below), false)
+    }
+
+    /// As [`Belongings::find`], where everything has to be there.
+    ///
+    /// # Errors
+    /// `NotFound` for what is missing; `Corrupt`, `Unsupported` for what is wrong; `Storage`.
+    pub(crate) fn find_whole(
+        content: &dyn Provider,
+        target: &Descriptor,
+        platforms: &Platforms,
+    ) -> Result<Self> {
+        Self::walk(content, target, &|below| platforms.choose(below), true)
+    }
+
+    /// Walks the documents below `target`; of an index, those that `choose` leaves. Unless all has
+    /// to be there, what is missing or wrong ends the walk there.
+    ///
+    /// # Errors
+    /// Those of reading, but for the content's own unless it has to be `whole`.
+    pub(crate) fn walk(
+        content: &dyn Provider,
+        target: &Descriptor,
+        choose: &dyn Fn(Vec<Descriptor>) -> Result<Vec<Descriptor>>,
+        whole: bool,
+    ) -> Result<Self> {
         let mut found = Self::default();
         let mut level = vec![target.clone()];
         for _ in 0..dist_core::MAX_DEPTH {
@@ -41,22 +74,27 @@ impl Belongings {
                 if found.blobs.contains_key(&desc.digest) {
                     continue;
                 }
-                let wanted = |below: &Vec<Descriptor>| {
-                    let below = below.clone();
-                    if desc.media_type.is_index() { platforms.choose(below) } else { Ok(below) }
+                let below = match children(content, &desc) {
+                    Err(error) if !whole && is_of_content(&error) => {
+                        found.partial = true;
+                        Vec::new()
+                    }
+                    below => below?,
                 };
-                let walked = children(content, &desc)
-                    .and_then(|below| wanted(&below).map(|wanted| (below, wanted)));
-                let (below, wanted) = walked.unwrap_or_else(|_| {
-                    found.partial = true;
-                    (Vec::new(), Vec::new())
-                });
-                next.extend(wanted);
-                found.blobs.insert(desc.digest, below);
+                // Labels are for all that an index names, whatever is chosen of it.
+                found.blobs.insert(desc.digest, below.clone());
+                if !desc.media_type.is_index() {
+                    next.extend(below);
+                    continue;
+                }
+                match choose(below) {
+                    Err(error) if !whole && is_of_content(&error) => found.partial = true,
+                    chosen => next.extend(chosen?),
+                }
             }
             level = next;
         }
-        found
+        Ok(found)
     }
 
     /// Adds the snapshots that a plan is unpacked into.
@@ -91,6 +129,11 @@ impl Belongings {
     }
 }
 
+/// Whether an error is what content is, or that it is not there: looking again finds the same.
+pub(crate) fn is_of_content(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Unsupported)
+}
+
 /// The label that says where content came from; `None` for what is in no registry.
 pub(crate) fn source(name: &str) -> Option<(String, String)> {
     if scheme(name, &[OCI]).is_some() {
@@ -101,7 +144,7 @@ pub(crate) fn source(name: &str) -> Option<(String, String)> {
     Some((key, reference.repository().to_owned()))
 }
 
-fn reference_labels(named: &[Descriptor]) -> Labels {
+pub(crate) fn reference_labels(named: &[Descriptor]) -> Labels {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut labels = Labels::new();
     for desc in named {

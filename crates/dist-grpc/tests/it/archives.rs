@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dist::{DigestNames, ExportOptions, ImportOptions, Naming, Platforms};
-use dist_core::{Cancel, ErrorKind};
+use dist_core::{Cancel, Digest, ErrorKind};
 use dist_grpc::api::containerd::types::Platform;
 use dist_grpc::api::containerd::types::transfer::{
     ImageExportStream, ImageImportStream, ImageReference, ImageStore, UnpackConfiguration,
@@ -46,8 +46,20 @@ fn any_name() -> ImportOptions {
 }
 
 async fn import(served: &Served, bytes: &[u8]) -> dist_core::Result<Vec<dist_core::Image>> {
+    import_as(served, bytes, &any_name()).await
+}
+
+async fn import_as(
+    served: &Served,
+    bytes: &[u8],
+    options: &ImportOptions,
+) -> dist_core::Result<Vec<dist_core::Image>> {
     let input = Box::new(std::io::Cursor::new(bytes.to_vec()));
-    dist::import(&served.engine, input, &any_name(), Arc::new(())).await
+    dist::import(&served.engine, input, options, Arc::new(())).await
+}
+
+fn collect(served: &Served) {
+    dist::collect(served.engine.store(), Default::default(), &mut Default::default()).unwrap();
 }
 
 #[tokio::test]
@@ -94,7 +106,7 @@ async fn an_archive_comes_back_byte_by_byte() {
     assert!(images[0].target.annotations.is_empty());
     second.engine.snapshotter().unwrap().stat(&image.chain_id().into()).unwrap();
     // Nothing but the image keeps its content, and it does.
-    dist::collect(second.engine.store(), Default::default(), &mut Default::default()).unwrap();
+    collect(&second);
 
     let drained = drain(&second, "out").await;
     let (again, to) = export("out");
@@ -124,6 +136,80 @@ async fn one_platform_of_an_index_is_a_whole_archive() {
     let content = second.engine.content();
     assert!(content.info(&other.blobs[1].digest).is_ok());
     assert!(content.info(&image.blobs[1].digest).is_err());
+}
+
+#[tokio::test]
+async fn what_is_whole_is_kept_whatever_platform_was_meant() {
+    let (image, other) = (Image::random(1, &[5000]), Image::random(2, &[6000]));
+    let both = index_of(&[("amd64", None, image), ("arm64", None, other.clone())]);
+    let one = index_of(&[("arm64", None, other.clone())]);
+    for (index, wanted) in [(&both, "linux/amd64"), (&one, "linux/amd64"), (&both, "linux/s390x")] {
+        let served = holding(index).await;
+        let platforms = Platforms::One("linux/arm64".parse().unwrap());
+        let bytes = exported(&served, &ExportOptions { platforms, ..ExportOptions::default() });
+        let second = Served::new("overlayfs");
+        let platforms = Platforms::One(wanted.parse().unwrap());
+        let options = ImportOptions { platforms, ..any_name() };
+        import_as(&second, &bytes, &options).await.unwrap();
+        collect(&second);
+        let content = second.engine.content();
+        for blob in other.blobs.iter().chain([&other.manifest]) {
+            content.info(&blob.digest).unwrap_or_else(|error| panic!("{wanted}: {error:?}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_for_all_images_takes_no_labels_from_them() {
+    let image = Image::random(1, &[5000]);
+    let served = holding(&image).await;
+    let bytes = exported(&served, &ExportOptions::default());
+    let second = Served::new("overlayfs");
+    let unpack = dist::Unpacking {
+        platform: dist_core::Platform::host(),
+        snapshotter: "overlayfs".to_owned(),
+    };
+    let index_names = vec!["all".parse().unwrap()];
+    let options = ImportOptions { index_names, unpacks: vec![unpack], ..ImportOptions::default() };
+    import_as(&second, &bytes, &options).await.unwrap();
+    collect(&second);
+    second.engine.snapshotter().unwrap().stat(&image.chain_id().into()).unwrap();
+}
+
+/// A manifest and its digest, of a config and of layers that are manifests.
+fn nested(config: &str, layers: &str) -> (Digest, Vec<u8>) {
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let bytes = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{config},"layers":[{layers}]}}"#
+    );
+    (Digest::sha256(bytes.as_bytes()), bytes.into_bytes())
+}
+
+#[tokio::test]
+async fn manifests_in_the_place_of_layers_are_refused() {
+    let config = b"{}";
+    let digest = Digest::sha256(config);
+    let config_type = "application/vnd.oci.image.config.v1+json";
+    let config_desc = format!(r#"{{"mediaType":"{config_type}","digest":"{digest}","size":2}}"#);
+    let mut files = vec![(format!("blobs/sha256/{}", digest.hex()), config.to_vec())];
+    let mut layers = String::new();
+    for _ in 0..6 {
+        let (digest, bytes) = nested(&config_desc, &layers);
+        let desc = format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":{}}}"#,
+            bytes.len()
+        );
+        files.push((format!("blobs/sha256/{}", digest.hex()), bytes));
+        layers = vec![desc; 100].join(",");
+    }
+    let first = &layers[..layers.find("},").unwrap() + 1];
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{first}]}}"#);
+    files.push(("index.json".to_owned(), index.into_bytes()));
+    files.push(("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()));
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let error = import(&Served::new("overlayfs"), &tar(&files)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(format!("{error:?}").contains("it holds a manifest"), "{error:?}");
 }
 
 #[tokio::test]

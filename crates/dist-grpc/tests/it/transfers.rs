@@ -1,6 +1,7 @@
 //! `transfer.v1`: what 2.x clients do for images, against a real registry.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use dist_core::ErrorKind;
 use dist_grpc::api::containerd::services::transfer::v1::transfer_client::TransferClient;
@@ -11,7 +12,7 @@ use dist_grpc::api::containerd::types::transfer::{
     ImageReference, ImageStore, OciRegistry, Progress, RegistryResolver, UnpackConfiguration,
     WindowUpdate,
 };
-use dist_testutil::{Auth, Image, Registry, index_of};
+use dist_testutil::{Auth, Fault, FaultProxy, Gate, Image, Registry, Rule, index_of};
 use prost::{Message as _, Name};
 use prost_types::Any;
 use tokio::task::JoinHandle;
@@ -176,6 +177,43 @@ async fn without_unpacking_the_layers_are_brought_and_nothing_is_unpacked() {
     assert!(served.engine.snapshotter().unwrap().stat(&image.chain_id().into()).is_err());
     transfer(&served, from(), pack(&named("all")), "").await.unwrap();
     assert!(both.blobs.iter().all(|blob| there(blob.digest)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_cannot_be_read_at_the_end_leave_no_image() {
+    let registry = Registry::start();
+    let image = Image::random(1, &[300_000]);
+    image.push(&registry, "app", "1");
+    for (fetches, gone) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (proxy, gate) = (FaultProxy::start(registry.address()), Gate::default());
+        proxy.add(Rule::get(image.layer(0), Fault::Hold(1000, gate.clone())));
+        let served = Served::new("overlayfs");
+        let (engine, reference) = (served.engine.clone(), proxy.reference("app:1"));
+        let pulling = tokio::spawn(async move {
+            if fetches {
+                dist::fetch(&engine, &reference, &Default::default(), Arc::new(())).await.map(drop)
+            } else {
+                dist::pull(&engine, &reference, &Default::default(), Arc::new(())).await.map(drop)
+            }
+        });
+        gate.wait_held(1);
+        let content = served.engine.content();
+        let kind = if gone {
+            content.delete(&image.manifest.digest).unwrap();
+            ErrorKind::NotFound
+        } else {
+            // Opening a socket fails, and not because it is not there.
+            let path = content.path(&image.manifest.digest).unwrap();
+            let short = served.path("s");
+            drop(std::os::unix::net::UnixListener::bind(&short).unwrap());
+            std::fs::rename(short, path).unwrap();
+            ErrorKind::Storage
+        };
+        gate.open();
+        let error = pulling.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), kind, "fetch {fetches}: {error:?}");
+        assert!(served.engine.images().list().unwrap().is_empty());
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", "manifest.json"];
 /// What was read of an archive.
 pub(super) struct Contents {
     pub(super) content: ContentStore,
-    cancel: Cancel,
+    pub(super) cancel: Cancel,
     limits: Limits,
     /// A name that no other import uses.
     own: String,
