@@ -12,11 +12,12 @@
 //! links to it, so that no entry relies on what is below the layer.
 
 mod archive;
+mod first;
 mod node;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, btree_map};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -24,6 +25,7 @@ use dist_core::{Cancel, Diffed, Differ, Error, ErrorKind, Mount, Result};
 use rustix::fs::{FileType, Stat};
 
 use self::archive::{Archive, What};
+use self::first::First;
 use self::node::{Node, identity, kind, size};
 use self::view::{Entry, Place, View, is_representable, look};
 use crate::name::{escape, join};
@@ -79,37 +81,12 @@ impl Differ for LayerDiffer {
 /// # Errors
 /// `Aborted` where they change meanwhile; `Storage`, `Cancelled`.
 pub fn first_difference(one: &Path, other: &Path, cancel: &Cancel) -> Result<Option<String>> {
-    let mut first = First(Vec::new());
+    let mut first = First::default();
     let archive = Archive::new(&mut first, None);
     let compared = compare(&View::raw(one)?, &View::raw(other)?, archive, cancel);
-    match (first.name(), compared) {
-        (Some(name), _) => Ok(Some(escape(name))),
+    match (first.path(), compared) {
+        (Some(path), _) => Ok(Some(escape(path))),
         (None, compared) => compared.map(|_| None),
-    }
-}
-
-/// Takes the first entry of a tar and nothing more.
-struct First(Vec<u8>);
-
-impl First {
-    /// The entry's name, or the start of a long one; `None` for a tar without entries.
-    fn name(&self) -> Option<&[u8]> {
-        let name = self.0.get(..100)?.split(|&byte| byte == 0).next()?;
-        (!name.is_empty()).then_some(name)
-    }
-}
-
-impl Write for First {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.name().is_some() {
-            return Err(io::Error::other("there is a difference"));
-        }
-        self.0 = bytes.to_vec();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -12,9 +12,10 @@ use super::node::Node;
 use crate::name::{escape, split};
 use crate::tar::Time;
 
-const BLOCK: usize = 512;
+/// Bytes of a header, and of what all else is filled up to.
+pub(super) const BLOCK: usize = 512;
 /// Bytes of a name in a header.
-const NAME: usize = 100;
+pub(super) const NAME: usize = 100;
 /// The largest value of seven octal digits.
 const SMALL: u64 = 0o7_777_777;
 /// The largest value of eleven octal digits.
