@@ -10,8 +10,10 @@ mod files;
 use std::fmt;
 use std::path::PathBuf;
 
-use dist_core::{Cancel, Context as _, Digest, ErrorKind, Labels, Namespace, Result, SnapshotKey};
-use rusqlite::Connection;
+use dist_core::{
+    Cancel, Context as _, Digest, Error, ErrorKind, Labels, Namespace, Result, SnapshotKey,
+};
+use rusqlite::{Connection, ErrorCode};
 
 use crate::blobs::{Found, known, look, open_file};
 use crate::db::SqlContext as _;
@@ -35,6 +37,8 @@ pub enum Problem {
     SnapshotInodes,
     /// A committed snapshot is not what its layers unpack to.
     SnapshotContents,
+    /// The snapshot that an image's config says it was unpacked to has no row.
+    SnapshotMissing,
     /// A blob that no namespace has.
     BlobUnowned,
     /// A directory of a snapshot that has no row.
@@ -67,6 +71,7 @@ impl fmt::Display for Problem {
             Self::SnapshotLost => "snapshot-lost",
             Self::SnapshotInodes => "snapshot-inodes",
             Self::SnapshotContents => "snapshot-contents",
+            Self::SnapshotMissing => "snapshot-missing",
             Self::BlobUnowned => "blob-unowned",
             Self::SnapshotUnowned => "snapshot-unowned",
             Self::SnapshotUnfinished => "snapshot-unfinished",
@@ -88,6 +93,15 @@ pub enum Subject {
     Path(PathBuf),
     /// A snapshot.
     Snapshot(SnapshotRow),
+    /// A snapshot that has no row.
+    Missing {
+        /// Its namespace.
+        namespace: Namespace,
+        /// Its snapshotter.
+        snapshotter: String,
+        /// Its key.
+        key: SnapshotKey,
+    },
 }
 
 /// A snapshot's row, as a check needs it.
@@ -128,6 +142,27 @@ pub struct Checked {
     /// Their bytes.
     pub bytes: u64,
 }
+
+/// Whether something failed because the file of the database is damaged, or is none.
+#[must_use]
+pub fn is_database_damaged(error: &Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let code = error.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+        if error.is::<EmptyDatabase>()
+            || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// The cause of an error about a database whose file has no bytes.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the file is empty")]
+pub(crate) struct EmptyDatabase;
 
 impl Checked {
     /// Notes a finding.
@@ -307,14 +342,13 @@ impl Store {
     }
 
     /// Moves a damaged blob to `ROOT/quarantine`. Its rows stay, so that it has its labels again
-    /// when it comes again.
+    /// when it comes again. Returns where it is now, `None` where there was no file.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn quarantine_blob(&self, digest: &Digest) -> Result<()> {
+    pub fn quarantine_blob(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let path = self.blob_path(digest);
-        self.db()
-            .write_freeing(|_| fsio::set_aside(&path, &self.root().join("quarantine")).map(drop))
+        self.db().write_freeing(|_| fsio::set_aside(&path, &self.root().join("quarantine")))
     }
 
     /// Which namespaces have a blob, whether or not its file is there.

@@ -44,7 +44,7 @@ mod snapshots;
 mod store;
 
 pub use blobs::ContentStore;
-pub use check::{BlobOwner, Checked, Finding, Problem, SnapshotRow, Subject};
+pub use check::{BlobOwner, Checked, Finding, Problem, SnapshotRow, Subject, is_database_damaged};
 pub use db::Db;
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
 pub use gc::{Collected, Explanation, GcOptions, Leak, Object, Reason, Removed, Step, Why};

@@ -13,6 +13,7 @@ use dist_core::{Context as _, Error, ErrorKind, Result, ResultExt as _};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
+use crate::check::EmptyDatabase;
 use crate::db::{self, Db};
 use crate::format::{self, Allowed};
 use crate::fsio::{self, at};
@@ -250,9 +251,13 @@ fn make_dirs(root: &Path) -> Result<()> {
 /// Fails where a store lost its database: a new one would not know what the files belong to.
 fn check_database(root: &Path) -> Result<()> {
     let path = root.join("meta.db");
-    match path.try_exists() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::new(
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.len() == 0 => {
+            let message = at("open database", &path);
+            Err(Error::new(ErrorKind::Storage, message).with_source(EmptyDatabase))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::new(
             ErrorKind::Storage,
             format!(
                 "open store {}: its database {} is gone, restore it or move the store away",

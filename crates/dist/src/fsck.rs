@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
     Applier as _, Cancel, ChainId, ContentMismatch, Context as _, Descriptor, Digest, Error,
-    ErrorKind, Event, Expected, IngestKey, Labels, LayerForm, MediaType, Mount, Namespace,
-    Progress, Provider as _, Reference, Resolver as _, Result, ResultExt as _, SnapshotKey,
-    children,
+    ErrorKind, Event, Expected, GC_REF_SNAPSHOT, IngestKey, Labels, LayerForm, MediaType, Mount,
+    Namespace, Progress, Provider as _, Reference, Resolver as _, Result, ResultExt as _,
+    SnapshotKey, children,
 };
 use dist_layer::{ApplyOptions, LayerApplier, first_difference, inherit_dirs};
 use dist_store::{Checked, ContentStore, Finding, Problem, Sharing, SnapshotRow, Subject};
@@ -24,6 +24,7 @@ use rustix::fs::FlockOperation;
 use crate::Engine;
 use crate::blocking::{Alive, Downloads, blocking};
 use crate::layers::{Layer, plan};
+use crate::pull::{PullOptions, unpack_manifest};
 use crate::unpack::check_diff_id;
 
 /// Begins the names of labels that say where a blob came from.
@@ -88,38 +89,128 @@ pub async fn fsck(
         .into_iter()
         .partition(|finding| matches!(finding.subject, Subject::Blob(_)));
     result.findings = if options.repair {
-        Healer { engine, alive: &alive, progress }.heal(blobs).await?
+        Healer { engine, alive: &alive, progress: Arc::clone(&progress) }.heal(blobs).await?
     } else {
         blobs.into_iter().map(|finding| (finding, Outcome::Found)).collect()
     };
-    let (engine, cancel) = (engine.clone(), alive.cancel());
-    let (snapshots, more) = blocking(move || {
-        let mut checked = Checked { findings: leftovers, ..Checked::default() };
-        let rows = dist_snapshot::check(engine.store(), &cancel, &mut checked)?;
-        let trees = Trees::new(&engine, &rows, &cancel)?;
-        let mut findings: Vec<_> =
-            checked.findings.into_iter().map(|finding| (finding, Outcome::Found)).collect();
-        if options.repair {
-            // Snapshots after those below them.
-            findings.sort_by_key(|(finding, _)| trees.depth(finding));
-            for (finding, outcome) in &mut findings {
-                *outcome = trees.repair(finding);
+    let (held, cancel) = (engine.clone(), alive.cancel());
+    let (missing, more) =
+        blocking(move || check_snapshots(&held, options, leftovers, &cancel)).await?;
+    result.findings.extend(more);
+    for (finding, manifest) in missing {
+        let outcome = match (&finding.subject, manifest) {
+            (Subject::Missing { namespace, snapshotter, .. }, Some(manifest)) if options.repair => {
+                let engine = engine.in_namespace(namespace.clone()).with_snapshotter(snapshotter);
+                unpack_again(&engine, &manifest, Arc::clone(&progress)).await
             }
-        }
-        if options.deep {
-            findings.extend(trees.compare_all(&findings, options.repair)?);
-        }
+            _ => Outcome::Found,
+        };
+        result.findings.push((finding, outcome));
+    }
+    let (engine, cancel) = (engine.clone(), alive.cancel());
+    let repaired = result.findings.iter().any(|(_, outcome)| matches!(outcome, Outcome::Repaired));
+    let (after, rows) = blocking(move || {
         if options.repair {
             let purged = dist_snapshot::purge(engine.store());
             engine.store().settle(dist_store::SettleMode::Now)?;
             purged?;
         }
-        Ok((rows.len() as u64, findings))
+        let after = repaired.then(|| engine.store().check(false, &cancel)).transpose()?;
+        Ok((after, engine.store().snapshot_rows()?))
     })
     .await?;
-    result.snapshots = snapshots;
-    result.findings.extend(more);
+    if let Some(after) = after {
+        (result.blobs, result.bytes) = (after.blobs, after.bytes);
+    }
+    result.snapshots = rows.len() as u64;
     Ok(result)
+}
+
+/// Findings with what became of them.
+type Done = Vec<(Finding, Outcome)>;
+
+/// Snapshots that images name and that are not there, each with the manifest that can be unpacked
+/// to it.
+type Missing = Vec<(Finding, Option<Digest>)>;
+
+/// Looks at the snapshots, and repairs those that have rows and what was found before.
+fn check_snapshots(
+    engine: &Engine,
+    options: FsckOptions,
+    leftovers: Vec<Finding>,
+    cancel: &Cancel,
+) -> Result<(Missing, Done)> {
+    let mut checked = Checked { findings: leftovers, ..Checked::default() };
+    let rows = dist_snapshot::check(engine.store(), cancel, &mut checked)?;
+    let trees = Trees::new(engine, &rows, cancel)?;
+    let mut findings: Vec<_> =
+        checked.findings.into_iter().map(|finding| (finding, Outcome::Found)).collect();
+    if options.repair {
+        // Snapshots after those below them.
+        findings.sort_by_key(|(finding, _)| trees.depth(finding));
+        for (finding, outcome) in &mut findings {
+            *outcome = trees.repair(finding);
+        }
+    }
+    if options.deep {
+        findings.extend(trees.compare_all(&findings, options.repair)?);
+    }
+    Ok((missing(engine)?, findings))
+}
+
+/// Finds the snapshots that the labels of images' configs name and that have no row: an unclean
+/// stop takes back those that were not known to be on the disk, and one whose directory is gone is
+/// dropped by who stumbles over it.
+fn missing(engine: &Engine) -> Result<Missing> {
+    let mut found: Missing = Vec::new();
+    for (engine, image) in images(engine)? {
+        let content = engine.content();
+        each_below(&engine, &image.target, &mut |desc| {
+            if !desc.media_type.is_manifest() {
+                return;
+            }
+            let Ok(plan) = plan(&content, desc) else { return };
+            let (Ok(info), Some(chain_id)) = (content.info(&plan.config), plan.chain_id()) else {
+                return;
+            };
+            let key = SnapshotKey::from(chain_id);
+            for snapshotter in dist_snapshot::NAMES {
+                let label = format!("{GC_REF_SNAPSHOT}{snapshotter}");
+                let snapshots = engine.store().snapshots(engine.namespace(), snapshotter);
+                let is_missing = info.labels.get(&label).is_some_and(|name| name == key.as_str())
+                    && snapshots.get(&key).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+                let subject = Subject::Missing {
+                    namespace: engine.namespace().clone(),
+                    snapshotter: snapshotter.to_owned(),
+                    key: key.clone(),
+                };
+                if !is_missing || found.iter().any(|(finding, _)| finding.subject == subject) {
+                    continue;
+                }
+                let lost =
+                    plan.layers.iter().find(|layer| content.open(&layer.desc.digest).is_err());
+                let detail = match lost {
+                    Some(layer) => {
+                        format!("{}, whose layer {} is not here", image.name, layer.desc.digest)
+                    }
+                    None => format!("{} was unpacked to it", image.name),
+                };
+                let manifest = lost.is_none().then_some(desc.digest);
+                found.push((
+                    Finding { problem: Problem::SnapshotMissing, subject, detail },
+                    manifest,
+                ));
+            }
+        });
+    }
+    Ok(found)
+}
+
+async fn unpack_again(engine: &Engine, manifest: &Digest, progress: Arc<dyn Progress>) -> Outcome {
+    match unpack_manifest(engine, manifest, &PullOptions::default(), progress).await {
+        Ok(_) => Outcome::Repaired,
+        Err(error) => Outcome::Failed(error),
+    }
 }
 
 /// What an image's documents say of a blob.
@@ -143,8 +234,8 @@ impl Healer<'_> {
         loop {
             let known = self.known()?;
             let (mut healed, mut failed) = (Vec::new(), Vec::new());
-            for finding in left {
-                match self.heal_one(&finding, &known).await {
+            for mut finding in left {
+                match self.heal_one(&mut finding, &known).await {
                     Ok(()) => healed.push((finding, Outcome::Repaired)),
                     Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                     Err(error) => failed.push((finding, Outcome::Failed(error))),
@@ -160,7 +251,7 @@ impl Healer<'_> {
         }
     }
 
-    async fn heal_one(&self, finding: &Finding, known: &HashMap<Digest, Known>) -> Result<()> {
+    async fn heal_one(&self, finding: &mut Finding, known: &HashMap<Digest, Known>) -> Result<()> {
         let Subject::Blob(digest) = finding.subject else { return Ok(()) };
         let store = self.engine.store();
         let owners = store.blob_owners(&digest)?;
@@ -178,7 +269,9 @@ impl Healer<'_> {
         }
         let what = || format!("fetch blob {digest} again");
         let mut failure = Error::new(ErrorKind::NotFound, "nothing says where it came from");
-        store.quarantine_blob(&digest)?;
+        if let Some(moved) = store.quarantine_blob(&digest)? {
+            note_moved(finding, &moved);
+        }
         let engine = self.engine.in_namespace(owner.namespace.clone());
         for name in names {
             let fetched = match self.engine.remotes().fetcher(&name) {
@@ -214,6 +307,14 @@ impl Healer<'_> {
         }
         Ok(known)
     }
+}
+
+/// Says where a damaged or strange file is now.
+fn note_moved(finding: &mut Finding, moved: &Path) {
+    if !finding.detail.is_empty() {
+        finding.detail.push_str("; ");
+    }
+    finding.detail.push_str(&format!("moved to {}", moved.display()));
 }
 
 /// Downloads a blob whose rows are there. They stay: an ingest that says what it expects would drop
@@ -315,7 +416,7 @@ impl<'a> Trees<'a> {
         }
     }
 
-    fn repair(&self, finding: &Finding) -> Outcome {
+    fn repair(&self, finding: &mut Finding) -> Outcome {
         let repaired = match (&finding.subject, finding.problem) {
             (Subject::Snapshot(row), Problem::SnapshotUnfinished) => {
                 dist_snapshot::remove_unfinished(self.engine.store(), row)
@@ -327,7 +428,11 @@ impl<'a> Trees<'a> {
             }
             // Directories without rows go when all else is done.
             (_, Problem::SnapshotUnowned) => Ok(()),
-            _ => self.engine.store().remove_leftover(finding),
+            _ => self.engine.store().remove_leftover(finding).map(|moved| {
+                if let Some(moved) = moved {
+                    note_moved(finding, &moved);
+                }
+            }),
         };
         repaired.map_or_else(Outcome::Failed, |()| Outcome::Repaired)
     }
@@ -358,8 +463,8 @@ impl<'a> Trees<'a> {
             self.cancel.check()?;
             let Some(detail) = self.compare(row)? else { continue };
             let subject = Subject::Snapshot(row.clone());
-            let finding = Finding { problem: Problem::SnapshotContents, subject, detail };
-            let outcome = if repair { self.repair(&finding) } else { Outcome::Found };
+            let mut finding = Finding { problem: Problem::SnapshotContents, subject, detail };
+            let outcome = if repair { self.repair(&mut finding) } else { Outcome::Found };
             found.push((finding, outcome));
         }
         Ok(found)

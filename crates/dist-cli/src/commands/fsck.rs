@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dist::{FsckOptions, Fscked, Outcome};
 use dist_core::{Error, ErrorKind, Progress, Result};
-use dist_store::{Finding, OpenMode, Subject};
+use dist_store::{Finding, OpenMode, Problem, Subject};
 use serde::Serialize;
 
 use super::several::Failures;
@@ -24,9 +24,9 @@ it: blobs are compared with their digests, snapshots with what their layers unpa
 may use the store meanwhile.
 
 --repair fetches damaged blobs again, from the repositories that they came from, gives damaged
-snapshots new files, and removes leftovers; what has no place in a store goes to its directory
-quarantine. A snapshot that a mount uses, be it through one that stands on it, is left as it is:
-unmount that before.
+snapshots new files, unpacks what images name and is missing, and removes leftovers; what has no
+place in a store goes to its directory quarantine. A snapshot that a mount uses, be it through one
+that stands on it, is left as it is: unmount that before.
 
 Prints a line for each thing: PROBLEM, what it is with, and what was done. Leftovers of a crash take
 space and are no damage. Exit code 0 where nothing is damaged (any more), 8 where something is; where
@@ -69,6 +69,10 @@ struct Row {
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     user_namespace::enter(config)?;
+    look(config, args).map_or_else(|error| damaged_database(args, error), conclude)
+}
+
+fn look(config: &Config, args: &Args) -> Result<Fscked> {
     let engine = config.engine_in(OpenMode::Existing)?;
     let options = FsckOptions { deep: args.deep, repair: args.repair };
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
@@ -77,8 +81,29 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         async move { Ok((dist::fsck(engine, options, progress).await?, Vec::new())) }
     })?;
     print(args, &found)?;
-    conclude(found)
+    Ok(found)
 }
+
+/// Tells of a database that is too damaged to be read.
+fn damaged_database(args: &Args, error: Error) -> Result<()> {
+    if !dist_store::is_database_damaged(&error) {
+        return Err(error);
+    }
+    let detail = report::one_line(&error);
+    let finding = Finding { problem: Problem::Database, subject: Subject::Database, detail };
+    let row = row(&finding, &Outcome::Found);
+    if args.format == Format::Json {
+        output::json_array(&[row])?;
+    } else {
+        output::line(&line(&row))?;
+    }
+    let error = Error::new(ErrorKind::Storage, "check the store: its database is damaged");
+    Err(report::advise(error, RESTORE))
+}
+
+const RESTORE: &str = "restore a copy of meta.db (without meta.db-wal and meta.db-shm of the damaged \
+                       one), then run `dist fsck --repair`; where there is none, move the store \
+                       away and pull again";
 
 fn print(args: &Args, found: &Fscked) -> Result<()> {
     let rows: Vec<Row> =
@@ -86,27 +111,39 @@ fn print(args: &Args, found: &Fscked) -> Result<()> {
     if args.format == Format::Json {
         return output::json_array(&rows);
     }
-    output::lines(rows.iter().map(|row| {
-        let done = match (row.repaired, &row.error) {
-            (true, _) => ": repaired",
-            (false, Some(_)) => ": not repaired",
-            (false, None) => "",
-        };
-        let detail =
-            if row.detail.is_empty() { String::new() } else { format!(" ({})", row.detail) };
-        printable(&format!("{} {}{detail}{done}", row.problem, row.subject))
-    }))?;
+    output::lines(rows.iter().map(line))?;
     let damaged = rows.iter().filter(|row| row.damage && !row.repaired).count();
+    let repaired = rows.iter().filter(|row| row.repaired).count();
     let state = match (damaged, rows.iter().any(|row| !row.damage && !row.repaired)) {
         (0, false) => "nothing is wrong".to_owned(),
         (0, true) => "nothing is damaged".to_owned(),
         (count, _) => format!("{count} damaged"),
     };
-    let (blobs, snapshots) = (found.blobs, found.snapshots);
+    let state = match repaired {
+        0 => state,
+        count if damaged == 0 => format!("{count} repaired, now {state}"),
+        count => format!("{count} repaired, {state}"),
+    };
     output::line(&format!(
-        "{blobs} blobs of {}, {snapshots} snapshots: {state}",
-        binary_size(found.bytes)
+        "{} of {}, {}: {state}",
+        counted(found.blobs, "blob"),
+        binary_size(found.bytes),
+        counted(found.snapshots, "snapshot")
     ))
+}
+
+fn line(row: &Row) -> String {
+    let done = match (row.repaired, &row.error) {
+        (true, _) => ": repaired",
+        (false, Some(_)) => ": not repaired",
+        (false, None) => "",
+    };
+    let detail = if row.detail.is_empty() { String::new() } else { format!(" ({})", row.detail) };
+    printable(&format!("{} {}{detail}{done}", row.problem, row.subject))
+}
+
+fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn row(finding: &Finding, outcome: &Outcome) -> Row {
@@ -116,6 +153,9 @@ fn row(finding: &Finding, outcome: &Outcome) -> Row {
         Subject::Path(path) => (None, path.display().to_string()),
         Subject::Snapshot(row) => {
             (Some(row.namespace.to_string()), format!("{}/{}", row.snapshotter, row.key))
+        }
+        Subject::Missing { namespace, snapshotter, key } => {
+            (Some(namespace.to_string()), format!("{snapshotter}/{key}"))
         }
     };
     Row {

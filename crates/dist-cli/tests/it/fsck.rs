@@ -368,6 +368,85 @@ fn a_damaged_database_is_found() {
 }
 
 #[test]
+fn a_database_that_cannot_be_read_is_a_finding() {
+    let _timed = timed("fsck");
+    let pulled = Pulled::new("overlayfs");
+    let database = pulled.path("meta.db");
+    // All is in the one file.
+    let script = "import sqlite3, sys\n\
+                  db = sqlite3.connect(sys.argv[1], timeout=10)\n\
+                  db.execute('pragma wal_checkpoint(truncate)')";
+    dist_testutil::run("python3", &["-c".as_ref(), script.as_ref(), database.as_os_str()]);
+    let whole = fs_err::read(&database).unwrap();
+    let mut pages = whole.clone();
+    pages[4096..7 * 4096].fill(0x5a);
+    let mut head = whole.clone();
+    head[..100].fill(0x5a);
+    for (bytes, said) in [(&pages[..], "malformed"), (&head[..], "not a database"), (b"", "empty")]
+    {
+        fs_err::write(&database, bytes).unwrap();
+        let found = pulled.fsck(&[], 8);
+        assert_eq!(problems(&found), [("database", true, false)], "{said}");
+        assert!(found[0]["detail"].as_str().unwrap().contains(said), "{found:?}");
+        pulled.dist.run(&["fsck", "--repair"]).exit(8).says("restore a copy of meta.db");
+    }
+    fs_err::write(&database, whole).unwrap();
+    pulled.assert_healthy();
+}
+
+#[test]
+fn a_snapshot_that_an_image_names_and_that_has_no_row_is_unpacked_again() {
+    let _timed = timed("fsck");
+    for snapshotter in SNAPSHOTTERS {
+        let pulled = Pulled::new(snapshotter);
+        let tree = rootfs(&pulled);
+        let chain = chain_of(&pulled.dist, &pulled.image.digest());
+        pulled.dist.script("dist snapshots ls -q | xargs -r dist snapshots rm").ok();
+        let found = pulled.fsck(&[], 0);
+        assert_eq!(problems(&found), [("snapshot-missing", false, false)], "{snapshotter}");
+        assert_eq!(found[0]["subject"], format!("{snapshotter}/{chain}"));
+        // Without a layer it is told, and no failure.
+        let layer = pulled.image.layer(0);
+        let path = pulled.blob_path(&layer);
+        let away = pulled.dist.dir().join("away");
+        fs_err::rename(&path, &away).unwrap();
+        let found = pulled.fsck(&[], 8);
+        assert!(problems(&found).contains(&("snapshot-missing", false, false)), "{found:?}");
+        // That comes first.
+        let found = pulled.fsck(&["--repair"], 0);
+        assert!(found.iter().all(|one| one["repaired"] == true), "{found:?}");
+        pulled.assert_healthy();
+        rootfs(&pulled).assert_same(&tree, snapshotter);
+    }
+}
+
+#[test]
+fn after_repairs_it_says_how_many_and_where_things_went() {
+    let _timed = timed("fsck");
+    let pulled = Pulled::new("overlayfs");
+    let healthy = pulled.dist.ok(&["fsck"]).text();
+    let layer = pulled.image.layer(0);
+    flip(&pulled.blob_path(&layer));
+    let file = |meta: &std::fs::Metadata| meta.is_file() && meta.len() > 0;
+    let (tree, path) = pulled
+        .trees("overlayfs")
+        .into_iter()
+        .find_map(|tree| Some((tree.clone(), find(&tree, &file)?)))
+        .unwrap();
+    flip(&path);
+    let said = pulled.dist.ok(&["fsck", "--deep", "--repair"]).text();
+    let expected = healthy.replace("nothing is wrong", "2 repaired, now nothing is wrong");
+    assert_eq!(said.lines().last(), expected.lines().last());
+    let name = path.strip_prefix(&tree).unwrap().display().to_string();
+    assert!(said.contains(&format!("it differs from its layers at {name:?}")), "{said}");
+    let moved = said.lines().find_map(|line| line.split_once("; moved to ")).unwrap().1;
+    let moved = Path::new(moved.split(')').next().unwrap());
+    assert_eq!(moved.parent().unwrap(), pulled.path("quarantine"));
+    assert!(moved.is_file(), "{said}");
+    assert_eq!(pulled.dist.ok(&["fsck"]).text(), healthy);
+}
+
+#[test]
 fn after_a_kill_in_the_middle_of_a_pull_nothing_is_wrong() {
     let _timed = timed("fsck");
     let registry = Registry::start();

@@ -2,7 +2,7 @@
 
 use std::fs::DirEntry;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dist_core::{Context as _, Digest, ErrorKind, Result};
 
@@ -90,20 +90,22 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a leftover, if it is still one. What may be somebody's goes to `ROOT/quarantine`.
+    /// Removes a leftover, if it is still one. What may be somebody's goes to `ROOT/quarantine`:
+    /// returns where it is there.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn remove_leftover(&self, finding: &Finding) -> Result<()> {
+    pub fn remove_leftover(&self, finding: &Finding) -> Result<Option<PathBuf>> {
         self.check_writable()?;
-        let Subject::Path(path) = &finding.subject else { return Ok(()) };
+        let Subject::Path(path) = &finding.subject else { return Ok(None) };
         match finding.problem {
-            Problem::BlobUnowned => self.remove_unowned(path),
-            Problem::Lock => remove_lock(path),
-            Problem::Trash if is_free(path)? => fsio::remove_all(path),
-            Problem::Stray => fsio::set_aside(path, &self.root().join("quarantine")).map(drop),
-            _ => Ok(()),
+            Problem::BlobUnowned => self.remove_unowned(path)?,
+            Problem::Lock => remove_lock(path)?,
+            Problem::Trash if is_free(path)? => fsio::remove_all(path)?,
+            Problem::Stray => return fsio::set_aside(path, &self.root().join("quarantine")),
+            _ => (),
         }
+        Ok(None)
     }
 
     fn remove_unowned(&self, path: &Path) -> Result<()> {
