@@ -45,6 +45,7 @@ impl Daemon {
     #[must_use]
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
         let collector = Collector::new(options.gc.clone());
+        let engine = engine.with_sharing(options.content_sharing);
         let (bus, settler, streams) = Default::default();
         let metrics = Metrics::new(&options.version);
         Self(Arc::new(Inner { engine, options, bus, collector, settler, streams, metrics }))

@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 
 use crate::db::SqlContext as _;
 use crate::fsio::{self, at};
-use crate::{Scope, Store, labels};
+use crate::{Scope, Sharing, Store, labels};
 
 /// The blobs and ingests of one namespace; what is made goes into the scope's lease.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct ContentStore {
     pub(crate) scope: Scope,
     /// Labels that blobs get which are written, or found when they should be written.
     pub(crate) labels: Labels,
+    /// What an [`dist_core::Ingester`] takes of other namespaces.
+    pub(crate) sharing: Sharing,
 }
 
 /// What lies at a blob's path.
@@ -57,6 +59,12 @@ impl ContentStore {
     #[must_use]
     pub fn labelled(self, labels: Labels) -> Self {
         Self { labels, ..self }
+    }
+
+    /// The same content; what is ingested takes of other namespaces no more than `sharing` allows.
+    #[must_use]
+    pub fn sharing(self, sharing: Sharing) -> Self {
+        Self { sharing, ..self }
     }
 
     /// The namespace.
@@ -323,7 +331,12 @@ impl Store {
     /// written, go into the scope's lease.
     #[must_use]
     pub fn content(&self, scope: impl Into<Scope>) -> ContentStore {
-        ContentStore { store: self.clone(), scope: scope.into(), labels: Labels::new() }
+        ContentStore {
+            store: self.clone(),
+            scope: scope.into(),
+            labels: Labels::new(),
+            sharing: Sharing::default(),
+        }
     }
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {

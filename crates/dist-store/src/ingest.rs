@@ -105,11 +105,19 @@ impl ContentStore {
     ///
     /// A file with a row of any namespace and that row's size is believed. One without a row (a
     /// commit was killed half-way, or the row was dropped after another boot) is hashed first.
-    /// What turns out bad goes to quarantine.
+    /// What turns out bad goes to quarantine. An isolated namespace must write what it does not have.
     fn claim(&self, digest: &Digest, size: Option<u64>, cancel: &Cancel) -> Result<Option<Info>> {
         let path = self.store.blob_path(digest);
         loop {
-            let known = self.store.db().read(|connection| blobs::known(connection, digest))?;
+            let (known, allowed) = self.store.db().read(|connection| {
+                let allowed = self.sharing == Sharing::Shared
+                    || self.load(connection, digest)?.is_some()
+                    || blobs::is_shareable(connection, digest)?;
+                Ok((blobs::known(connection, digest)?, allowed))
+            })?;
+            if !allowed {
+                return Ok(None);
+            }
             let found = look(&path)?;
             let Found::File { size: there, .. } = found else {
                 if known.is_some() || found == Found::Other {

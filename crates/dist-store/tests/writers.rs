@@ -324,7 +324,14 @@ fn an_isolated_namespace_must_bring_the_bytes() {
     };
     share("yes");
     assert_eq!(open().status().unwrap().offset, 0);
+    let ingest = |sharing| {
+        let b = b.clone().sharing(sharing);
+        b.ingest(&key("whole"), expect(b"hello"), &Cancel::default()).unwrap()
+    };
+    assert!(matches!(ingest(Sharing::Isolated), Ingest::Writer(_)));
     share("true");
+    assert!(matches!(ingest(Sharing::Isolated), Ingest::Exists(_)));
+    b.delete(&Digest::sha256(b"hello")).unwrap();
     let writer = open();
     assert_eq!(writer.status().unwrap().offset, 5);
     writer.commit(expect(b"hello"), &Labels::new()).unwrap();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use dist_core::{LeaseId, Namespace, Result, Snapshotter};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
-use dist_store::{ContentStore, Durability, ImageStore, OpenMode, Scope, Store, StoreOptions};
+use dist_store::{
+    ContentStore, Durability, ImageStore, OpenMode, Scope, Sharing, Store, StoreOptions,
+};
 
 use crate::Remotes;
 
@@ -38,6 +40,7 @@ pub struct Engine {
     scope: Scope,
     snapshotter: String,
     limits: Limits,
+    sharing: Sharing,
     remotes: Arc<Remotes>,
 }
 
@@ -60,6 +63,7 @@ impl Engine {
                 .snapshotter
                 .unwrap_or_else(|| dist_snapshot::default_name().to_owned()),
             limits: config.limits,
+            sharing: Sharing::default(),
             remotes: Arc::new(Remotes::new(config.registry)),
         })
     }
@@ -95,6 +99,12 @@ impl Engine {
         Self { snapshotter: name.to_owned(), ..self.clone() }
     }
 
+    /// The same engine; pulls and imports take of other namespaces no more than `sharing` allows.
+    #[must_use]
+    pub fn with_sharing(&self, sharing: Sharing) -> Self {
+        Self { sharing, ..self.clone() }
+    }
+
     /// The store below the engine.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -104,7 +114,7 @@ impl Engine {
     /// The content of the engine's namespace.
     #[must_use]
     pub fn content(&self) -> ContentStore {
-        self.store.content(&self.scope)
+        self.store.content(&self.scope).sharing(self.sharing)
     }
 
     /// The images of the engine's namespace.

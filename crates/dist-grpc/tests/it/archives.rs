@@ -176,6 +176,66 @@ async fn a_name_for_all_images_takes_no_labels_from_them() {
     second.engine.snapshotter().unwrap().stat(&image.chain_id().into()).unwrap();
 }
 
+/// An archive of which the first part is there at once and the rest when it is sent.
+struct Stalled {
+    first: std::io::Cursor<Vec<u8>>,
+    asked: Option<tokio::sync::oneshot::Sender<()>>,
+    rest: std::sync::mpsc::Receiver<Vec<u8>>,
+}
+
+impl std::io::Read for Stalled {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.first.read(buffer)?;
+        if count > 0 || self.asked.is_none() {
+            return Ok(count);
+        }
+        self.asked.take().unwrap().send(()).unwrap();
+        self.first = std::io::Cursor::new(self.rest.recv().unwrap());
+        self.first.read(buffer)
+    }
+}
+
+#[tokio::test]
+async fn an_import_does_not_wait_for_one_that_stalls() {
+    let served = holding(&Image::random(1, &[3_000_000])).await;
+    let bytes = exported(&served, &ExportOptions::default());
+    let second = Served::new("overlayfs");
+    let (first, rest) = bytes.split_at(bytes.len() / 2);
+    let (asked, was_asked) = tokio::sync::oneshot::channel();
+    let (send, receive) = std::sync::mpsc::channel();
+    let first = std::io::Cursor::new(first.to_vec());
+    let stalled = Stalled { first, asked: Some(asked), rest: receive };
+    let engine = second.engine.clone();
+    let stalled = tokio::spawn(async move {
+        dist::import(&engine, Box::new(stalled), &any_name(), Arc::new(())).await
+    });
+    was_asked.await.unwrap();
+    let most = std::time::Duration::from_secs(60);
+    let imported = tokio::time::timeout(most, import(&second, &bytes)).await;
+    send.send(rest.to_vec()).unwrap();
+    assert_eq!(imported.expect("it waits").unwrap().len(), 1);
+    assert_eq!(stalled.await.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_digest_alone_brings_nothing_of_another_namespace() {
+    let served = holding(&Image::random(1, &[5000])).await;
+    let other = served.engine.in_namespace("other".parse().unwrap());
+    let layer = Image::random(1, &[5000]).blobs[1].digest;
+    let path = format!("blobs/sha256/{}", layer.hex());
+    let size = served.engine.content().info(&layer).unwrap().size;
+    let wrong = vec![b'x'; usize::try_from(size).unwrap()];
+    // Also where it is there, the archive has to be what it says.
+    for engine in [&other, &served.engine] {
+        let archive = tar(&[(&path, &wrong)]);
+        let input = Box::new(std::io::Cursor::new(archive));
+        let error = dist::import(engine, input, &any_name(), Arc::new(())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(format!("{error:?}").contains("verify"), "{error:?}");
+    }
+    assert!(other.content().info(&layer).is_err());
+}
+
 /// A manifest and its digest, of a config and of layers that are manifests.
 fn nested(config: &str, layers: &str) -> (Digest, Vec<u8>) {
     let media_type = "application/vnd.oci.image.manifest.v1+json";

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Descriptor, Digest, Error, ErrorKind, Expected, Ingest,
@@ -29,8 +30,10 @@ pub(super) struct Contents {
     pub(super) content: ContentStore,
     pub(super) cancel: Cancel,
     limits: Limits,
-    /// A name that no other import uses.
+    /// What keys of ingests begin with that no other import uses: one that stalls keeps nobody
+    /// waiting.
     own: String,
+    ingests: usize,
     documents: BTreeMap<&'static str, Vec<u8>>,
     files: BTreeMap<Vec<u8>, (Digest, u64)>,
     links: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -38,13 +41,16 @@ pub(super) struct Contents {
 
 impl Contents {
     pub(super) fn new(engine: &Engine, cancel: Cancel) -> Self {
-        let lease = engine.scope().lease.as_ref().map_or("", |lease| lease.as_str());
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let entries = MOST_ENTRIES;
         Self {
             content: engine.content(),
             cancel,
             limits: Limits { entries, layer_bytes: u64::MAX, ..*engine.limits() },
-            own: lease.to_owned(),
+            own: format!("import {now} {} {count}", std::process::id()),
+            ingests: 0,
             documents: BTreeMap::new(),
             files: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -93,8 +99,7 @@ impl Contents {
     pub(super) fn store(&mut self, media_type: &MediaType, bytes: &[u8]) -> Result<Descriptor> {
         let digest = Digest::sha256(bytes);
         let size = bytes.len() as u64;
-        let key = IngestKey::for_content("import", &digest);
-        self.ingest(&key, Some(digest), size, &mut &*bytes)?;
+        self.ingest(Some(digest), size, &mut &*bytes)?;
         Ok(Descriptor::new(media_type.clone(), digest, size))
     }
 
@@ -112,30 +117,34 @@ impl Contents {
             }
             return Ok(());
         }
-        let (key, digest) = match blob_digest(path)? {
-            Some(digest) => (IngestKey::for_content("import", &digest), Some(digest)),
-            None => {
-                let key = format!("import {} {}", self.own, self.files.len());
-                let key = key.parse().context(ErrorKind::Internal, || "name an ingest".into())?;
-                (key, None)
-            }
-        };
-        let digest = self.ingest(&key, digest, size, body)?;
+        let digest = self.ingest(blob_digest(path)?, size, body)?;
         if self.files.insert(path.to_vec(), (digest, size)).is_some_and(|old| old.0 != digest) {
             return Err(Error::new(ErrorKind::Corrupt, "read a file: there are two of its name"));
         }
         Ok(())
     }
 
+    /// Puts an entry into the store. Its bytes are hashed, also where the store has the blob.
     fn ingest(
-        &self,
-        key: &IngestKey,
+        &mut self,
         digest: Option<Digest>,
         size: u64,
         body: &mut impl Read,
     ) -> Result<Digest> {
+        if let Some(digest) = digest
+            && self.content.contains(&digest)?
+        {
+            return self.compare(digest, body);
+        }
+        let key = format!("{} {}", self.own, self.ingests);
+        let key: IngestKey =
+            key.parse().context(ErrorKind::Internal, || "name an ingest".into())?;
+        self.ingests += 1;
         let expected = Expected { digest, size: Some(size) };
-        let mut writer = match self.content.ingest(key, expected, &self.cancel)? {
+        // The digest is not told before the end: by it, a blob of another namespace would be taken
+        // without its bytes.
+        let said = Expected { digest: None, ..expected };
+        let mut writer = match self.content.ingest(&key, said, &self.cancel)? {
             Ingest::Exists(info) => return Ok(info.digest),
             Ingest::Writer(writer) => writer,
         };
@@ -153,6 +162,27 @@ impl Contents {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads what should be the blob `digest`.
+    fn compare(&self, digest: Digest, body: &mut impl Read) -> Result<Digest> {
+        let (mut hasher, mut buffer) = (digest.hasher(), vec![0; CHUNK]);
+        loop {
+            self.cancel.check()?;
+            let count = body
+                .read(&mut buffer)
+                .context(ErrorKind::Storage, || "read from the archive".to_owned())?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
+        }
+        let got = hasher.finish();
+        if got == digest {
+            return Ok(digest);
+        }
+        let mismatch = ContentMismatch::Digest { expected: digest, got };
+        Err(Error::new(ErrorKind::Corrupt, "verify it").with_source(mismatch))
     }
 
     fn copy(&self, body: &mut impl Read, writer: &mut dyn dist_core::Writer) -> Result<()> {
