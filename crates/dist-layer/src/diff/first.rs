@@ -91,8 +91,6 @@ fn until_nul(text: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
