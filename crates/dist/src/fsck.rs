@@ -5,6 +5,8 @@
 //! else those of the images that lead to it. A damaged snapshot gets new files in the place of the
 //! old ones: its row and what stands on it stay.
 
+mod missing;
+
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,18 +15,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
     Applier as _, Cancel, ChainId, ContentMismatch, Context as _, Descriptor, Digest, Error,
-    ErrorKind, Event, Expected, GC_REF_SNAPSHOT, IngestKey, Labels, LayerForm, MediaType, Mount,
-    Namespace, Progress, Provider as _, Reference, Resolver as _, Result, ResultExt as _,
-    SnapshotKey, children,
+    ErrorKind, Event, Expected, IngestKey, Labels, LayerForm, MediaType, Mount, Namespace,
+    Progress, Provider as _, Reference, Resolver as _, Result, ResultExt as _, SnapshotKey,
+    children,
 };
 use dist_layer::{ApplyOptions, LayerApplier, first_difference, inherit_dirs};
 use dist_store::{Checked, ContentStore, Finding, Problem, Sharing, SnapshotRow, Subject};
 use rustix::fs::FlockOperation;
 
+use self::missing::{Missing, missing, unpack_again};
 use crate::Engine;
 use crate::blocking::{Alive, Downloads, blocking};
 use crate::layers::{Layer, plan};
-use crate::pull::{PullOptions, unpack_manifest};
 use crate::unpack::check_diff_id;
 
 /// Begins the names of labels that say where a blob came from.
@@ -129,10 +131,6 @@ pub async fn fsck(
 /// Findings with what became of them.
 type Done = Vec<(Finding, Outcome)>;
 
-/// Snapshots that images name and that are not there, each with the manifest that can be unpacked
-/// to it.
-type Missing = Vec<(Finding, Option<Digest>)>;
-
 /// Looks at the snapshots, and repairs those that have rows and what was found before.
 fn check_snapshots(
     engine: &Engine,
@@ -156,61 +154,6 @@ fn check_snapshots(
         findings.extend(trees.compare_all(&findings, options.repair)?);
     }
     Ok((missing(engine)?, findings))
-}
-
-/// Finds the snapshots that the labels of images' configs name and that have no row: an unclean
-/// stop takes back those that were not known to be on the disk, and one whose directory is gone is
-/// dropped by who stumbles over it.
-fn missing(engine: &Engine) -> Result<Missing> {
-    let mut found: Missing = Vec::new();
-    for (engine, image) in images(engine)? {
-        let content = engine.content();
-        each_below(&engine, &image.target, &mut |desc| {
-            if !desc.media_type.is_manifest() {
-                return;
-            }
-            let Ok(plan) = plan(&content, desc) else { return };
-            let (Ok(info), Some(chain_id)) = (content.info(&plan.config), plan.chain_id()) else {
-                return;
-            };
-            let key = SnapshotKey::from(chain_id);
-            for snapshotter in dist_snapshot::NAMES {
-                let label = format!("{GC_REF_SNAPSHOT}{snapshotter}");
-                let snapshots = engine.store().snapshots(engine.namespace(), snapshotter);
-                let is_missing = info.labels.get(&label).is_some_and(|name| name == key.as_str())
-                    && snapshots.get(&key).is_err_and(|error| error.kind() == ErrorKind::NotFound);
-                let subject = Subject::Missing {
-                    namespace: engine.namespace().clone(),
-                    snapshotter: snapshotter.to_owned(),
-                    key: key.clone(),
-                };
-                if !is_missing || found.iter().any(|(finding, _)| finding.subject == subject) {
-                    continue;
-                }
-                let lost =
-                    plan.layers.iter().find(|layer| content.open(&layer.desc.digest).is_err());
-                let detail = match lost {
-                    Some(layer) => {
-                        format!("{}, whose layer {} is not here", image.name, layer.desc.digest)
-                    }
-                    None => format!("{} was unpacked to it", image.name),
-                };
-                let manifest = lost.is_none().then_some(desc.digest);
-                found.push((
-                    Finding { problem: Problem::SnapshotMissing, subject, detail },
-                    manifest,
-                ));
-            }
-        });
-    }
-    Ok(found)
-}
-
-async fn unpack_again(engine: &Engine, manifest: &Digest, progress: Arc<dyn Progress>) -> Outcome {
-    match unpack_manifest(engine, manifest, &PullOptions::default(), progress).await {
-        Ok(_) => Outcome::Repaired,
-        Err(error) => Outcome::Failed(error),
-    }
 }
 
 /// What an image's documents say of a blob.
