@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use dist_core::{GC_EXPIRE, GC_ROOT, Image, LabelChange, Labels, LeaseId, Resource, Result};
 use dist_store::{Registration, Scope};
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 use crate::Engine;
 
 /// How long a lease keeps things whose process does not end it, in seconds.
@@ -89,15 +91,16 @@ impl Drop for Session {
         let Some(lease) = self.own.take() else { return };
         let leases = self.engine.store().leases(self.engine.namespace());
         let change = LabelChange::Merge(expiry(RETRY));
-        let shorten = move || {
+        let shorten = || {
             if let Err(error) = leases.update_lazily(&lease, &change) {
                 tracing::debug!(?error, %lease, "a lease of a failed operation keeps its full time");
             }
         };
-        // The turn to write may be long in coming, and a runtime's thread must not wait for it.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(shorten)),
-            Err(_) => shorten(),
+        // The turn to write may be long in coming: a runtime's thread must not keep other tasks
+        // waiting for it, and a process that ends must not forget it.
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(shorten),
+            _ => shorten(),
         }
     }
 }
