@@ -74,6 +74,8 @@ pub(crate) struct Collector {
 struct Since {
     deletions: u64,
     mutations: u64,
+    /// The store's own count of deletions, of all processes, up to which they are known.
+    counted: i64,
     /// When the next thing ends, in nanoseconds since the epoch.
     next_end: Option<i64>,
 }
@@ -124,10 +126,15 @@ impl Collector {
     /// Collects, and tells what went.
     fn run(&self, daemon: &Daemon, history: &mut History) -> Result<()> {
         let asked = self.asked.load(Ordering::Acquire);
-        let before = std::mem::take(&mut *self.since());
+        let store = daemon.engine().store();
         let began = std::time::Instant::now();
         let mut collected = Collected::default();
-        let result = dist::collect(daemon.engine().store(), GcOptions::default(), &mut collected);
+        let before = std::mem::take(&mut *self.since());
+        // Read before: what is deleted while it runs is a reason for the next.
+        let result = store.deletions().and_then(|counted| {
+            self.since().counted = counted;
+            dist::collect(store, GcOptions::default(), &mut collected)
+        });
         publish(daemon, &collected);
         daemon.metrics().collected(began.elapsed(), &result);
         history.time += began.elapsed();
@@ -168,7 +175,7 @@ impl Collector {
     }
 
     /// Waits for a reason to collect, and until `due` for most.
-    async fn reason(&self, store: &Store, due: Instant, watch: Option<&Watch>, mut deletions: i64) {
+    async fn reason(&self, store: &Store, due: Instant, watch: Option<&Watch>) {
         loop {
             let mut ended = false;
             tokio::select! {
@@ -181,31 +188,32 @@ impl Collector {
             }
             if !self.wants() {
                 sleep(GATHER).await;
-                deletions = self.look(store, deletions).await;
+                self.look(store).await;
             }
             if self.is_urgent() {
-                return sleep(self.schedule.schedule_delay).await;
+                sleep(self.schedule.schedule_delay).await;
+            } else if self.wants() {
+                sleep_until(due.max(Instant::now() + self.schedule.schedule_delay)).await;
             }
+            // One that was asked for may have run meanwhile.
             if self.wants() {
-                return sleep_until(due.max(Instant::now() + self.schedule.schedule_delay)).await;
+                return;
             }
         }
     }
 
     /// Looks for what other processes did, and for what ends earlier than was known.
-    async fn look(&self, store: &Store, before: i64) -> i64 {
+    async fn look(&self, store: &Store) {
         let store = store.clone();
         match blocking(move || Ok((store.deletions()?, store.next_end()?))).await {
-            Ok((deletions, next_end)) => {
+            Ok((counted, next_end)) => {
                 let mut since = self.since();
-                since.deletions += u64::try_from(deletions - before).unwrap_or(1);
+                // Less than is known where a collection began meanwhile.
+                since.deletions += u64::try_from(counted - since.counted).unwrap_or(0);
+                since.counted = since.counted.max(counted);
                 since.next_end = since.next_end.into_iter().chain(next_end).min();
-                deletions
             }
-            Err(error) => {
-                tracing::warn!(?error, "looking for changes of the metadata failed");
-                before
-            }
+            Err(error) => tracing::warn!(?error, "looking for changes of the metadata failed"),
         }
     }
 }
@@ -222,13 +230,10 @@ pub(crate) async fn run(daemon: &Daemon) -> Infallible {
     };
     sleep(collector.schedule.startup_delay).await;
     loop {
-        // Read before: what is deleted while it runs is a reason for the next.
-        let counted = store.clone();
-        let deletions = blocking(move || counted.deletions()).await;
         let ended = daemon.collect().await;
         let due = Instant::now() + collector.interval().await;
-        match deletions.and_then(|deletions| ended.map(|()| deletions)) {
-            Ok(deletions) => collector.reason(&store, due, watch.as_ref(), deletions).await,
+        match ended {
+            Ok(()) => collector.reason(&store, due, watch.as_ref()).await,
             Err(error) => {
                 tracing::error!(?error, "garbage collection failed");
                 sleep_until(due + Duration::from_secs(1)).await;

@@ -15,6 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use dist_core::{Error, ErrorKind, LeaseId, Namespace, Resource, Result};
+use rusqlite::Connection;
 
 use self::load::World;
 use self::plan::Plan;
@@ -219,16 +220,13 @@ impl Store {
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{resource} is not there")))
     }
 
-    /// How many objects were ever deleted, by whatever process. Cheaper than a collection.
+    /// How many objects were ever deleted, by whatever process, but for those that a collection
+    /// removed. Cheaper than a collection.
     ///
     /// # Errors
     /// `Storage`.
     pub fn deletions(&self) -> Result<i64> {
-        self.db().read(|connection| {
-            connection
-                .query_row("SELECT count FROM deletions", [], |row| row.get(0))
-                .sql(|| "count deletions".into())
-        })
+        self.db().read(deletions)
     }
 
     /// When the next lease or image ends, in nanoseconds since the epoch. Cheaper than a collection.
@@ -238,6 +236,12 @@ impl Store {
     pub fn next_end(&self) -> Result<Option<i64>> {
         self.db().read(|connection| World::next_end(connection, fsio::now()))
     }
+}
+
+fn deletions(connection: &Connection) -> Result<i64> {
+    connection
+        .query_row("SELECT count FROM deletions", [], |row| row.get(0))
+        .sql(|| "count deletions".into())
 }
 
 #[cfg(test)]

@@ -403,3 +403,16 @@ fn a_collection_beside_writers_takes_all_and_only_what_is_dead() {
         kept.open(&digest).unwrap();
     }
 }
+
+#[test]
+fn only_what_somebody_deleted_counts_as_deleted() {
+    let fixture = Fixture::new();
+    fixture.snapshot("below", None, &[]);
+    fixture.snapshot("above", Some("below"), &[]);
+    let lease = fixture.lease(&[], &[]);
+    let before = fixture.store.deletions().unwrap();
+    assert_eq!(fixture.collect().removed.len(), 2);
+    assert_eq!(fixture.store.deletions().unwrap(), before, "a collection leaves no garbage");
+    fixture.store.leases(&namespace("a")).delete(&lease).unwrap();
+    assert!(fixture.store.deletions().unwrap() > before);
+}

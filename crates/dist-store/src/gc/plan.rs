@@ -57,8 +57,10 @@ impl Plan {
         self.rows.chunks(CHUNK)
     }
 
-    /// Deletes rows; nothing has changed since they were read.
+    /// Deletes rows; nothing has changed since they were read. They do not count as deletions:
+    /// nothing more is garbage after them.
     pub(super) fn delete(&self, transaction: &Transaction<'_>, rows: &[NodeId]) -> Result<()> {
+        let deletions = super::deletions(transaction)?;
         for node in rows {
             let node = &self.world.graph.nodes[*node];
             let sql = match &node.object {
@@ -75,6 +77,9 @@ impl Plan {
                 .and_then(|mut statement| statement.execute([node.row]))
                 .sql(|| format!("collect {}", node.object))?;
         }
+        transaction
+            .execute("UPDATE deletions SET count = ?1", [deletions])
+            .sql(|| "count deletions".into())?;
         Ok(())
     }
 
