@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dist_core::{
     Error, ErrorKind, Labels, Mount, Namespace, Result, SnapshotInfo, SnapshotKey, Snapshotter,
@@ -129,13 +130,29 @@ pub(crate) struct Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let result = dist_snapshot::mount::unmount(&self.target);
+        let result = unmount(&self.target);
         if !std::thread::panicking() {
             result.unwrap();
         } else if result.is_err() {
             // A failed test may still have files open here.
             let flags = rustix::mount::UnmountFlags::DETACH;
             let _ = rustix::mount::unmount(&self.target, flags);
+        }
+    }
+}
+
+/// Unmounts `target` when it is free.
+///
+/// A process that another test starts has the files that this one has open, and keeps them until it
+/// runs its own program: so the mount may be in use for a moment after all of them were closed here.
+fn unmount(target: &Path) -> Result<()> {
+    let limit = Instant::now() + Duration::from_secs(10);
+    loop {
+        match dist_snapshot::mount::unmount(target) {
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < limit => {
+                std::thread::yield_now();
+            }
+            result => return result,
         }
     }
 }
