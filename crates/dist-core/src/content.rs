@@ -1,11 +1,10 @@
 //! Content: committed blobs are read, ingests are written.
 
-use std::fmt;
 use std::fs::File;
 use std::io;
-use std::str::FromStr;
 
-use crate::{Cancel, Descriptor, Digest, Labels, NameError, Result};
+use crate::name::{name, opaque};
+use crate::{Cancel, Descriptor, Digest, Labels, Result};
 
 /// A committed blob: read only, verified when it was written.
 #[derive(Debug)]
@@ -25,43 +24,17 @@ pub trait Provider: Send + Sync {
     fn open(&self, digest: &Digest) -> Result<Blob>;
 }
 
-/// Names a write transaction. Two writers with one key never write at the same time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IngestKey(Box<str>);
+name! {
+    /// Names a write transaction: 1 to 4096 bytes. Two writers with one key never write at the
+    /// same time.
+    IngestKey, opaque
+}
 
 impl IngestKey {
-    const LIMIT: usize = 4096;
-
     /// The key of content that is known before it is written: `noun-digest`.
     #[must_use]
     pub fn for_content(noun: &str, digest: &Digest) -> Self {
         Self(format!("{noun}-{digest}").into())
-    }
-
-    /// The key.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for IngestKey {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() {
-            Err(NameError::Empty)
-        } else if text.len() > Self::LIMIT {
-            Err(NameError::TooLong { limit: Self::LIMIT })
-        } else {
-            Ok(Self(text.into()))
-        }
-    }
-}
-
-impl fmt::Display for IngestKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

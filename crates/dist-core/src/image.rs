@@ -3,60 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Descriptor, Labels};
+use crate::name::{name, printable, sized};
+use crate::{Descriptor, Labels, NameError};
 
-/// Why a text cannot be a name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
-    /// It is empty.
-    #[error("a name may not be empty")]
-    Empty,
-    /// It is longer than the limit.
-    #[error("a name may have at most {limit} bytes")]
-    TooLong {
-        /// The limit in bytes.
-        limit: usize,
-    },
-    /// It has a character that is not allowed.
-    #[error("a name may not contain {0:?}")]
-    Character(char),
-}
-
-/// The name under which an image is registered: opaque, not empty, without control characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ImageName(Box<str>);
-
-impl ImageName {
-    const LIMIT: usize = 4096;
-
-    /// The name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for ImageName {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() {
-            return Err(NameError::Empty);
-        }
-        if text.len() > Self::LIMIT {
-            return Err(NameError::TooLong { limit: Self::LIMIT });
-        }
-        match text.chars().find(|c| c.is_control()) {
-            Some(c) => Err(NameError::Character(c)),
-            None => Ok(Self(text.into())),
-        }
-    }
-}
-
-impl fmt::Display for ImageName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+name! {
+    /// The name under which an image is registered: 1 to 4096 bytes without control characters.
+    ImageName, printable
 }
 
 /// A namespace: images, labels and leases of one do not show in another; blobs are shared.
@@ -108,12 +60,7 @@ impl FromStr for Namespace {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() {
-            return Err(NameError::Empty);
-        }
-        if text.len() > Self::LIMIT {
-            return Err(NameError::TooLong { limit: Self::LIMIT });
-        }
+        sized(text, Self::LIMIT)?;
         let mut separator = true;
         let mut last = ' ';
         for c in text.chars() {

@@ -1,44 +1,13 @@
 //! Leases: what is in one is not collected before it expires or is deleted.
 
 use std::fmt;
-use std::str::FromStr;
 
-use crate::{Digest, ImageName, IngestKey, Labels, NameError, SnapshotKey};
+use crate::name::{name, printable};
+use crate::{Digest, ImageName, IngestKey, Labels, SnapshotKey};
 
-/// Names a lease in its namespace: not empty, without control characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseId(Box<str>);
-
-impl LeaseId {
-    const LIMIT: usize = 4096;
-
-    /// The id.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for LeaseId {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() {
-            Err(NameError::Empty)
-        } else if text.len() > Self::LIMIT {
-            Err(NameError::TooLong { limit: Self::LIMIT })
-        } else if let Some(c) = text.chars().find(|c| c.is_control()) {
-            Err(NameError::Character(c))
-        } else {
-            Ok(Self(text.into()))
-        }
-    }
-}
-
-impl fmt::Display for LeaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+name! {
+    /// Names a lease in its namespace: 1 to 4096 bytes without control characters.
+    LeaseId, printable
 }
 
 /// A lease.

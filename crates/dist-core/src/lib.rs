@@ -21,6 +21,7 @@ mod lease;
 mod manifest;
 mod media_type;
 mod mount;
+mod name;
 mod platform;
 mod progress;
 mod reference;
@@ -36,7 +37,7 @@ pub use digest::{ChainId, DiffId, Digest, DigestError, Hasher, chain_ids};
 pub use error::{ContentMismatch, Context, Error, ErrorKind, Limit, Result, ResultExt};
 pub use filter::{Fields, Filter};
 pub use handler::{Handler, MAX_DEPTH, Visit, children, dispatch, select_platform, walk};
-pub use image::{Image, ImageName, NameError, Namespace};
+pub use image::{Image, ImageName, Namespace};
 pub use labels::{
     DISTRIBUTION_SOURCE, GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT, LabelChange, Labels,
     UNCOMPRESSED, check_labels,
@@ -45,6 +46,7 @@ pub use lease::{Lease, LeaseId, Resource};
 pub use manifest::{Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest};
 pub use media_type::{Compression, MediaType};
 pub use mount::Mount;
+pub use name::NameError;
 pub use platform::{Platform, PlatformError};
 pub use progress::{Cancel, CancelGuard, Event, Progress};
 pub use reference::{Reference, ReferenceError};

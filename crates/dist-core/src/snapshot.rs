@@ -4,49 +4,19 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::str::FromStr;
 
-use crate::{ChainId, Labels, Mount, NameError, Result};
+use crate::name::{name, printable};
+use crate::{ChainId, Labels, Mount, Result};
 
-/// Names a snapshot: a chain ID for a committed layer, anything for an active one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SnapshotKey(Box<str>);
-
-impl SnapshotKey {
-    const LIMIT: usize = 4096;
-
-    /// The key.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for SnapshotKey {
-    type Err = NameError;
-
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        if text.is_empty() {
-            Err(NameError::Empty)
-        } else if text.len() > Self::LIMIT {
-            Err(NameError::TooLong { limit: Self::LIMIT })
-        } else if let Some(c) = text.chars().find(|c| c.is_control()) {
-            Err(NameError::Character(c))
-        } else {
-            Ok(Self(text.into()))
-        }
-    }
+name! {
+    /// Names a snapshot: a chain ID for a committed layer, anything for an active one; 1 to 4096
+    /// bytes without control characters.
+    SnapshotKey, printable
 }
 
 impl From<ChainId> for SnapshotKey {
     fn from(chain_id: ChainId) -> Self {
         Self(chain_id.to_string().into())
-    }
-}
-
-impl fmt::Display for SnapshotKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
