@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use self::writers::Writers;
+use crate::answer::{answer, reply};
 use crate::api::containerd::events::ContentDelete;
 use crate::api::containerd::services::content::v1 as api;
 use crate::api::containerd::services::content::v1::content_server::Content;
@@ -70,28 +71,32 @@ impl Service {
         Self { daemon, realm, writers: Writers::default() }
     }
 
-    fn space(&self, metadata: &MetadataMap) -> Result<Space, Status> {
-        let scope = self.realm.scope(metadata).map_err(|error| status(&error))?;
+    fn space(&self, metadata: &MetadataMap) -> Result<Space> {
+        let scope = self.realm.scope(metadata)?;
         let content = self.daemon.engine().store().content(scope);
         let (daemon, realm) = (self.daemon.clone(), self.realm);
         let sharing = daemon.options().content_sharing;
         Ok(Space { daemon, realm, content, sharing })
     }
 
-    /// Does the blocking `work` of a request.
-    async fn work<Q, A>(
+    /// Opens what a request asks for.
+    async fn open(
         &self,
-        request: Request<Q>,
-        work: impl FnOnce(&Space, Q) -> Result<A> + Send + 'static,
-    ) -> Result<Response<A>, Status>
-    where
-        Q: Send + 'static,
-        A: Send + 'static,
-    {
-        let (metadata, _, request) = request.into_parts();
-        let space = self.space(&metadata)?;
-        let work = move || work(&space, request);
-        blocking(work).await.map(Response::new).map_err(|error| status(&error))
+        request: Request<api::ReadContentRequest>,
+    ) -> Result<BoxStream<api::ReadContentResponse>> {
+        let content = self.space(request.metadata())?.content;
+        let request = request.into_inner();
+        read::read(content, digest(&request.digest)?, request).await
+    }
+
+    /// Ends an ingest, whoever writes to it.
+    async fn end(&self, request: Request<api::AbortRequest>) -> Result<()> {
+        let space = self.space(request.metadata())?;
+        let key = key(&request.get_ref().r#ref)?;
+        match self.writers.abort(space.content.namespace(), &key).await {
+            Some(result) => result,
+            None => blocking(move || space.content.abort(&key)).await,
+        }
     }
 }
 
@@ -105,7 +110,7 @@ impl Content for Service {
             let info = space.content.info(&digest(&request.digest)?)?;
             Ok(api::InfoResponse { info: Some(api_info(info)) })
         };
-        self.work(request, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn update(
@@ -122,7 +127,7 @@ impl Content for Service {
             space.mutated(0);
             Ok(api::UpdateResponse { info: Some(api_info(info)) })
         };
-        self.work(request, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn list(
@@ -135,7 +140,7 @@ impl Content for Service {
             found.retain(|info| filter.matches(&filters::Of(info)));
             Ok(found)
         };
-        let found = self.work(request, work).await?.into_inner();
+        let found = answer(request, |metadata, _| self.space(metadata), work).await?.into_inner();
         let mut infos = found.into_iter().map(api_info).peekable();
         let blocks = std::iter::from_fn(move || {
             infos.peek()?;
@@ -153,20 +158,14 @@ impl Content for Service {
             space.changed("/content/delete", &ContentDelete { digest: request.digest }, 1);
             Ok(())
         };
-        self.work(request, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn read(
         &self,
         request: Request<api::ReadContentRequest>,
     ) -> Result<Response<BoxStream<api::ReadContentResponse>>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let content = self.space(&metadata)?.content;
-        let parts = match digest(&request.digest) {
-            Ok(digest) => read::read(content, digest, request).await,
-            Err(error) => Err(error),
-        };
-        parts.map(Response::new).map_err(|error| status(&error))
+        reply(self.open(request).await)
     }
 
     async fn status(
@@ -177,7 +176,7 @@ impl Content for Service {
             let found = space.content.ingest_status(&key(&request.r#ref)?)?;
             Ok(api::StatusResponse { status: Some(api_status(found)) })
         };
-        self.work(request, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn list_statuses(
@@ -191,14 +190,14 @@ impl Content for Service {
             let statuses = found.into_iter().map(api_status).collect();
             Ok(api::ListStatusesResponse { statuses })
         };
-        self.work(request, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn write(
         &self,
         request: Request<Streaming<api::WriteContentRequest>>,
     ) -> Result<Response<BoxStream<api::WriteContentResponse>>, Status> {
-        let space = self.space(request.metadata())?;
+        let space = self.space(request.metadata()).map_err(|error| status(&error))?;
         let (answers, receiver) = mpsc::channel(ANSWERS);
         // A task of its own, so that the stream ends in order when the client is gone.
         let stream = write::run(space, self.writers.clone(), request.into_inner(), answers);
@@ -207,14 +206,7 @@ impl Content for Service {
     }
 
     async fn abort(&self, request: Request<api::AbortRequest>) -> Result<Response<()>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let space = self.space(&metadata)?;
-        let key = key(&request.r#ref).map_err(|error| status(&error))?;
-        let aborted = match self.writers.abort(space.content.namespace(), &key).await {
-            Some(result) => result,
-            None => blocking(move || space.content.abort(&key)).await,
-        };
-        aborted.map(Response::new).map_err(|error| status(&error))
+        reply(self.end(request).await)
     }
 }
 

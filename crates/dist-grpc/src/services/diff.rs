@@ -9,6 +9,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::Daemon;
+use crate::answer::reply;
 use crate::api::containerd::services::diff::v1::diff_server::Diff;
 use crate::api::containerd::services::diff::v1::{
     ApplyRequest, ApplyResponse, DiffRequest, DiffResponse,
@@ -16,7 +17,7 @@ use crate::api::containerd::services::diff::v1::{
 use crate::api::containerd::types;
 use crate::context;
 use crate::daemon::blocking;
-use crate::translate::{api_descriptor, descriptor, mount, required, status};
+use crate::translate::{api_descriptor, descriptor, mount, required};
 
 /// The service.
 pub(crate) struct Service {
@@ -62,11 +63,11 @@ impl Diff for Service {
         &self,
         request: Request<ApplyRequest>,
     ) -> Result<Response<ApplyResponse>, Status> {
-        self.apply_layer(request).await.map(Response::new).map_err(|error| status(&error))
+        reply(self.apply_layer(request).await)
     }
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
-        self.make_layer(request).await.map(Response::new).map_err(|error| status(&error))
+        reply(self.make_layer(request).await)
     }
 }
 

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
+use crate::answer::reply;
 use crate::api::containerd::services::events::v1::events_server::Events;
 use crate::api::containerd::services::events::v1::{
     Envelope, ForwardRequest, PublishRequest, SubscribeRequest,
@@ -24,7 +25,9 @@ impl Service {
         Self { daemon }
     }
 
-    fn publish(&self, namespace: &Namespace, request: PublishRequest) -> Result<()> {
+    fn publish(&self, request: Request<PublishRequest>) -> Result<()> {
+        let namespace = context::namespace(request.metadata())?;
+        let request = request.into_inner();
         check_topic(&request.topic)?;
         self.daemon.bus().forward(Envelope {
             timestamp: Some(std::time::SystemTime::now().into()),
@@ -51,14 +54,11 @@ impl Service {
 #[tonic::async_trait]
 impl Events for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<()>, Status> {
-        let namespace = context::namespace(request.metadata()).map_err(|error| status(&error))?;
-        Self::publish(self, &namespace, request.into_inner()).map_err(|error| status(&error))?;
-        Ok(Response::new(()))
+        reply(Self::publish(self, request))
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<()>, Status> {
-        Self::forward(self, request.into_inner()).map_err(|error| status(&error))?;
-        Ok(Response::new(()))
+        reply(Self::forward(self, request.into_inner()))
     }
 
     async fn subscribe(

@@ -9,14 +9,12 @@ use prost_types::{FieldMask, Timestamp};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use crate::answer::{answer, reply};
 use crate::api::containerd::services::images::v1 as api;
 use crate::api::containerd::services::images::v1::images_server::Images;
 use crate::api::containerd::types;
-use crate::daemon::blocking;
 use crate::mask::{self, MapField};
-use crate::translate::{
-    api_descriptor, hash_map, nanoseconds, required, status, timestamp, worded,
-};
+use crate::translate::{api_descriptor, hash_map, nanoseconds, required, timestamp, worded};
 use crate::{Daemon, context, filters};
 
 /// The service.
@@ -29,18 +27,12 @@ impl Service {
         Self { daemon }
     }
 
-    /// Does the blocking `work` of a request on the images it can see.
-    async fn work<A: Send + 'static>(
-        &self,
-        metadata: &MetadataMap,
-        work: impl FnOnce(&Space) -> Result<A> + Send + 'static,
-    ) -> Result<A, Status> {
-        let scope = context::scope(metadata).map_err(|error| status(&error))?;
+    fn space(&self, metadata: &MetadataMap) -> Result<Space> {
+        let scope = context::scope(metadata)?;
         let daemon = self.daemon.clone();
         let namespace = scope.namespace.clone();
         let images = daemon.engine().store().images(scope);
-        let space = Space { daemon, namespace, images };
-        blocking(move || work(&space)).await.map_err(|error| status(&error))
+        Ok(Space { daemon, namespace, images })
     }
 }
 
@@ -68,37 +60,34 @@ impl Images for Service {
         &self,
         request: Request<api::GetImageRequest>,
     ) -> Result<Response<api::GetImageResponse>, Status> {
-        let (metadata, _, api::GetImageRequest { name }) = request.into_parts();
-        let work = move |space: &Space| {
+        let work = |space: &Space, api::GetImageRequest { name }: api::GetImageRequest| {
             let image = worded(space.images.get(&known_name(&name)?), ErrorKind::NotFound, || {
                 named(&name)
             })?;
-            Ok(Response::new(api::GetImageResponse { image: Some(api_image(&image)) }))
+            Ok(api::GetImageResponse { image: Some(api_image(&image)) })
         };
-        self.work(&metadata, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn list(
         &self,
         request: Request<api::ListImagesRequest>,
     ) -> Result<Response<api::ListImagesResponse>, Status> {
-        let (metadata, _, api::ListImagesRequest { filters }) = request.into_parts();
-        let work = move |space: &Space| {
-            let filter = Filter::parse(&filters)?;
+        let work = |space: &Space, request: api::ListImagesRequest| {
+            let filter = Filter::parse(&request.filters)?;
             let mut images = space.images.list()?;
             images.retain(|image| filter.matches(&filters::Of(image)));
             let images = images.iter().map(api_image).collect();
-            Ok(Response::new(api::ListImagesResponse { images }))
+            Ok(api::ListImagesResponse { images })
         };
-        self.work(&metadata, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn create(
         &self,
         request: Request<api::CreateImageRequest>,
     ) -> Result<Response<api::CreateImageResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = move |space: &Space| {
+        let work = |space: &Space, request: api::CreateImageRequest| {
             let image = required(request.image, "image")?;
             let name = new_name(&image.name)?;
             let labels = new_labels(image.labels)?;
@@ -112,17 +101,16 @@ impl Images for Service {
                 api::ImageCreate { name: name.to_string(), labels: hash_map(&image.labels) };
             space.daemon.publish(&space.namespace, "/images/create", &event);
             space.daemon.mutated(0);
-            Ok(Response::new(api::CreateImageResponse { image: Some(api_image(&image)) }))
+            Ok(api::CreateImageResponse { image: Some(api_image(&image)) })
         };
-        self.work(&metadata, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn update(
         &self,
         request: Request<api::UpdateImageRequest>,
     ) -> Result<Response<api::UpdateImageResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = move |space: &Space| {
+        let work = |space: &Space, request: api::UpdateImageRequest| {
             let image = required(request.image, "image")?;
             let name = new_name(&image.name)?;
             let change = change(image, request.update_mask)?;
@@ -134,18 +122,17 @@ impl Images for Service {
                 api::ImageUpdate { name: name.to_string(), labels: hash_map(&image.labels) };
             space.daemon.publish(&space.namespace, "/images/update", &event);
             space.daemon.mutated(0);
-            Ok(Response::new(api::UpdateImageResponse { image: Some(api_image(&image)) }))
+            Ok(api::UpdateImageResponse { image: Some(api_image(&image)) })
         };
-        self.work(&metadata, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn delete(
         &self,
         request: Request<api::DeleteImageRequest>,
     ) -> Result<Response<()>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let sync = request.sync;
-        let work = move |space: &Space| {
+        let sync = request.get_ref().sync;
+        let work = |space: &Space, request: api::DeleteImageRequest| {
             let name = known_name(&request.name)?;
             let expected = match request.target {
                 Some(target) if !target.digest.is_empty() => Some(digest(&target.digest)?),
@@ -161,11 +148,8 @@ impl Images for Service {
             space.daemon.mutated(1);
             Ok(())
         };
-        self.work(&metadata, work).await?;
-        if sync {
-            self.daemon.collect().await.map_err(|error| status(&error))?;
-        }
-        Ok(Response::new(()))
+        let deleted = answer(request, |metadata, _| self.space(metadata), work).await?;
+        if sync { reply(self.daemon.collect().await) } else { Ok(deleted) }
     }
 }
 

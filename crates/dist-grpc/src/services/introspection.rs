@@ -6,13 +6,13 @@ use dist_core::{Context as _, Error, ErrorKind, Filter, Result};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
+use crate::answer::reply;
 use crate::api::containerd::services::introspection::v1::introspection_server::Introspection;
 use crate::api::containerd::services::introspection::v1::{
     PluginInfoRequest, PluginInfoResponse, PluginsRequest, PluginsResponse, ServerResponse,
 };
 use crate::daemon::blocking;
 use crate::filters::Of;
-use crate::translate::status;
 use crate::{Daemon, plugins};
 
 /// The service.
@@ -61,19 +61,17 @@ impl Introspection for Service {
         &self,
         request: Request<PluginsRequest>,
     ) -> Result<Response<PluginsResponse>, Status> {
-        let plugins = Self::plugins(self, &request.get_ref().filters);
-        plugins.map(Response::new).map_err(|error| status(&error))
+        reply(Self::plugins(self, &request.get_ref().filters))
     }
 
     async fn server(&self, _: Request<()>) -> Result<Response<ServerResponse>, Status> {
-        Self::server(self).await.map(Response::new).map_err(|error| status(&error))
+        reply(Self::server(self).await)
     }
 
     async fn plugin_info(
         &self,
         request: Request<PluginInfoRequest>,
     ) -> Result<Response<PluginInfoResponse>, Status> {
-        let info = Self::plugin_info(self, request.get_ref());
-        info.map(Response::new).map_err(|error| status(&error))
+        reply(Self::plugin_info(self, request.get_ref()))
     }
 }

@@ -1,16 +1,17 @@
 //! `containerd.services.leases.v1`.
 
 use dist_core::{
-    Context as _, Error, ErrorKind, Filter, Labels, Lease, LeaseId, Resource, Result, check_labels,
+    Context as _, Error, ErrorKind, Filter, Labels, Lease, LeaseId, Namespace, Resource, Result,
+    check_labels,
 };
 use dist_store::LeaseStore;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use crate::answer::{answer, reply};
 use crate::api::containerd::services::leases::v1 as api;
 use crate::api::containerd::services::leases::v1::leases_server::Leases;
-use crate::daemon::blocking;
-use crate::translate::{hash_map, required, status, timestamp, worded};
+use crate::translate::{hash_map, required, timestamp, worded};
 use crate::{Daemon, context, filters};
 
 /// The service.
@@ -23,15 +24,34 @@ impl Service {
         Self { daemon }
     }
 
-    /// Does the blocking `work` of a request on the leases it can see.
-    async fn work<A: Send + 'static>(
+    fn space(&self, metadata: &MetadataMap) -> Result<Space> {
+        let namespace = context::namespace(metadata)?;
+        let daemon = self.daemon.clone();
+        let leases = daemon.engine().store().leases(&namespace);
+        Ok(Space { daemon, namespace, leases })
+    }
+}
+
+/// The leases that a request can see.
+struct Space {
+    daemon: Daemon,
+    namespace: Namespace,
+    leases: LeaseStore,
+}
+
+impl Space {
+    /// Does something to a lease with a resource that a request names.
+    fn on_resource(
         &self,
-        metadata: &MetadataMap,
-        work: impl FnOnce(&LeaseStore) -> Result<A> + Send + 'static,
-    ) -> Result<A, Status> {
-        let namespace = context::namespace(metadata).map_err(|error| status(&error))?;
-        let leases = self.daemon.engine().store().leases(&namespace);
-        blocking(move || work(&leases)).await.map_err(|error| status(&error))
+        id: &str,
+        resource: Option<api::Resource>,
+        work: impl FnOnce(&LeaseStore, &LeaseId, &Resource) -> Result<()>,
+    ) -> Result<()> {
+        let resource = required(resource, "resource")?;
+        let lease = known_id(id)?;
+        worded(self.leases.get(&lease), ErrorKind::NotFound, || named(id))?;
+        let resource = read_resource(&resource)?;
+        worded(work(&self.leases, &lease, &resource), ErrorKind::NotFound, || named(id))
     }
 }
 
@@ -41,99 +61,79 @@ impl Leases for Service {
         &self,
         request: Request<api::CreateRequest>,
     ) -> Result<Response<api::CreateResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = move |leases: &LeaseStore| {
+        let work = |space: &Space, request: api::CreateRequest| {
             let labels: Labels = request.labels.into_iter().collect();
             check_labels(&labels)?;
             let id = if request.id.is_empty() { None } else { Some(new_id(&request.id)?) };
-            let lease = leases.create(id, &labels)?;
-            Ok(Response::new(api::CreateResponse { lease: Some(api_lease(&lease)) }))
+            let lease = space.leases.create(id, &labels)?;
+            space.daemon.mutated(0);
+            Ok(api::CreateResponse { lease: Some(api_lease(&lease)) })
         };
-        let response = self.work(&metadata, work).await?;
-        self.daemon.mutated(0);
-        Ok(response)
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn delete(&self, request: Request<api::DeleteRequest>) -> Result<Response<()>, Status> {
-        let (metadata, _, api::DeleteRequest { id, sync }) = request.into_parts();
-        let work = move |leases: &LeaseStore| {
+        let sync = request.get_ref().sync;
+        let work = |space: &Space, api::DeleteRequest { id, .. }: api::DeleteRequest| {
             let lease = known_id(&id)?;
-            worded(leases.delete(&lease), ErrorKind::NotFound, || named(&id))?;
-            Ok(lease)
+            worded(space.leases.delete(&lease), ErrorKind::NotFound, || named(&id))?;
+            space.daemon.streams().end_leased(&space.namespace, &lease);
+            space.daemon.mutated(1);
+            Ok(())
         };
-        let lease = self.work(&metadata, work).await?;
-        let namespace = context::namespace(&metadata).map_err(|error| status(&error))?;
-        self.daemon.streams().end_leased(&namespace, &lease);
-        self.daemon.mutated(1);
-        if sync {
-            self.daemon.collect().await.map_err(|error| status(&error))?;
-        }
-        Ok(Response::new(()))
+        let deleted = answer(request, |metadata, _| self.space(metadata), work).await?;
+        if sync { reply(self.daemon.collect().await) } else { Ok(deleted) }
     }
 
     async fn list(
         &self,
         request: Request<api::ListRequest>,
     ) -> Result<Response<api::ListResponse>, Status> {
-        let (metadata, _, api::ListRequest { filters }) = request.into_parts();
-        let work = move |leases: &LeaseStore| {
-            let filter = Filter::parse(&filters)?;
-            let mut found = leases.list()?;
+        let work = |space: &Space, request: api::ListRequest| {
+            let filter = Filter::parse(&request.filters)?;
+            let mut found = space.leases.list()?;
             found.retain(|lease| filter.matches(&filters::Of(lease)));
             let leases = found.iter().map(api_lease).collect();
-            Ok(Response::new(api::ListResponse { leases }))
+            Ok(api::ListResponse { leases })
         };
-        self.work(&metadata, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn add_resource(
         &self,
         request: Request<api::AddResourceRequest>,
     ) -> Result<Response<()>, Status> {
-        let (metadata, _, api::AddResourceRequest { id, resource }) = request.into_parts();
-        let work = move |leases: &LeaseStore| {
-            let resource = required(resource, "resource")?;
-            let known = known_id(&id)?;
-            worded(leases.get(&known), ErrorKind::NotFound, || named(&id))?;
-            worded(leases.add(&known, &read_resource(&resource)?), ErrorKind::NotFound, || {
-                named(&id)
-            })
+        let work = |space: &Space, request: api::AddResourceRequest| {
+            space.on_resource(&request.id, request.resource, LeaseStore::add)?;
+            space.daemon.mutated(0);
+            Ok(())
         };
-        self.work(&metadata, work).await?;
-        self.daemon.mutated(0);
-        Ok(Response::new(()))
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn delete_resource(
         &self,
         request: Request<api::DeleteResourceRequest>,
     ) -> Result<Response<()>, Status> {
-        let (metadata, _, api::DeleteResourceRequest { id, resource }) = request.into_parts();
-        let work = move |leases: &LeaseStore| {
-            let resource = required(resource, "resource")?;
-            let known = known_id(&id)?;
-            worded(leases.get(&known), ErrorKind::NotFound, || named(&id))?;
-            worded(leases.remove(&known, &read_resource(&resource)?), ErrorKind::NotFound, || {
-                named(&id)
-            })
+        let work = |space: &Space, request: api::DeleteResourceRequest| {
+            space.on_resource(&request.id, request.resource, LeaseStore::remove)?;
+            space.daemon.mutated(1);
+            Ok(())
         };
-        self.work(&metadata, work).await?;
-        self.daemon.mutated(1);
-        Ok(Response::new(()))
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn list_resources(
         &self,
         request: Request<api::ListResourcesRequest>,
     ) -> Result<Response<api::ListResourcesResponse>, Status> {
-        let (metadata, _, api::ListResourcesRequest { id }) = request.into_parts();
-        let work = move |leases: &LeaseStore| {
-            let resources =
-                worded(leases.resources(&known_id(&id)?), ErrorKind::NotFound, || named(&id))?;
+        let work = |space: &Space, api::ListResourcesRequest { id }: api::ListResourcesRequest| {
+            let found = space.leases.resources(&known_id(&id)?);
+            let resources = worded(found, ErrorKind::NotFound, || named(&id))?;
             let resources = resources.iter().map(api_resource).collect();
-            Ok(Response::new(api::ListResourcesResponse { resources }))
+            Ok(api::ListResourcesResponse { resources })
         };
-        self.work(&metadata, work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 }
 

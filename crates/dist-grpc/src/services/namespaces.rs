@@ -11,12 +11,12 @@ use prost_types::FieldMask;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use crate::answer::answer;
 use crate::api::containerd::events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use crate::api::containerd::services::namespaces::v1 as api;
 use crate::api::containerd::services::namespaces::v1::namespaces_server::Namespaces;
-use crate::daemon::blocking;
 use crate::mask::{self, MapField};
-use crate::translate::{hash_map, required, status};
+use crate::translate::{hash_map, required};
 use crate::{Daemon, context};
 
 /// The service.
@@ -29,20 +29,25 @@ impl Service {
         Self { daemon }
     }
 
-    /// Does the blocking `work` of a request.
-    async fn work<A: Send + 'static>(
-        &self,
-        work: impl FnOnce(&NamespaceStore) -> Result<A> + Send + 'static,
-    ) -> Result<A, Status> {
-        let namespaces = self.daemon.engine().store().namespaces();
-        blocking(move || work(&namespaces)).await.map_err(|error| status(&error))
+    fn space(&self, metadata: &MetadataMap) -> Result<Space> {
+        let daemon = self.daemon.clone();
+        let namespaces = daemon.engine().store().namespaces();
+        Ok(Space { daemon, from: context::namespace(metadata).ok(), namespaces })
     }
+}
 
+/// All namespaces, and the one of a request that names any.
+struct Space {
+    daemon: Daemon,
+    from: Option<Namespace>,
+    namespaces: NamespaceStore,
+}
+
+impl Space {
     /// Says what was done, in the namespace of the request or, where that has none, in the one that
     /// changed.
-    fn changed<M: Name>(&self, by: &MetadataMap, name: &Namespace, topic: &str, event: &M) {
-        let namespace = context::namespace(by).unwrap_or_else(|_| name.clone());
-        self.daemon.publish(&namespace, topic, event);
+    fn changed<M: Name>(&self, name: &Namespace, topic: &str, event: &M) {
+        self.daemon.publish(self.from.as_ref().unwrap_or(name), topic, event);
         self.daemon.mutated(0);
     }
 }
@@ -54,90 +59,81 @@ impl Namespaces for Service {
         &self,
         request: Request<api::GetNamespaceRequest>,
     ) -> Result<Response<api::GetNamespaceResponse>, Status> {
-        let name = request.into_inner().name;
-        let work = move |namespaces: &NamespaceStore| {
+        let work = |space: &Space, api::GetNamespaceRequest { name }: api::GetNamespaceRequest| {
             let labels = match name.parse() {
-                Ok(known) => namespaces.labels(&known)?.unwrap_or_default(),
+                Ok(known) => space.namespaces.labels(&known)?.unwrap_or_default(),
                 Err(_) => Labels::new(),
             };
             let namespace = Some(api::Namespace { name, labels: hash_map(&labels) });
-            Ok(Response::new(api::GetNamespaceResponse { namespace }))
+            Ok(api::GetNamespaceResponse { namespace })
         };
-        self.work(work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn list(
         &self,
-        _request: Request<api::ListNamespacesRequest>,
+        request: Request<api::ListNamespacesRequest>,
     ) -> Result<Response<api::ListNamespacesResponse>, Status> {
-        let work = |namespaces: &NamespaceStore| {
-            let list = namespaces.list()?;
+        let work = |space: &Space, _: api::ListNamespacesRequest| {
+            let list = space.namespaces.list()?;
             let namespaces =
                 list.iter().map(|(name, labels)| api_namespace(name, labels)).collect();
-            Ok(Response::new(api::ListNamespacesResponse { namespaces }))
+            Ok(api::ListNamespacesResponse { namespaces })
         };
-        self.work(work).await
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn create(
         &self,
         request: Request<api::CreateNamespaceRequest>,
     ) -> Result<Response<api::CreateNamespaceResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = move |namespaces: &NamespaceStore| {
+        let work = |space: &Space, request: api::CreateNamespaceRequest| {
             let namespace = required(request.namespace, "namespace")?;
             let name = new_name(&namespace.name)?;
             let labels: Labels = namespace.labels.into_iter().collect();
             check(&labels)?;
-            namespaces.create(&name, &labels)?;
-            Ok((name, labels))
+            space.namespaces.create(&name, &labels)?;
+            let event = NamespaceCreate { name: name.to_string(), labels: hash_map(&labels) };
+            space.changed(&name, "/namespaces/create", &event);
+            let namespace = Some(api_namespace(&name, &labels));
+            Ok(api::CreateNamespaceResponse { namespace })
         };
-        let (name, labels) = self.work(work).await?;
-        let event = NamespaceCreate { name: name.to_string(), labels: hash_map(&labels) };
-        self.changed(&metadata, &name, "/namespaces/create", &event);
-        let namespace = Some(api_namespace(&name, &labels));
-        Ok(Response::new(api::CreateNamespaceResponse { namespace }))
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn update(
         &self,
         request: Request<api::UpdateNamespaceRequest>,
     ) -> Result<Response<api::UpdateNamespaceResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let work = move |namespaces: &NamespaceStore| {
+        let work = |space: &Space, request: api::UpdateNamespaceRequest| {
             let namespace = required(request.namespace, "namespace")?;
             let name = new_name(&namespace.name)?;
             let change = change(namespace, request.update_mask)?;
             check(change.labels())?;
-            let labels = namespaces.update(&name, &change)?;
-            Ok((name, change, labels))
+            let labels = space.namespaces.update(&name, &change)?;
+            let changed = hash_map(change.labels());
+            let event = NamespaceUpdate { name: name.to_string(), labels: changed };
+            space.changed(&name, "/namespaces/update", &event);
+            let namespace = Some(api_namespace(&name, &labels));
+            Ok(api::UpdateNamespaceResponse { namespace })
         };
-        let (name, change, labels) = self.work(work).await?;
-        let event = NamespaceUpdate { name: name.to_string(), labels: hash_map(change.labels()) };
-        self.changed(&metadata, &name, "/namespaces/update", &event);
-        let namespace = Some(api_namespace(&name, &labels));
-        Ok(Response::new(api::UpdateNamespaceResponse { namespace }))
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 
     async fn delete(
         &self,
         request: Request<api::DeleteNamespaceRequest>,
     ) -> Result<Response<()>, Status> {
-        let name = request.into_inner().name;
-        let work = move |namespaces: &NamespaceStore| {
+        let work = |space: &Space, request: api::DeleteNamespaceRequest| {
+            let name = request.name;
             let known: Namespace =
                 name.parse().context(ErrorKind::NotFound, || format!("namespace {name:?}"))?;
-            namespaces.delete(&known)?;
-            Ok(known)
+            space.namespaces.delete(&known)?;
+            space.daemon.publish(&known, "/namespaces/delete", &NamespaceDelete { name });
+            space.daemon.mutated(1);
+            Ok(())
         };
-        let name = self.work(work).await?;
-        self.daemon.publish(
-            &name,
-            "/namespaces/delete",
-            &NamespaceDelete { name: name.to_string() },
-        );
-        self.daemon.mutated(1);
-        Ok(Response::new(()))
+        answer(request, |metadata, _| self.space(metadata), work).await
     }
 }
 

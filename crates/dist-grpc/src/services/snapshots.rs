@@ -13,6 +13,7 @@ use tonic::codegen::BoxStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use crate::answer::answer;
 use crate::api::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use crate::api::containerd::services::snapshots::v1::snapshots_server::Snapshots;
 use crate::api::containerd::services::snapshots::v1::{
@@ -22,9 +23,8 @@ use crate::api::containerd::services::snapshots::v1::{
     UpdateSnapshotResponse, UsageRequest, UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
 };
 use crate::backend::Realm;
-use crate::daemon::blocking;
 use crate::mask::label_change;
-use crate::translate::{api_mount, hash_map, required, status, timestamp};
+use crate::translate::{api_mount, hash_map, required, timestamp};
 use crate::{Daemon, filters};
 
 /// How many snapshots one message of a listing describes.
@@ -41,22 +41,20 @@ impl Service {
         Self { daemon, realm }
     }
 
-    /// Does the blocking `work` of a request, with the snapshotter that it names.
-    async fn work<Q, A>(
-        &self,
-        request: Request<Q>,
-        name: impl FnOnce(&Q) -> &str,
-        work: impl FnOnce(&Space, Q) -> Result<A> + Send + 'static,
-    ) -> Result<Response<A>, Status>
-    where
-        Q: Send + 'static,
-        A: Send + 'static,
-    {
-        let (metadata, _, request) = request.into_parts();
-        let space = Space::of(&self.daemon, self.realm, &metadata, name(&request))
-            .map_err(|error| status(&error))?;
-        let work = move || work(&space, request);
-        blocking(work).await.map(Response::new).map_err(|error| status(&error))
+    /// The snapshots of the snapshotter of this name that a request can see.
+    fn space(&self, metadata: &MetadataMap, name: &str) -> Result<Space> {
+        if name.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "snapshotter is required"));
+        }
+        let engine = self.daemon.engine();
+        let driver = match self.realm {
+            Realm::Namespaced => dist_snapshot::known(name)?,
+            Realm::Raw => engine.snapshotter_name(),
+        };
+        let scope = self.realm.snapshots(metadata, name)?;
+        let snapshotter = dist_snapshot::open(engine.store(), &scope, driver)?;
+        let (daemon, driver) = (self.daemon.clone(), driver.to_owned());
+        Ok(Space { daemon, realm: self.realm, scope, driver, snapshotter })
     }
 }
 
@@ -71,21 +69,6 @@ struct Space {
 }
 
 impl Space {
-    fn of(daemon: &Daemon, realm: Realm, metadata: &MetadataMap, name: &str) -> Result<Self> {
-        if name.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidArgument, "snapshotter is required"));
-        }
-        let engine = daemon.engine();
-        let driver = match realm {
-            Realm::Namespaced => dist_snapshot::known(name)?,
-            Realm::Raw => engine.snapshotter_name(),
-        };
-        let scope = realm.snapshots(metadata, name)?;
-        let snapshotter = dist_snapshot::open(engine.store(), &scope, driver)?;
-        let (daemon, driver) = (daemon.clone(), driver.to_owned());
-        Ok(Self { daemon, realm, scope, driver, snapshotter })
-    }
-
     fn records(&self) -> SnapshotStore {
         self.daemon.engine().store().snapshots(&self.scope, &self.driver)
     }
@@ -140,7 +123,7 @@ impl Snapshots for Service {
             space.mutated(0);
             Ok(PrepareSnapshotResponse { mounts: mounts.iter().map(api_mount).collect() })
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn view(
@@ -155,7 +138,7 @@ impl Snapshots for Service {
             space.mutated(0);
             Ok(ViewSnapshotResponse { mounts: mounts.iter().map(api_mount).collect() })
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn mounts(
@@ -166,7 +149,7 @@ impl Snapshots for Service {
             let mounts = space.snapshotter.mounts(&known_key(&request.key)?)?;
             Ok(MountsResponse { mounts: mounts.iter().map(api_mount).collect() })
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn commit(
@@ -195,7 +178,7 @@ impl Snapshots for Service {
             space.mutated(0);
             Ok(())
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn remove(
@@ -211,7 +194,7 @@ impl Snapshots for Service {
             space.mutated(1);
             Ok(())
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn stat(
@@ -222,7 +205,7 @@ impl Snapshots for Service {
             let info = space.snapshotter.stat(&known_key(&request.key)?)?;
             Ok(StatSnapshotResponse { info: Some(api_info(&info)) })
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn update(
@@ -241,7 +224,7 @@ impl Snapshots for Service {
             space.mutated(0);
             Ok(UpdateSnapshotResponse { info: Some(api_info(&info)) })
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn list(
@@ -249,7 +232,10 @@ impl Snapshots for Service {
         request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<BoxStream<ListSnapshotsResponse>>, Status> {
         let work = |space: &Space, request: ListSnapshotsRequest| space.list(&request.filters);
-        let found = self.work(request, |request| &request.snapshotter, work).await?.into_inner();
+        let found =
+            answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work)
+                .await?
+                .into_inner();
         let blocks: Vec<_> = found
             .chunks(BLOCK)
             .map(|block| Ok(ListSnapshotsResponse { info: block.iter().map(api_info).collect() }))
@@ -266,7 +252,7 @@ impl Snapshots for Service {
             let stored = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
             Ok(UsageResponse { size: stored(usage.bytes), inodes: stored(usage.inodes) })
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 
     async fn cleanup(&self, request: Request<CleanupRequest>) -> Result<Response<()>, Status> {
@@ -277,7 +263,7 @@ impl Snapshots for Service {
             }
             dist_snapshot::purge(space.daemon.engine().store()).map(drop)
         };
-        self.work(request, |request| &request.snapshotter, work).await
+        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
     }
 }
 

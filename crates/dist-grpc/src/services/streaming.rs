@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming as Incoming};
 
+use crate::answer::reply;
 use crate::api::containerd::services::streaming::v1::StreamInit;
 use crate::api::containerd::services::streaming::v1::streaming_server::Streaming;
 use crate::streams::{Registered, Stream};
-use crate::translate::{required, status};
+use crate::translate::required;
 use crate::{Daemon, context, typed};
 
 /// Messages that may wait for the client.
@@ -30,7 +31,7 @@ impl Service {
         Self { daemon }
     }
 
-    async fn open(&self, request: Request<Incoming<Any>>) -> Result<Answers> {
+    async fn open(&self, request: Request<Incoming<Any>>) -> Result<BoxStream<Any>> {
         let Scope { namespace, lease } = context::scope(request.metadata())?;
         let mut from = request.into_inner();
         let first = from
@@ -43,7 +44,7 @@ impl Service {
             .context(ErrorKind::Internal, || "answer a stream's first message".to_owned())?;
         let stream = Stream::new(to, from);
         let registered = self.daemon.streams().register(namespace, &init.id, lease, stream)?;
-        Ok(Answers { messages, _registered: registered })
+        Ok(Box::pin(Answers { messages, _registered: registered }))
     }
 }
 
@@ -53,8 +54,7 @@ impl Streaming for Service {
         &self,
         request: Request<Incoming<Any>>,
     ) -> Result<Response<BoxStream<Any>>, Status> {
-        let answers = self.open(request).await.map_err(|error| status(&error))?;
-        Ok(Response::new(Box::pin(answers)))
+        reply(self.open(request).await)
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use self::progress::Reporter;
+use crate::answer::reply;
 use crate::api::containerd::services::images::v1::{ImageCreate, ImageUpdate};
 use crate::api::containerd::services::transfer::v1::TransferRequest;
 use crate::api::containerd::services::transfer::v1::transfer_server::Transfer;
@@ -32,7 +33,7 @@ use crate::api::containerd::types::transfer::{
 };
 use crate::daemon::blocking;
 use crate::streams::Stream;
-use crate::translate::{hash_map, required, status};
+use crate::translate::{hash_map, required};
 use crate::{Daemon, context, typed};
 
 /// The service.
@@ -85,7 +86,7 @@ impl Service {
 #[tonic::async_trait]
 impl Transfer for Service {
     async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<()>, Status> {
-        self.run(request).await.map(Response::new).map_err(|error| status(&error))
+        reply(self.run(request).await)
     }
 }
 
