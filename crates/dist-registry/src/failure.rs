@@ -82,6 +82,24 @@ pub(crate) struct Failed {
     pub(crate) failure: Failure,
 }
 
+/// Why something with several steps failed: in an exchange, or beside them.
+pub(crate) enum Problem {
+    Failed(Box<Failed>),
+    Other(Error),
+}
+
+impl From<Box<Failed>> for Problem {
+    fn from(failed: Box<Failed>) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
 impl Failed {
     pub(crate) fn new(
         kind: ErrorKind,

@@ -26,7 +26,7 @@ use http::Method;
 use url::Url;
 
 use crate::escape;
-use crate::failure::{Again, Failed};
+use crate::failure::{Again, Problem};
 use crate::payload::{Payload, Upload};
 use crate::registry::{Access, Ask, Registry};
 use crate::resolver::DIGEST_HEADER;
@@ -104,24 +104,6 @@ impl Pusher for RegistryPusher {
                 }
             }
         }
-    }
-}
-
-/// Why one try failed: in an exchange, or before there was one.
-enum Problem {
-    Failed(Box<Failed>),
-    Other(Error),
-}
-
-impl From<Box<Failed>> for Problem {
-    fn from(failed: Box<Failed>) -> Self {
-        Self::Failed(failed)
-    }
-}
-
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
     }
 }
 

@@ -17,7 +17,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 
 use crate::RegistryOptions;
 use crate::escape;
-use crate::failure::Failed;
+use crate::failure::{Failed, Problem};
 use crate::fetcher::RegistryFetcher;
 use crate::pusher::RegistryPusher;
 use crate::registry::{Ask, Registry};
@@ -82,24 +82,6 @@ impl Resolver for RegistryResolver {
 fn parse(name: &str) -> Result<Reference> {
     Reference::parse_familiar(name)
         .context(ErrorKind::InvalidArgument, || format!("read reference {:?}", escape::text(name)))
-}
-
-/// Why a name could not be resolved: an exchange failed, or its answer is no good.
-enum Problem {
-    Failed(Box<Failed>),
-    Other(Error),
-}
-
-impl From<Box<Failed>> for Problem {
-    fn from(failed: Box<Failed>) -> Self {
-        Self::Failed(failed)
-    }
-}
-
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
-    }
 }
 
 /// What the header of an answer says about the manifest.
