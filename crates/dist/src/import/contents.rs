@@ -166,17 +166,11 @@ impl Contents {
 
     /// Reads what should be the blob `digest`.
     fn compare(&self, digest: Digest, body: &mut impl Read) -> Result<Digest> {
-        let (mut hasher, mut buffer) = (digest.hasher(), vec![0; CHUNK]);
-        loop {
-            self.cancel.check()?;
-            let count = body
-                .read(&mut buffer)
-                .context(ErrorKind::Storage, || "read from the archive".to_owned())?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(&buffer[..count]);
-        }
+        let mut hasher = digest.hasher();
+        self.each_chunk(body, |chunk| {
+            hasher.update(chunk);
+            Ok(())
+        })?;
         let got = hasher.finish();
         if got == digest {
             return Ok(digest);
@@ -186,6 +180,17 @@ impl Contents {
     }
 
     fn copy(&self, body: &mut impl Read, writer: &mut dyn dist_core::Writer) -> Result<()> {
+        self.each_chunk(body, |chunk| {
+            writer.write_all(chunk).context(ErrorKind::Storage, || "write to the store".to_owned())
+        })
+    }
+
+    /// Reads to the end, unless told to stop.
+    fn each_chunk(
+        &self,
+        body: &mut impl Read,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut buffer = vec![0; CHUNK];
         loop {
             self.cancel.check()?;
@@ -195,9 +200,7 @@ impl Contents {
             if count == 0 {
                 return Ok(());
             }
-            writer
-                .write_all(&buffer[..count])
-                .context(ErrorKind::Storage, || "write to the store".to_owned())?;
+            take(&buffer[..count])?;
         }
     }
 }
