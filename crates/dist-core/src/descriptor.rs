@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::de::Error as _;
 
 use crate::manifest::UniqueMap;
-use crate::{Digest, MediaType, Platform};
+use crate::{ContentMismatch, Digest, Error, ErrorKind, MediaType, Platform, Result};
 
 /// Names some content by digest, with its size and type.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -34,9 +34,26 @@ impl Descriptor {
         Self { media_type, digest, size, platform: None, annotations: BTreeMap::new() }
     }
 
+    /// Fails unless content with this length and digest is what it names.
+    ///
+    /// # Errors
+    /// `Corrupt` with a [`ContentMismatch`].
+    pub fn verify(&self, size: u64, digest: Digest) -> Result<()> {
+        let mismatch = if size != self.size {
+            ContentMismatch::Size { expected: self.size, got: size }
+        } else if digest != self.digest {
+            ContentMismatch::Digest { expected: self.digest, got: digest }
+        } else {
+            return Ok(());
+        };
+        let message = format!("verify {} {}", self.media_type.noun(), self.digest);
+        Err(Error::new(ErrorKind::Corrupt, message).with_source(mismatch))
+    }
+
     /// The key of the ingest that writes this content: its noun and digest.
     ///
-    /// Equal for every process that fetches the same content, so that they wait for one another.
+    /// Equal for every process that fetches the same content into one namespace, so that they wait
+    /// for one another.
     #[must_use]
     pub fn ingest_key(&self) -> crate::IngestKey {
         crate::IngestKey::for_content(self.media_type.noun(), &self.digest)

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dist_core::{
-    Applier as _, Cancel, ContentMismatch, Context as _, Descriptor, Document, Error, ErrorKind,
-    Event, Fetcher, Hasher, ImageConfig, LayerForm, Mount, Progress, Resolved, Resolver as _,
-    Result, ResultExt as _, Warning,
+    Applier as _, Cancel, Context as _, Descriptor, Document, Error, ErrorKind, Event, Fetcher,
+    Hasher, ImageConfig, LayerForm, Mount, Progress, Resolved, Resolver as _, Result,
+    ResultExt as _, Warning,
 };
 use dist_layer::{ApplyOptions, LayerApplier, Limits};
 use futures_util::StreamExt as _;
@@ -104,21 +104,8 @@ pub async fn fetch_document(fetcher: &dyn Fetcher, desc: &Descriptor) -> Result<
     }
     let mut hasher = desc.digest.hasher();
     hasher.update(&bytes);
-    verify(desc, hasher, bytes.len() as u64)?;
+    desc.verify(bytes.len() as u64, hasher.finish())?;
     Ok(bytes)
-}
-
-fn verify(desc: &Descriptor, hasher: Hasher, size: u64) -> Result<()> {
-    let got = hasher.finish();
-    let mismatch = if size != desc.size {
-        ContentMismatch::Size { expected: desc.size, got: size }
-    } else if got != desc.digest {
-        ContentMismatch::Digest { expected: desc.digest, got }
-    } else {
-        return Ok(());
-    };
-    let message = format!("verify {} {}", desc.media_type.noun(), desc.digest);
-    Err(Error::new(ErrorKind::Corrupt, message).with_source(mismatch))
 }
 
 struct Work {
@@ -158,7 +145,7 @@ impl Work {
         };
         let applied =
             self.applier.apply(desc, &mut body, std::slice::from_ref(mount), &self.cancel)?;
-        verify(desc, body.hasher, body.size)?;
+        desc.verify(body.size, body.hasher.finish())?;
         self.progress.event(Event::Committed { digest: desc.digest });
         check_diff_id(layer, &applied)?;
         self.progress.event(Event::Unpacked { layer: desc.digest, chain_id: Some(layer.chain_id) });

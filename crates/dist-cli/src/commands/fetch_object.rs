@@ -1,8 +1,6 @@
 //! `dist fetch-object`: one object's raw bytes on standard output; no store.
 
-use dist_core::{
-    ContentMismatch, Descriptor, Error, ErrorKind, Fetcher, Platform, Resolver, Result, ResultExt,
-};
+use dist_core::{Descriptor, Fetcher, Platform, Resolver, Result, ResultExt};
 use futures_util::StreamExt;
 
 use super::objects::Object;
@@ -69,13 +67,5 @@ async fn stream(fetcher: &dyn Fetcher, desc: &Descriptor, out: &mut Pipe) -> Res
         size += chunk.len() as u64;
         out.write(chunk).await?;
     }
-    let got = hasher.finish();
-    let mismatch = if size != desc.size {
-        ContentMismatch::Size { expected: desc.size, got: size }
-    } else if got != desc.digest {
-        ContentMismatch::Digest { expected: desc.digest, got }
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(ErrorKind::Corrupt, format!("verify {}", desc.digest)).with_source(mismatch))
+    desc.verify(size, hasher.finish())
 }
