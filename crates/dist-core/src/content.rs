@@ -25,8 +25,8 @@ pub trait Provider: Send + Sync {
 }
 
 name! {
-    /// Names a write transaction: 1 to 4096 bytes. Two writers with one key never write at the
-    /// same time.
+    /// Names a write transaction in its namespace: 1 to 4096 bytes. Two writers with one key never
+    /// write at the same time.
     IngestKey, opaque
 }
 
@@ -62,7 +62,7 @@ pub struct Info {
     pub size: u64,
     /// When it was committed, in nanoseconds since the epoch.
     pub created_at: i64,
-    /// When its labels last changed, in nanoseconds since the epoch.
+    /// When its labels last changed or its file came anew, in nanoseconds since the epoch.
     pub updated_at: i64,
     /// Its labels in the current namespace.
     pub labels: Labels,
@@ -89,7 +89,7 @@ pub struct IngestStatus {
 
 /// Begins or resumes the writing of content.
 pub trait Ingester: Send + Sync {
-    /// Opens the ingest `key`, or finds that its content is there.
+    /// Opens the ingest `key`, or finds that the expected digest is there.
     ///
     /// Waits while another writer, thread or process, holds `key`; then looks again whether the
     /// expected digest has been committed. An ingest that an earlier writer left is resumed.
@@ -97,7 +97,8 @@ pub trait Ingester: Send + Sync {
     /// # Errors
     /// `Cancelled` where `cancel` was raised while waiting; `FailedPrecondition` where a left
     /// ingest has another total and no digest is expected (else it starts over), or the expected
-    /// content is there with another size; `Storage` where the disk fails.
+    /// content is there with another size; `NotFound` for a lease that should keep the content and
+    /// does not exist; `Storage` where the disk fails or has no room for the expected size.
     fn ingest(&self, key: &IngestKey, expected: Expected, cancel: &Cancel) -> Result<Ingest>;
 }
 

@@ -11,7 +11,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a caller can do about an [`Error`].
 ///
-/// Each kind maps to one gRPC code and to one exit code of the command line.
+/// Each kind maps to one gRPC code (but a full disk, `Storage`, to that of `ResourceExhausted`) and
+/// to one exit code of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -111,7 +111,8 @@ pub async fn dispatch(handler: &dyn Handler, root: Descriptor, limit: usize) -> 
 /// layers, nothing for anything else.
 ///
 /// # Errors
-/// `NotFound` where the content is not there; those of [`Document::parse`].
+/// `NotFound` where the content is not there; `Storage` where it can't be read; those of
+/// [`Document::parse`].
 pub fn children(provider: &dyn Provider, desc: &Descriptor) -> Result<Vec<Descriptor>> {
     let media_type = &desc.media_type;
     let document = media_type.is_index()

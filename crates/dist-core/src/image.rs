@@ -11,7 +11,7 @@ name! {
     ImageName, printable
 }
 
-/// A namespace: images, labels and leases of one do not show in another; blobs are shared.
+/// A namespace: what one has does not show in another, though the files of blobs are shared.
 ///
 /// Letters and digits, with single `.`, `_` or `-` between them, at most 76 bytes (containerd's
 /// rule for identifiers).

@@ -100,7 +100,7 @@ pub trait Snapshotter: Send + Sync {
     /// Describes a snapshot.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`, `Storage`.
     fn stat(&self, key: &SnapshotKey) -> Result<SnapshotInfo>;
 
     /// Measures a snapshot.
@@ -112,14 +112,16 @@ pub trait Snapshotter: Send + Sync {
     /// Returns the mounts of an active snapshot or a view.
     ///
     /// # Errors
-    /// `NotFound`; `FailedPrecondition` for a committed one.
+    /// `NotFound`; `FailedPrecondition` for a committed one and for one whose maker died before
+    /// it was whole; `Storage`.
     fn mounts(&self, key: &SnapshotKey) -> Result<Vec<Mount>>;
 
     /// Makes a writable snapshot on top of `parent`.
     ///
     /// # Errors
-    /// `AlreadyExists`; `NotFound` for a missing parent; `InvalidArgument` for a parent that is
-    /// not committed.
+    /// `AlreadyExists`, also for what the label `containerd.io/snapshot.ref` says it is to become;
+    /// `NotFound` for a missing parent; `InvalidArgument` for a parent that is not committed and for
+    /// labels that are too long; `Storage`.
     fn prepare(
         &self,
         key: &SnapshotKey,
@@ -145,7 +147,9 @@ pub trait Snapshotter: Send + Sync {
     ///
     /// # Errors
     /// `AlreadyExists` for the name; `NotFound` for the key or the parent; `FailedPrecondition`
-    /// for a view, a committed key, or a parent where the key has one.
+    /// for a view, a committed key, or a parent that is not committed or where the key has another;
+    /// `InvalidArgument` for labels that are too long; `Busy` while something is mounted on its
+    /// directory; `Storage`.
     fn commit(
         &self,
         name: &SnapshotKey,
@@ -157,7 +161,8 @@ pub trait Snapshotter: Send + Sync {
     /// Removes a snapshot without children.
     ///
     /// # Errors
-    /// `NotFound`; `FailedPrecondition` where it has children.
+    /// `NotFound`; `FailedPrecondition` where it has children; `Busy` while something is mounted on
+    /// its directory; `Storage`.
     fn remove(&self, key: &SnapshotKey) -> Result<()>;
 
     /// Visits every snapshot, parents before children.

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/                         mode 0700
 //!   format                      version and feature flags
+//!   uuid                        what tells this store from others, once somebody has asked
 //!   meta.db meta.lock           rows: images, labels, snapshot records, leases, which namespace has a blob
 //!   content/blobs/<alg>/<hex>   committed blobs, 0444, complete from the moment they have a name
 //!   content/ingest/<sha256 of namespace NUL key>/{ref,namespace,data,total,expected,...}
@@ -19,6 +20,34 @@
 //! A blob that has a row is on the disk, synced, before the call that made the row returns (unless
 //! the store was opened with [`Durability::None`]). Snapshot records are settled later, see
 //! [`Store::settle`].
+//!
+//! ```
+//! use std::io::{Read as _, Write as _};
+//!
+//! use dist_core::{Cancel, Digest, Expected, Ingest, Ingester as _, Namespace, Provider as _};
+//! use dist_store::{Store, StoreOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let root = dir.path().join("root");
+//! let content = Store::open(&root, StoreOptions::default())?.content(Namespace::default());
+//! let bytes = b"some content";
+//! let digest = Digest::sha256(bytes);
+//! let expected = Expected { digest: Some(digest), size: Some(bytes.len() as u64) };
+//! match content.ingest(&"some key".parse()?, expected, &Cancel::default())? {
+//!     Ingest::Exists(_) => (),
+//!     Ingest::Writer(mut writer) => {
+//!         let written = usize::try_from(writer.offset())?; // by a process that was killed
+//!         writer.write_all(&bytes[written..])?;
+//!         writer.commit(expected)?;
+//!     }
+//! }
+//! let mut read = Vec::new();
+//! content.open(&digest)?.file.read_to_end(&mut read)?;
+//! assert_eq!(read, bytes);
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 

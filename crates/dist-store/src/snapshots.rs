@@ -219,7 +219,8 @@ impl SnapshotStore {
 
     /// Turns the active snapshot `key` into the committed one `name`; not yet durable.
     ///
-    /// The lease then holds the name instead of the key. Labels are replaced, not kept. A `parent` becomes the parent of a snapshot without one.
+    /// The lease then holds the name instead of the key. Labels are replaced, not kept. A `parent`
+    /// becomes the parent of a snapshot without one.
     ///
     /// # Errors
     /// `AlreadyExists` for the name; `NotFound` for the key or the parent; `FailedPrecondition`
