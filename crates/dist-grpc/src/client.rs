@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::contents::RemoteContents;
 use self::images::RemoteImages;
@@ -86,6 +86,37 @@ impl Client {
         answered.recv().context(ErrorKind::Internal, || "wait for the daemon".into())?
     }
 
+    /// Makes one call and waits for its answer.
+    fn call<T, A, F>(&self, message: T, call: impl FnOnce(Channel, Request<T>) -> F) -> Result<A>
+    where
+        A: Send + 'static,
+        F: Future<Output = Result<Response<A>, Status>> + Send + 'static,
+    {
+        let calling = call(self.channel.clone(), self.request(message));
+        self.wait(async move { calling.await.map_err(error) }).map(Response::into_inner)
+    }
+
+    /// Makes one call that is answered in parts, and waits for all of them.
+    fn call_for_all<T, A, F>(
+        &self,
+        message: T,
+        call: impl FnOnce(Channel, Request<T>) -> F,
+    ) -> Result<Vec<A>>
+    where
+        A: Send + 'static,
+        F: Future<Output = Result<Response<Streaming<A>>, Status>> + Send + 'static,
+    {
+        let calling = call(self.channel.clone(), self.request(message));
+        self.wait(async move {
+            let mut answers = calling.await.map_err(error)?.into_inner();
+            let mut found = Vec::new();
+            while let Some(answer) = answers.message().await.map_err(error)? {
+                found.push(answer);
+            }
+            Ok(found)
+        })
+    }
+
     /// A request in this client's namespace.
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
@@ -122,11 +153,11 @@ impl Host for Client {
 }
 
 /// Turns what a daemon answered into an error: the kind by its code, the text without its class.
-fn error(status: &Status) -> Error {
-    if std::error::Error::source(status).is_some() {
+fn error(status: Status) -> Error {
+    if std::error::Error::source(&status).is_some() {
         // It was made on this side, not sent.
         return Error::new(ErrorKind::Unavailable, "speak to the daemon: the connection broke")
-            .with_source(status.clone());
+            .with_source(status);
     }
     let (kind, class) = match status.code() {
         Code::NotFound => (ErrorKind::NotFound, "not found"),
@@ -197,7 +228,7 @@ mod tests {
 
     #[test]
     fn errors_lose_their_class() {
-        let error = error(&Status::not_found("blob x is not there: not found"));
+        let error = error(Status::not_found("blob x is not there: not found"));
         assert_eq!(
             (error.kind(), error.to_string().as_str()),
             (ErrorKind::NotFound, "blob x is not there")

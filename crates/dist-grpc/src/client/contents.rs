@@ -6,8 +6,10 @@ use dist_core::{
     Ingester, Provider, Result,
 };
 
+use tonic::transport::Channel;
+
 use super::read::{nanoseconds, pipe};
-use super::{Client, MESSAGE_LIMIT, error, write};
+use super::{Client, MESSAGE_LIMIT, write};
 use crate::api::containerd::services::content::v1::content_client::ContentClient;
 use crate::api::containerd::services::content::v1::{
     self as api, AbortRequest, DeleteContentRequest, InfoRequest, ListContentRequest,
@@ -24,23 +26,23 @@ impl RemoteContents {
     pub(super) fn new(client: Client) -> Self {
         Self { client }
     }
+}
 
-    pub(super) fn service(&self) -> ContentClient<tonic::transport::Channel> {
-        ContentClient::new(self.client.channel.clone())
-            .max_decoding_message_size(MESSAGE_LIMIT)
-            .max_encoding_message_size(MESSAGE_LIMIT)
-    }
+/// The service, for messages as large as the daemon sends and takes them.
+pub(super) fn service(channel: Channel) -> ContentClient<Channel> {
+    ContentClient::new(channel)
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT)
 }
 
 impl Provider for RemoteContents {
     fn open(&self, digest: &Digest) -> Result<Blob> {
         let info = self.info(digest)?;
         let request = ReadContentRequest { digest: digest.to_string(), ..Default::default() };
-        let (request, mut service) = (self.client.request(request), self.service());
-        let answer = self
-            .client
-            .wait(async move { service.read(request).await.map_err(|status| error(&status)) })?;
-        pipe(&self.client, *digest, info.size, answer.into_inner())
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).read(request).await
+        })?;
+        pipe(&self.client, *digest, info.size, answer)
     }
 }
 
@@ -52,56 +54,45 @@ impl Ingester for RemoteContents {
 
 impl Contents for RemoteContents {
     fn info(&self, digest: &Digest) -> Result<Info> {
-        let request = self.client.request(InfoRequest { digest: digest.to_string() });
-        let mut service = self.service();
-        let answer = self
-            .client
-            .wait(async move { service.info(request).await.map_err(|status| error(&status)) })?;
-        info(translate::required(answer.into_inner().info, "info")?)
+        let request = InfoRequest { digest: digest.to_string() };
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).info(request).await
+        })?;
+        info(translate::required(answer.info, "info")?)
     }
 
     fn list(&self) -> Result<Vec<Info>> {
-        let request = self.client.request(ListContentRequest::default());
-        let mut service = self.service();
-        let mut found = self.client.wait(async move {
-            let mut answer =
-                service.list(request).await.map_err(|status| error(&status))?.into_inner();
-            let mut found = Vec::new();
-            while let Some(block) = answer.message().await.map_err(|status| error(&status))? {
-                found.extend(block.info.into_iter().map(info));
-            }
-            found.into_iter().collect::<Result<Vec<_>>>()
-        })?;
+        let blocks = self
+            .client
+            .call_for_all(ListContentRequest::default(), |channel, request| async move {
+                service(channel).list(request).await
+            })?;
+        let infos = blocks.into_iter().flat_map(|block| block.info);
+        let mut found = infos.map(info).collect::<Result<Vec<_>>>()?;
         found.sort_by_key(|info| info.digest);
         Ok(found)
     }
 
     fn delete(&self, digest: &Digest) -> Result<()> {
-        let request = self.client.request(DeleteContentRequest { digest: digest.to_string() });
-        let mut service = self.service();
+        let request = DeleteContentRequest { digest: digest.to_string() };
         self.client
-            .wait(async move { service.delete(request).await.map_err(|status| error(&status)) })
-            .map(drop)
+            .call(request, |channel, request| async move { service(channel).delete(request).await })
     }
 
     fn ingests(&self) -> Result<Vec<IngestStatus>> {
-        let request = self.client.request(ListStatusesRequest::default());
-        let mut service = self.service();
-        let answer = self.client.wait(async move {
-            service.list_statuses(request).await.map_err(|status| error(&status))
-        })?;
-        let mut found =
-            answer.into_inner().statuses.into_iter().map(status).collect::<Result<Vec<_>>>()?;
+        let answer =
+            self.client.call(ListStatusesRequest::default(), |channel, request| async move {
+                service(channel).list_statuses(request).await
+            })?;
+        let mut found = answer.statuses.into_iter().map(status).collect::<Result<Vec<_>>>()?;
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
 
     fn abort(&self, key: &IngestKey) -> Result<()> {
-        let request = self.client.request(AbortRequest { r#ref: key.to_string() });
-        let mut service = self.service();
+        let request = AbortRequest { r#ref: key.to_string() };
         self.client
-            .wait(async move { service.abort(request).await.map_err(|status| error(&status)) })
-            .map(drop)
+            .call(request, |channel, request| async move { service(channel).abort(request).await })
     }
 }
 

@@ -3,7 +3,9 @@
 use dist::Images;
 use dist_core::{Context as _, ErrorKind, Image, ImageName, Result};
 
-use super::{Client, MESSAGE_LIMIT, error};
+use tonic::transport::Channel;
+
+use super::{Client, MESSAGE_LIMIT};
 use crate::api::containerd::services::images::v1::images_client::ImagesClient;
 use crate::api::containerd::services::images::v1::{
     self as api, DeleteImageRequest, GetImageRequest, ListImagesRequest,
@@ -18,40 +20,35 @@ impl RemoteImages {
     pub(super) fn new(client: Client) -> Self {
         Self { client }
     }
+}
 
-    fn service(&self) -> ImagesClient<tonic::transport::Channel> {
-        ImagesClient::new(self.client.channel.clone()).max_decoding_message_size(MESSAGE_LIMIT)
-    }
+fn service(channel: Channel) -> ImagesClient<Channel> {
+    ImagesClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT)
 }
 
 impl Images for RemoteImages {
     fn get(&self, name: &ImageName) -> Result<Image> {
-        let request = self.client.request(GetImageRequest { name: name.to_string() });
-        let mut service = self.service();
+        let request = GetImageRequest { name: name.to_string() };
         let answer = self
             .client
-            .wait(async move { service.get(request).await.map_err(|status| error(&status)) })?;
-        read(translate::required(answer.into_inner().image, "image")?)
+            .call(request, |channel, request| async move { service(channel).get(request).await })?;
+        read(translate::required(answer.image, "image")?)
     }
 
     fn list(&self) -> Result<Vec<Image>> {
-        let request = self.client.request(ListImagesRequest::default());
-        let mut service = self.service();
-        let answer = self
-            .client
-            .wait(async move { service.list(request).await.map_err(|status| error(&status)) })?;
-        let mut images =
-            answer.into_inner().images.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+        let answer =
+            self.client.call(ListImagesRequest::default(), |channel, request| async move {
+                service(channel).list(request).await
+            })?;
+        let mut images = answer.images.into_iter().map(read).collect::<Result<Vec<_>>>()?;
         images.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(images)
     }
 
     fn delete(&self, name: &ImageName) -> Result<()> {
         let request = DeleteImageRequest { name: name.to_string(), ..Default::default() };
-        let (request, mut service) = (self.client.request(request), self.service());
         self.client
-            .wait(async move { service.delete(request).await.map_err(|status| error(&status)) })
-            .map(drop)
+            .call(request, |channel, request| async move { service(channel).delete(request).await })
     }
 }
 

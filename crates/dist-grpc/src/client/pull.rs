@@ -111,7 +111,7 @@ impl Puller for RemotePuller {
         let mut asked = open(&self.client, &streams.credentials).await?;
         let request = self.client.request(self.request(&name, options, &streams));
         let mut service = TransferClient::new(self.client.channel.clone());
-        let transfer = async { service.transfer(request).await.map_err(|status| error(&status)) };
+        let transfer = async { service.transfer(request).await.map_err(error) };
         let listen = async {
             let mut shown = Shown::new(progress);
             while let Some(message) = told.next::<api::Progress>().await? {
@@ -191,10 +191,10 @@ async fn open(client: &Client, id: &str) -> Result<Stream> {
     send.send(any(&StreamInit { id: id.to_owned() })).await.map_err(closed)?;
     let request = client.request(ReceiverStream::new(receiver));
     let mut service = StreamingClient::new(client.channel.clone());
-    let answers = service.stream(request).await.map_err(|status| error(&status))?.into_inner();
+    let answers = service.stream(request).await.map_err(error)?.into_inner();
     let mut stream = Stream { send, answers };
     // An empty message says that the name is taken.
-    let first = stream.answers.message().await.map_err(|status| error(&status))?;
+    let first = stream.answers.message().await.map_err(error)?;
     match first {
         Some(_) => Ok(stream),
         None => Err(Error::new(ErrorKind::Unavailable, "the daemon closed a stream")),
@@ -203,7 +203,7 @@ async fn open(client: &Client, id: &str) -> Result<Stream> {
 
 impl Stream {
     async fn next<M: prost::Message + prost::Name + Default>(&mut self) -> Result<Option<M>> {
-        let Some(any) = self.answers.message().await.map_err(|status| error(&status))? else {
+        let Some(any) = self.answers.message().await.map_err(error)? else {
             return Ok(None);
         };
         M::decode(&*any.value)

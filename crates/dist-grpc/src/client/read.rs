@@ -37,7 +37,7 @@ pub(super) fn pipe(
                 }
                 Ok(None) => return,
                 Err(status) => {
-                    tracing::warn!(%digest, error = ?error(&status), "a blob broke off");
+                    tracing::warn!(%digest, error = ?error(status), "a blob broke off");
                     return;
                 }
             }

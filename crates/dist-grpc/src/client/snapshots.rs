@@ -10,7 +10,7 @@ use dist_core::{
 use tonic::transport::Channel;
 
 use super::read::nanoseconds;
-use super::{Client, MESSAGE_LIMIT, error};
+use super::{Client, MESSAGE_LIMIT};
 use crate::api::containerd::services::introspection::v1::PluginsRequest;
 use crate::api::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
 use crate::api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
@@ -25,11 +25,11 @@ use crate::{api::containerd::types, translate};
 /// for.
 pub(super) fn find(client: &Client, name: Option<&str>) -> Result<Vec<RemoteSnapshots>> {
     const KIND: &str = "io.containerd.snapshotter.v1";
-    let request = client.request(PluginsRequest { filters: vec![format!("type=={KIND}")] });
-    let mut service = IntrospectionClient::new(client.channel.clone());
-    let answer = client
-        .wait(async move { service.plugins(request).await.map_err(|status| error(&status)) })?;
-    let plugins = answer.into_inner().plugins.into_iter();
+    let request = PluginsRequest { filters: vec![format!("type=={KIND}")] };
+    let answer = client.call(request, |channel, request| async move {
+        IntrospectionClient::new(channel).plugins(request).await
+    })?;
+    let plugins = answer.plugins.into_iter();
     let mut found: Vec<_> = plugins
         .filter(|plugin| plugin.init_err.is_none())
         .filter(|plugin| name.is_none_or(|name| plugin.id == name))
@@ -49,24 +49,8 @@ pub(super) struct RemoteSnapshots {
     rebase: bool,
 }
 
-impl RemoteSnapshots {
-    /// Makes one call and waits for its answer.
-    fn call<T, A, F>(
-        &self,
-        message: T,
-        call: impl FnOnce(SnapshotsClient<Channel>, tonic::Request<T>) -> F,
-    ) -> Result<A>
-    where
-        A: Send + 'static,
-        F: Future<Output = Result<tonic::Response<A>, tonic::Status>> + Send + 'static,
-    {
-        let service = SnapshotsClient::new(self.client.channel.clone())
-            .max_decoding_message_size(MESSAGE_LIMIT);
-        let calling = call(service, self.client.request(message));
-        self.client
-            .wait(async move { calling.await.map_err(|status| error(&status)) })
-            .map(tonic::Response::into_inner)
-    }
+fn service(channel: Channel) -> SnapshotsClient<Channel> {
+    SnapshotsClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT)
 }
 
 impl Snapshotter for RemoteSnapshots {
@@ -80,15 +64,17 @@ impl Snapshotter for RemoteSnapshots {
 
     fn stat(&self, key: &SnapshotKey) -> Result<SnapshotInfo> {
         let request = StatSnapshotRequest { snapshotter: self.name.clone(), key: key.to_string() };
-        let answer =
-            self.call(request, |mut service, request| async move { service.stat(request).await })?;
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).stat(request).await
+        })?;
         info(translate::required(answer.info, "info")?)
     }
 
     fn usage(&self, key: &SnapshotKey) -> Result<Usage> {
         let request = UsageRequest { snapshotter: self.name.clone(), key: key.to_string() };
-        let answer =
-            self.call(request, |mut service, request| async move { service.usage(request).await })?;
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).usage(request).await
+        })?;
         Ok(Usage {
             bytes: u64::try_from(answer.size).unwrap_or(0),
             inodes: u64::try_from(answer.inodes).unwrap_or(0),
@@ -97,8 +83,9 @@ impl Snapshotter for RemoteSnapshots {
 
     fn mounts(&self, key: &SnapshotKey) -> Result<Vec<Mount>> {
         let request = MountsRequest { snapshotter: self.name.clone(), key: key.to_string() };
-        let answer = self
-            .call(request, |mut service, request| async move { service.mounts(request).await })?;
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).mounts(request).await
+        })?;
         Ok(mounts(answer.mounts))
     }
 
@@ -114,8 +101,9 @@ impl Snapshotter for RemoteSnapshots {
             parent: parent.map_or_else(String::new, ToString::to_string),
             labels: translate::hash_map(labels),
         };
-        let answer = self
-            .call(request, |mut service, request| async move { service.prepare(request).await })?;
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).prepare(request).await
+        })?;
         Ok(mounts(answer.mounts))
     }
 
@@ -131,8 +119,9 @@ impl Snapshotter for RemoteSnapshots {
             parent: parent.map_or_else(String::new, ToString::to_string),
             labels: translate::hash_map(labels),
         };
-        let answer =
-            self.call(request, |mut service, request| async move { service.view(request).await })?;
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).view(request).await
+        })?;
         Ok(mounts(answer.mounts))
     }
 
@@ -150,27 +139,24 @@ impl Snapshotter for RemoteSnapshots {
             labels: translate::hash_map(labels),
             parent: parent.map_or_else(String::new, ToString::to_string),
         };
-        self.call(request, |mut service, request| async move { service.commit(request).await })
+        self.client
+            .call(request, |channel, request| async move { service(channel).commit(request).await })
     }
 
     fn remove(&self, key: &SnapshotKey) -> Result<()> {
         let request =
             RemoveSnapshotRequest { snapshotter: self.name.clone(), key: key.to_string() };
-        self.call(request, |mut service, request| async move { service.remove(request).await })
+        self.client
+            .call(request, |channel, request| async move { service(channel).remove(request).await })
     }
 
     fn walk(&self, visit: &mut dyn FnMut(SnapshotInfo) -> Result<ControlFlow<()>>) -> Result<()> {
         let request = ListSnapshotsRequest { snapshotter: self.name.clone(), ..Default::default() };
-        let answer =
-            self.call(request, |mut service, request| async move { service.list(request).await })?;
-        let found = self.client.wait(async move {
-            let (mut answer, mut found) = (answer, Vec::new());
-            while let Some(block) = answer.message().await.map_err(|status| error(&status))? {
-                found.extend(block.info);
-            }
-            Ok(found)
+        let blocks = self.client.call_for_all(request, |channel, request| async move {
+            service(channel).list(request).await
         })?;
-        let found = found.into_iter().map(info).collect::<Result<Vec<_>>>()?;
+        let found = blocks.into_iter().flat_map(|block| block.info);
+        let found = found.map(info).collect::<Result<Vec<_>>>()?;
         for one in parents_first(found) {
             if visit(one)?.is_break() {
                 break;

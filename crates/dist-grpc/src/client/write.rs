@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::contents::RemoteContents;
+use super::contents::{RemoteContents, service};
 use super::error;
 use crate::api::containerd::services::content::v1::{
     WriteAction, WriteContentRequest, WriteContentResponse,
@@ -71,13 +71,13 @@ impl RemoteWriter {
             ..Default::default()
         };
         let request = contents.client.request(ReceiverStream::new(receiver));
-        let mut service = contents.service();
+        let mut service = service(contents.client.channel.clone());
         let sender = requests.clone();
         let (answers, answer) = contents.client.wait(async move {
             let closed = |_| Error::new(ErrorKind::Unavailable, "the daemon closed the stream");
             // The channel holds it until the stream is open.
             sender.send(first).await.map_err(closed)?;
-            let answer = service.write(request).await.map_err(|status| error(&status))?;
+            let answer = service.write(request).await.map_err(error)?;
             let mut answers = answer.into_inner();
             let answer = next(&mut answers).await?;
             Ok((answers, answer))
@@ -223,7 +223,7 @@ impl Writer for RemoteWriter {
 }
 
 async fn next(answers: &mut Streaming<WriteContentResponse>) -> Result<WriteContentResponse> {
-    let answer = answers.message().await.map_err(|status| error(&status))?;
+    let answer = answers.message().await.map_err(error)?;
     answer.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the daemon closed the stream"))
 }
 
