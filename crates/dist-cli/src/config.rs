@@ -3,22 +3,22 @@
 
 mod environment;
 mod file;
+mod place;
 mod resolve;
 #[cfg(test)]
 mod tests;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use dist::{Engine, EngineConfig, Host, Local, PullOptions, Puller, Remotes};
+use dist::{Engine, EngineConfig, PullOptions, Remotes};
 use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
 use dist_grpc::GcSchedule;
-use dist_grpc::client::{Client, RemotePuller, socket_path};
+use dist_grpc::client::socket_path;
 use dist_layer::Limits;
 use dist_registry::{CredentialSource, Credentials, RegistryOptions};
-use dist_store::{ContentStore, Durability, OpenMode, Sharing, Store, StoreOptions};
+use dist_store::{Durability, OpenMode, Sharing};
 use tracing::level_filters::LevelFilter;
 
 use crate::args::{Args, DurabilityArg, Global, LogFormat, MOST_JOBS};
@@ -30,6 +30,7 @@ use crate::units::parse_duration;
 
 use environment::Environment;
 use file::File;
+use place::LocalFlag;
 use resolve::{Resolver, Sources};
 
 pub(crate) use resolve::Row;
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     root: Option<PathBuf>,
     /// The socket of the daemon to work through.
     address: Option<String>,
+    /// The flags that only a root directory of this process can honour, as far as they were given.
+    local_flags: Vec<LocalFlag>,
     /// The namespace.
     pub(crate) namespace: Namespace,
     /// Standard error.
@@ -121,7 +124,7 @@ impl Config {
         let (path, file) = read_file(global, &environment, is_root)?;
         let mut resolver = Resolver { file: path, ..Resolver::default() };
         let to = &mut resolver;
-        let client_address = client_address(args, &environment)?;
+        let client_address = place::client_address(args, &environment)?;
         let root = Sources::new(global.root.clone(), file.root.map(|path| path.0))
             .or_variable("DIST_ROOT", environment.dist_root.clone().map(PathBuf::from));
         let root = to.take_optional("root", root, environment.default_root(is_root));
@@ -144,6 +147,7 @@ impl Config {
         let config = Self {
             root,
             address: client_address,
+            local_flags: place::local_flags(global),
             namespace,
             terminal,
             timeout: global.network.timeout,
@@ -179,92 +183,6 @@ impl Config {
                 "find the root directory: give --root or DIST_ROOT where there is no HOME",
             )
         })
-    }
-
-    /// The content of a store that must be there.
-    pub(crate) fn content_to_read(&self) -> Result<ContentStore> {
-        Ok(self.store(OpenMode::ReadOnly)?.content(&self.namespace))
-    }
-
-    /// The store in the root directory; `None` where none has been made yet.
-    pub(crate) fn store_if_there(&self, mode: OpenMode) -> Result<Option<Store>> {
-        found(self.store(mode))
-    }
-
-    fn store(&self, mode: OpenMode) -> Result<Store> {
-        self.refuse_address()?;
-        let options = StoreOptions { durability: self.durability, mode, ..StoreOptions::default() };
-        Store::open(self.root()?, options)
-    }
-
-    /// Where images are, for reading; `None` where no store has been made yet.
-    pub(crate) fn host_to_read(&self) -> Result<Option<Arc<dyn Host>>> {
-        found(self.host(OpenMode::ReadOnly))
-    }
-
-    /// Where images are, for changing what is there; `None` where no store has been made yet.
-    pub(crate) fn host_to_change(&self) -> Result<Option<Arc<dyn Host>>> {
-        found(self.host(OpenMode::Existing))
-    }
-
-    /// Where images are; a store is made where it is missing.
-    pub(crate) fn host_to_make(&self) -> Result<Arc<dyn Host>> {
-        self.host(OpenMode::Create)
-    }
-
-    /// Where images are, for reading; no store is an error.
-    pub(crate) fn host_that_is_there(&self) -> Result<Arc<dyn Host>> {
-        self.host(OpenMode::ReadOnly)
-    }
-
-    fn host(&self, mode: OpenMode) -> Result<Arc<dyn Host>> {
-        match self.client()? {
-            Some(client) => Ok(Arc::new(client)),
-            None => Ok(Arc::new(Local::new(self.store(mode)?, self.namespace.clone()))),
-        }
-    }
-
-    /// The daemon, where one is meant.
-    fn client(&self) -> Result<Option<Client>> {
-        match &self.address {
-            None => Ok(None),
-            Some(address) => {
-                let timeout = self.registry.connect_timeout;
-                Client::connect(address, timeout, self.namespace.clone()).map(Some)
-            }
-        }
-    }
-
-    /// Whether a daemon is meant.
-    pub(crate) fn is_remote(&self) -> bool {
-        self.address.is_some()
-    }
-
-    /// What pulls: an engine of this process, or a daemon.
-    pub(crate) fn puller(&self) -> Result<Arc<dyn Puller>> {
-        match self.client()? {
-            None => Ok(Arc::new(self.engine()?)),
-            Some(client) => Ok(Arc::new(RemotePuller::new(
-                client,
-                self.registry()?.credentials,
-                self.registry.plain_http,
-                self.snapshotter.clone(),
-            ))),
-        }
-    }
-
-    /// Fails where a daemon is meant: what follows works on a root directory itself.
-    fn refuse_address(&self) -> Result<()> {
-        match &self.address {
-            None => Ok(()),
-            Some(address) => Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "work through the daemon at {address}: this command needs a root directory \
-                     (--root)"
-                ),
-            )),
-        }
     }
 
     /// The engine on a store that is made where it is missing.
@@ -396,14 +314,6 @@ impl Config {
     }
 }
 
-/// Turns the error for a store that is not there into nothing.
-fn found<T>(result: Result<T>) -> Result<Option<T>> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        result => result.map(Some),
-    }
-}
-
 fn password_from_stdin() -> Result<String> {
     const MOST: u64 = 64 << 10;
     let mut password = String::new();
@@ -446,30 +356,6 @@ fn namespace_variable(environment: &Environment) -> Result<Option<Namespace>> {
     let text = value.to_string_lossy();
     let what = || format!("read CONTAINERD_NAMESPACE={text}");
     text.parse().context(ErrorKind::InvalidArgument, what).map(Some)
-}
-
-/// The daemon to work through. A root directory that was named on the command line is meant,
-/// whatever the environment says; the daemon itself works on its root always.
-fn client_address(args: &Args, environment: &Environment) -> Result<Option<String>> {
-    let Global { address, root, .. } = &args.global;
-    if matches!(args.command, Command::Daemon(_)) {
-        return Ok(None);
-    }
-    match (address, root, &environment.containerd_address) {
-        (Some(_), Some(_), _) => {
-            let message = "choose between --address and --root: one works through a daemon, \
-                           the other on a directory";
-            Err(Error::new(ErrorKind::InvalidArgument, message))
-        }
-        (Some(address), None, _) => Ok(Some(address.clone())),
-        (None, None, Some(address)) => {
-            let text = address.to_str().ok_or_else(|| {
-                Error::new(ErrorKind::InvalidArgument, "read CONTAINERD_ADDRESS: it is no text")
-            })?;
-            Ok(Some(text.to_owned()))
-        }
-        (None, _, _) => Ok(None),
-    }
 }
 
 fn limits(to: &mut Resolver, global: &Global, file: file::Limits) -> Limits {

@@ -5,9 +5,11 @@
 
 mod contents;
 mod images;
+mod operation;
 mod pull;
 mod read;
 mod snapshots;
+mod unpack;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dist::{Contents, Host, Images};
-use dist_core::{Context as _, Error, ErrorKind, Namespace, Result, ResultExt as _, Snapshotter};
+use dist_core::{
+    Context as _, Error, ErrorKind, LeaseId, Namespace, Result, ResultExt as _, Snapshotter,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -26,8 +30,8 @@ use self::contents::RemoteContents;
 use self::images::RemoteImages;
 pub use self::pull::RemotePuller;
 use self::snapshots::RemoteSnapshots;
-use crate::NAMESPACE_HEADER;
 use crate::services::MESSAGE_LIMIT;
+use crate::{LEASE_HEADER, NAMESPACE_HEADER};
 
 /// A connection to a daemon, in one namespace. Clones share it.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ pub struct Client {
     runtime: Arc<Runtime>,
     channel: Channel,
     namespace: Namespace,
+    /// Where what is made is kept.
+    lease: Option<LeaseId>,
 }
 
 impl Client {
@@ -70,7 +76,7 @@ impl Client {
                 async move { UnixStream::connect(path).await.map(TokioIo::new) }
             }));
         drop(_entered);
-        Ok(Self { runtime: Arc::new(runtime), channel, namespace })
+        Ok(Self { runtime: Arc::new(runtime), channel, namespace, lease: None })
     }
 
     /// Waits for a call, from whatever thread.
@@ -124,13 +130,17 @@ impl Client {
         if let Ok(name) = self.namespace.as_str().parse() {
             request.metadata_mut().insert(NAMESPACE_HEADER, name);
         }
+        // A lease that is no header's value was not made by this side.
+        if let Some(Ok(lease)) = self.lease.as_ref().map(|lease| lease.as_str().parse()) {
+            request.metadata_mut().insert(LEASE_HEADER, lease);
+        }
         request
     }
 }
 
 impl Host for Client {
     fn contents(&self) -> Arc<dyn Contents> {
-        Arc::new(RemoteContents::new(self.clone()))
+        Arc::new(RemoteContents::new(self.clone(), dist::root_label()))
     }
 
     fn images(&self) -> Arc<dyn Images> {

@@ -5,7 +5,7 @@ mod diff;
 mod events;
 mod images;
 mod introspection;
-mod leases;
+pub(crate) mod leases;
 mod namespaces;
 mod snapshots;
 mod streaming;

@@ -79,18 +79,24 @@ impl Registration {
                 })
                 .sql(|| format!("label blob {digest}"))?;
             let Some(id) = id else { continue };
-            let known = labels::CONTENT.load(connection, id)?;
-            let mut labels = labels.clone();
-            labels.extend(self.source.as_ref().and_then(|(key, value)| listed(&known, key, value)));
-            labels.retain(|key, value| match known.get(key) {
-                Some(known) => known != value && key != GC_ROOT,
-                None => true,
-            });
+            let labels = self.lacking(labels, &labels::CONTENT.load(connection, id)?);
             if !labels.is_empty() {
                 changes.push((id, labels));
             }
         }
         Ok(changes)
+    }
+
+    /// What of `labels` and of the source a blob lacks that has the labels `known`.
+    #[must_use]
+    pub fn lacking(&self, labels: &Labels, known: &Labels) -> Labels {
+        let mut labels = labels.clone();
+        labels.extend(self.source.as_ref().and_then(|(key, value)| listed(known, key, value)));
+        labels.retain(|key, value| match known.get(key) {
+            Some(known) => known != value && key != GC_ROOT,
+            None => true,
+        });
+        labels
     }
 
     fn end_lease(&self, transaction: &Transaction<'_>, scope: &Scope) -> Result<()> {

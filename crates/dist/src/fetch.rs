@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dist_core::{
-    Descriptor, Event, Fetcher, Handler, Platform, Progress, Resolved, Resolver as _, Result,
-    Visit, children, dispatch,
+    Descriptor, Event, Fetcher, Handler, Labels, Platform, Progress, Resolved, Resolver as _,
+    Result, Visit, children, dispatch,
 };
 
-use crate::Engine;
 use crate::blocking::{Alive, blocking};
 use crate::ingest::Intake;
 use crate::layers::{best, check_document_size};
 use crate::references::Belongings;
-use crate::session::{Session, root_label};
+use crate::session::root_label;
+use crate::{Operations, Remotes};
 
 /// Which entries of an index are wanted.
 #[derive(Clone, Debug)]
@@ -76,28 +76,29 @@ pub fn default_jobs() -> usize {
     std::thread::available_parallelism().map_or(3, std::num::NonZero::get).clamp(3, 4)
 }
 
-/// Brings every blob that `name` stands for into the store. It stays until it is deleted.
+/// Brings every blob that `name` stands for to where `on` keeps them. They stay until they are
+/// deleted.
 ///
 /// # Errors
 /// Those of the remote and of the store; `Corrupt` for content that is not what it should be.
 pub async fn fetch(
-    engine: &Engine,
+    on: &dyn Operations,
     name: &str,
     options: &FetchOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Resolved> {
     let alive = Alive::new();
-    let resolved = resolve(engine, name, &*progress).await?;
-    let fetcher = engine.remotes().fetcher(name)?;
+    let resolved = resolve(on.remotes(), name, &*progress).await?;
+    let fetcher = on.remotes().fetcher(name)?;
     let (target, platforms) = (resolved.target.clone(), options.platforms.clone());
-    let outer = engine.clone();
-    let session = blocking(move || {
-        let needs = Belongings::find(&outer.content(), &target, &platforms)?.resources();
-        Session::begin(&outer, needs)
+    let outer = on.shared();
+    let operation = blocking(move || {
+        let content = outer.contents(Labels::new());
+        outer.begin(Belongings::find(&*content, &target, &platforms)?.resources())
     })
     .await?;
     let intake = Intake {
-        content: session.engine().content(),
+        content: operation.contents(),
         downloads: Some(alive.downloads(fetcher)),
         progress,
         cancel: alive.cancel(),
@@ -108,39 +109,40 @@ pub async fn fetch(
     let (target, name) = (resolved.target.clone(), resolved.name.clone());
     let FetchHandler { intake, platforms, .. } = handler;
     blocking(move || {
-        let found = Belongings::find_whole(&intake.content, &target, &platforms)?;
+        let found = Belongings::find_whole(&*intake.content, &target, &platforms)?;
         let mut registration = found.registration(Some(&name));
         registration.labels.entry(target.digest).or_default().extend(root_label());
-        session.finish(registration)
+        operation.finish(registration)
     })
     .await?;
     Ok(resolved)
 }
 
-/// Brings one blob into the store; nothing to do where it is there. It stays until it is deleted.
+/// Brings one blob to where `on` keeps them; nothing to do where it is there. It stays until it is
+/// deleted.
 ///
 /// # Errors
 /// Those of the remote and of the store; `Corrupt` for content that is not what `desc` says.
 pub async fn fetch_blob(
-    engine: &Engine,
+    on: &dyn Operations,
     fetcher: Arc<dyn Fetcher>,
     desc: &Descriptor,
     progress: Arc<dyn Progress>,
 ) -> Result<()> {
     let alive = Alive::new();
     let downloads = Some(alive.downloads(fetcher));
-    let content = engine.content().labelled(root_label());
+    let content = on.contents(root_label());
     let intake = Intake { content, downloads, progress, cancel: alive.cancel() };
     intake.fetch(desc).await
 }
 
 /// Resolves a name and tells.
 pub(crate) async fn resolve(
-    engine: &Engine,
+    remotes: &Remotes,
     name: &str,
     progress: &dyn Progress,
 ) -> Result<Resolved> {
-    let resolved = engine.remotes().resolve(name).await?;
+    let resolved = remotes.resolve(name).await?;
     progress.event(Event::Resolved { name: &resolved.name, target: &resolved.target });
     Ok(resolved)
 }
@@ -175,8 +177,8 @@ impl Handler for FetchHandler {
         }
         self.intake.fetch(desc).await?;
         let below = {
-            let (content, desc) = (self.intake.content.clone(), desc.clone());
-            blocking(move || children(&content, &desc)).await?
+            let (content, desc) = (Arc::clone(&self.intake.content), desc.clone());
+            blocking(move || children(&*content, &desc)).await?
         };
         let below = if media_type.is_index() { self.platforms.choose(below)? } else { below };
         self.intake.progress.event(Event::Listed { desc, children: &below });

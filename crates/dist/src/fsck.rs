@@ -27,7 +27,6 @@ use self::missing::{Missing, missing, unpack_again};
 use crate::Engine;
 use crate::blocking::{Alive, Downloads, blocking};
 use crate::layers::{Layer, plan};
-use crate::unpack::check_diff_id;
 
 /// Begins the names of labels that say where a blob came from.
 const SOURCE: &str = "containerd.io/distribution.source.";
@@ -472,7 +471,7 @@ impl<'a> Trees<'a> {
             };
             let applied =
                 LayerApplier::new(options).apply(&layer.desc, &mut blob, &[mount], self.cancel)?;
-            check_diff_id(layer, &applied)?;
+            layer.check_diff_id(applied.diff_id)?;
             if let (false, Some(parent)) = (merged, layer.parent) {
                 let below = self.below(row, parent)?;
                 inherit_dirs(dir, &below, &applied.implicit_dirs)?;

@@ -10,9 +10,9 @@ use dist_core::{
     Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester, Namespace, Progress,
     Provider, Result, Snapshotter,
 };
-use dist_store::{ContentStore, ImageStore, SettleMode, Store};
+use dist_store::{ContentStore, ImageStore, Store};
 
-use crate::{Engine, PullOptions, Pulled};
+use crate::{Engine, Operations, PullOptions, Pulled};
 
 /// The blobs and ingests of one namespace.
 pub trait Contents: Provider + Ingester {
@@ -91,7 +91,7 @@ pub trait Host: Send + Sync {
 
 /// Brings images to where they are kept.
 #[async_trait(?Send)]
-pub trait Puller: Send + Sync {
+pub trait Puller: Operations {
     /// As [`crate::pull`].
     ///
     /// # Errors
@@ -102,12 +102,6 @@ pub trait Puller: Send + Sync {
         options: &PullOptions,
         progress: Arc<dyn Progress>,
     ) -> Result<Pulled>;
-
-    /// Does what can wait until the user has his answer.
-    ///
-    /// # Errors
-    /// `Storage`.
-    fn finish(&self) -> Result<()>;
 }
 
 #[async_trait(?Send)]
@@ -119,10 +113,6 @@ impl Puller for Engine {
         progress: Arc<dyn Progress>,
     ) -> Result<Pulled> {
         crate::pull(self, name, options, progress).await
-    }
-
-    fn finish(&self) -> Result<()> {
-        self.store().settle(SettleMode::Exit).map(drop)
     }
 }
 

@@ -77,8 +77,12 @@ pub async fn import(
     })
     .await?;
     let engine = session.engine().clone();
-    let intake =
-        Intake { content: engine.content(), downloads: None, progress, cancel: alive.cancel() };
+    let intake = Intake {
+        content: Arc::new(engine.content()),
+        downloads: None,
+        progress,
+        cancel: alive.cancel(),
+    };
     let mut registration = Registration::default();
     let mut label = |labels: BTreeMap<Digest, Labels>| {
         for (digest, more) in labels {

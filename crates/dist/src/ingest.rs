@@ -6,17 +6,17 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Event, Expected, Ingest,
-    Ingester as _, Progress, Result, Writer,
+    Progress, Result, Writer,
 };
-use dist_store::ContentStore;
 use tracing::debug;
 
+use crate::Contents;
 use crate::blocking::{Body, Downloads, blocking};
 
 /// What the writers of one operation share.
 #[derive(Clone)]
 pub(crate) struct Intake {
-    pub(crate) content: ContentStore,
+    pub(crate) content: Arc<dyn Contents>,
     pub(crate) downloads: Option<Downloads>,
     pub(crate) progress: Arc<dyn Progress>,
     pub(crate) cancel: Cancel,
@@ -35,7 +35,6 @@ impl Intake {
         match self.open(desc)? {
             Opened::Exists => Ok(()),
             Opened::Arriving(mut arriving) => {
-                arriving.seek_to_network();
                 if let Err(error) = arriving.drain(u64::MAX) {
                     return Err(arriving.give_up(error));
                 }
@@ -70,13 +69,12 @@ impl Intake {
                 };
                 let offset = writer.offset();
                 self.progress.event(Event::Started { desc, offset });
-                let left = if offset > 0 { Some(writer.written()?.take(offset)) } else { None };
                 // A left ingest can be whole already: then there is nothing to ask for.
                 let body = (offset < desc.size).then(|| downloads.start(desc, offset));
                 Ok(Opened::Arriving(Box::new(Arriving {
                     desc: desc.clone(),
                     writer,
-                    left,
+                    left: None,
                     body,
                     chunk: Bytes::new(),
                     progress: Arc::clone(&self.progress),
@@ -95,7 +93,10 @@ impl Intake {
                 self.progress.event(Event::Committed { digest: desc.digest });
                 Ok(())
             }
-            Err(error) if error.find::<ContentMismatch>().is_some() => {
+            Err(error)
+                if error.kind() == ErrorKind::Corrupt
+                    || error.find::<ContentMismatch>().is_some() =>
+            {
                 let error = Error::new(
                     ErrorKind::Corrupt,
                     format!("verify {} {}", desc.media_type.noun(), desc.digest),
@@ -140,7 +141,7 @@ pub(crate) enum Opened {
 
 /// A blob on its way: every byte that is read has been written to its ingest and hashed.
 ///
-/// What an earlier process left is read from the ingest first, then the network.
+/// What an earlier process left can be read from the ingest first, then the network.
 pub(crate) struct Arriving {
     desc: Descriptor,
     writer: Box<dyn Writer>,
@@ -153,9 +154,17 @@ pub(crate) struct Arriving {
 }
 
 impl Arriving {
-    /// Passes over what an earlier process left: it is written and hashed already.
-    fn seek_to_network(&mut self) {
-        self.left = None;
+    /// Has what an earlier process left read first. Without it only what is new is read: the rest
+    /// is written and hashed already.
+    ///
+    /// # Errors
+    /// Those of [`Writer::written`].
+    pub(crate) fn read_what_is_left(&mut self) -> Result<()> {
+        let offset = self.writer.offset();
+        if offset > 0 {
+            self.left = Some(self.writer.written()?.take(offset));
+        }
+        Ok(())
     }
 
     /// Why the bytes stopped, where reading failed because of the network or the disk.

@@ -3,27 +3,48 @@
 use std::io::Read as _;
 
 use dist_core::{
-    ChainId, Context as _, Descriptor, DiffId, Digest, Document, Error, ErrorKind, ImageConfig,
-    MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt as _, chain_ids, children,
-    select_platform,
+    ChainId, ContentMismatch, Context as _, Descriptor, DiffId, Digest, Document, Error, ErrorKind,
+    ImageConfig, MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt as _, chain_ids,
+    children, select_platform,
 };
 
 use crate::fetch::Platforms;
 
 /// One layer, and where it stands in its image.
 #[derive(Clone, Debug)]
-pub(crate) struct Layer {
-    pub(crate) desc: Descriptor,
-    pub(crate) diff_id: DiffId,
-    pub(crate) chain_id: ChainId,
-    pub(crate) parent: Option<ChainId>,
+pub struct Layer {
+    /// Its blob.
+    pub desc: Descriptor,
+    /// The digest of its tar archive.
+    pub diff_id: DiffId,
+    /// The name of the snapshot that it and all below it are unpacked into.
+    pub chain_id: ChainId,
+    /// The same of the layer below; `None` for the lowest.
+    pub parent: Option<ChainId>,
+}
+
+impl Layer {
+    /// Fails unless `got` is the diff ID that the config promised.
+    ///
+    /// # Errors
+    /// `Corrupt` with a [`ContentMismatch`].
+    pub fn check_diff_id(&self, got: DiffId) -> Result<()> {
+        if got == self.diff_id {
+            return Ok(());
+        }
+        let mismatch = ContentMismatch::Digest { expected: self.diff_id.0, got: got.0 };
+        let message = format!("verify the diff ID of layer {}", self.desc.digest);
+        Err(Error::new(ErrorKind::Corrupt, message).with_source(mismatch))
+    }
 }
 
 /// An image for one platform, read from documents that were verified.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) config: Digest,
-    pub(crate) layers: Vec<Layer>,
+pub struct Plan {
+    /// The config.
+    pub config: Digest,
+    /// The layers, the lowest first.
+    pub layers: Vec<Layer>,
 }
 
 impl Plan {

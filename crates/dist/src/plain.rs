@@ -22,7 +22,7 @@ use crate::Remotes;
 use crate::blocking::{Alive, Body, Downloads, blocking};
 use crate::layers::{Layer, Plan, best, check_document_size, image_parts};
 use crate::pull::PullOptions;
-use crate::unpack::{check_diff_id, cores};
+use crate::unpack::cores;
 
 /// Unpacks the image `name` into `directory`, which must be empty or not exist.
 ///
@@ -147,7 +147,7 @@ impl Work {
             self.applier.apply(desc, &mut body, std::slice::from_ref(mount), &self.cancel)?;
         desc.verify(body.size, body.hasher.finish())?;
         self.progress.event(Event::Committed { digest: desc.digest });
-        check_diff_id(layer, &applied)?;
+        layer.check_diff_id(applied.diff_id)?;
         self.progress.event(Event::Unpacked { layer: desc.digest, chain_id: Some(layer.chain_id) });
         Ok(applied.warnings)
     }

@@ -9,14 +9,14 @@ use dist_core::{
 use dist_store::SettleMode;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use crate::Engine;
-use crate::blocking::{Alive, Downloads, Stop, blocking};
+use crate::blocking::{Alive, Stop, blocking};
 use crate::fetch::{FetchHandler, Layers, Platforms, default_jobs, resolve};
 use crate::ingest::Intake;
 use crate::layers::{Plan, find_manifest, layers_below, plan};
 use crate::references::{Belongings, is_of_content};
 use crate::session::Session;
 use crate::unpack::Unpacker;
+use crate::{Engine, Operations};
 
 /// Choices for [`pull`].
 #[derive(Clone, Debug)]
@@ -116,14 +116,14 @@ pub async fn pull_as(
             progress.event(Event::Resolved { name: &name, target: &target });
             target
         }
-        None => resolve(engine, &name, &*progress).await?.target,
+        None => resolve(engine.remotes(), &name, &*progress).await?.target,
     };
     let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
     let needs = Needs::new(target, platforms, wanted.unpacks.clone());
     let (needs, session) = needs.begin(engine).await?;
     let engine = session.engine().clone();
     let intake = Intake {
-        content: engine.content(),
+        content: Arc::new(engine.content()),
         downloads: Some(alive.downloads(engine.remotes().fetcher(&name)?)),
         progress,
         cancel: alive.cancel(),
@@ -144,7 +144,8 @@ pub async fn pull_as(
     let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
     let labels = wanted.labels.clone();
     let mut images = blocking(move || {
-        let mut registration = needs.find_whole(session.engine())?.registration(Some(&name));
+        let mut registration =
+            needs.find_whole(&session.engine().content())?.registration(Some(&name));
         let image = |name| (name, target.clone(), labels.clone());
         registration.images = names.into_iter().map(image).collect();
         let store = session.engine().store().clone();
@@ -175,7 +176,7 @@ impl Needs {
     async fn begin(mut self, engine: &Engine) -> Result<(Self, Session)> {
         let engine = engine.clone();
         blocking(move || {
-            let needs = self.find(&engine)?.resources();
+            let needs = self.find(&engine.content())?.resources();
             Ok((self, Session::begin(&engine, needs)?))
         })
         .await
@@ -184,21 +185,20 @@ impl Needs {
     /// Keeps what documents name that have come since.
     async fn hold(mut self, mut session: Session) -> Result<(Self, Session)> {
         blocking(move || {
-            session.hold(self.find(session.engine())?.resources())?;
+            session.hold(self.find(&session.engine().content())?.resources())?;
             Ok((self, session))
         })
         .await
     }
 
     /// What belongs to the image, as far as documents that are there say so.
-    fn find(&mut self, engine: &Engine) -> Result<Belongings> {
+    fn find(&mut self, content: &dyn Provider) -> Result<Belongings> {
         if let Some(known) = &self.known {
             return Ok(known.clone());
         }
-        let content = engine.content();
-        let mut found = Belongings::find(&content, &self.target, &self.platforms)?;
+        let mut found = Belongings::find(content, &self.target, &self.platforms)?;
         for unpacking in &self.unpacks {
-            match self.plan(&content, unpacking) {
+            match self.plan(content, unpacking) {
                 Ok(plan) => found.add_unpacked(&plan, &unpacking.snapshotter),
                 // It can't be made yet, or at all: that is told when it is needed.
                 Err(error) if is_of_content(&error) => found.partial = true,
@@ -213,11 +213,10 @@ impl Needs {
 
     /// What belongs to the image, now that all of it was brought. Documents that went meanwhile are
     /// an error: without the labels that they ask for, the rest would be collected.
-    fn find_whole(&self, engine: &Engine) -> Result<Belongings> {
-        let content = engine.content();
-        let mut found = Belongings::find_whole(&content, &self.target, &self.platforms)?;
+    fn find_whole(&self, content: &dyn Provider) -> Result<Belongings> {
+        let mut found = Belongings::find_whole(content, &self.target, &self.platforms)?;
         for unpacking in &self.unpacks {
-            found.add_unpacked(&self.plan(&content, unpacking)?, &unpacking.snapshotter);
+            found.add_unpacked(&self.plan(content, unpacking)?, &unpacking.snapshotter);
         }
         Ok(found)
     }
@@ -241,9 +240,9 @@ async fn fetch_layers(
     let layers = blocking(move || {
         let brought = match &unpacked {
             Platforms::Several(none) if none.is_empty() => Vec::new(),
-            unpacked => layers_below(&content, &target, unpacked)?,
+            unpacked => layers_below(&*content, &target, unpacked)?,
         };
-        let mut layers = layers_below(&content, &target, &platforms)?;
+        let mut layers = layers_below(&*content, &target, &platforms)?;
         layers.retain(|layer| !brought.iter().any(|other| other.digest == layer.digest));
         Ok(layers)
     })
@@ -274,45 +273,36 @@ pub(crate) async fn unpack(
         plan(&content, &manifest)
     })
     .await?;
-    let unpacker = Unpacker {
-        store: engine.store().clone(),
-        namespace: engine.namespace().clone(),
-        snapshotter: engine.snapshotter()?,
-        limits: *engine.limits(),
-        intake,
-        stop,
-        jobs,
-    };
-    let warnings = unpacker.run(&plan).await?;
+    let warnings = Unpacker::new(engine, intake, stop, jobs)?.run(&plan).await?;
     Ok((plan, warnings))
 }
 
-/// Unpacks an image whose content is in the store, named by the digest of its manifest or index.
+/// Unpacks an image whose content is there, named by the digest of its manifest or index.
 ///
 /// # Errors
 /// `NotFound` naming a blob that is missing; those of the layers.
 pub async fn unpack_manifest(
-    engine: &Engine,
+    on: &dyn Operations,
     digest: &Digest,
     options: &PullOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<(Option<ChainId>, Vec<Warning>)> {
-    let alive = Alive::new();
-    let target = describe(&engine.content(), digest)?;
-    let (platform, snapshotter) = (options.platform.clone(), engine.snapshotter_name().to_owned());
-    let unpacks = vec![Unpacking { platform: platform.clone(), snapshotter }];
-    let needs = Needs::new(target, Platforms::One(platform), unpacks);
-    let (needs, session) = needs.begin(engine).await?;
-    let engine = session.engine().clone();
-    let downloads: Option<Downloads> = None;
-    let intake = Intake { content: engine.content(), downloads, progress, cancel: alive.cancel() };
-    let work = (intake, alive.stop(), options.jobs);
-    let (plan, warnings) = unpack(&engine, work, &needs.target, &options.platform).await?;
-    blocking(move || {
-        session.finish(needs.find_whole(&engine)?.registration(None))?;
-        engine.store().settle(SettleMode::Answer)
+    let (on, digest, platform) = (on.shared(), *digest, options.platform.clone());
+    let (needs, plan, operation, snapshotter) = blocking(move || {
+        let content = on.contents(Labels::new());
+        let target = describe(&*content, &digest)?;
+        let snapshotter = on.snapshotter_name()?;
+        let unpacking = Unpacking { platform: platform.clone(), snapshotter: snapshotter.clone() };
+        let platforms = Platforms::One(platform);
+        let mut needs = Needs::new(target, platforms, vec![unpacking.clone()]);
+        let operation = on.begin(needs.find(&*content)?.resources())?;
+        let plan = needs.plan(&*operation.contents(), &unpacking)?;
+        Ok((needs, plan, operation, snapshotter))
     })
     .await?;
+    let warnings = operation.unpack(&plan, &snapshotter, options.jobs, progress).await?;
+    let content = operation.contents();
+    blocking(move || operation.finish(needs.find_whole(&*content)?.registration(None))).await?;
     Ok((plan.chain_id(), warnings))
 }
 

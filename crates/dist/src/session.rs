@@ -42,7 +42,7 @@ impl Session {
         } else if !engine.store().is_read_only() {
             let leases = engine.store().leases(engine.namespace());
             let list: Vec<_> = needs.iter().cloned().collect();
-            let lease = leases.create_lazily(&expiry(LIFETIME), &list)?;
+            let lease = leases.create_lazily(&lease_labels(), &list)?;
             session.engine = engine.leased(lease.clone());
             session.own = Some(lease);
             session.held = needs;
@@ -90,7 +90,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         let Some(lease) = self.own.take() else { return };
         let leases = self.engine.store().leases(self.engine.namespace());
-        let change = LabelChange::Merge(expiry(RETRY));
+        let change = LabelChange::Merge(failed_lease_labels());
         let shorten = || {
             if let Err(error) = leases.update_lazily(&lease, &change) {
                 tracing::debug!(?error, %lease, "a lease of a failed operation keeps its full time");
@@ -103,6 +103,18 @@ impl Drop for Session {
             _ => shorten(),
         }
     }
+}
+
+/// The labels of a lease for one operation: it ends a day after its process died.
+#[must_use]
+pub fn lease_labels() -> Labels {
+    expiry(LIFETIME)
+}
+
+/// The labels of a lease for what an operation leaves that failed: trying again finds it for an hour.
+#[must_use]
+pub fn failed_lease_labels() -> Labels {
+    expiry(RETRY)
 }
 
 /// The label of what a user brought by hand: it stays until he removes it.

@@ -17,13 +17,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dist_core::{
-    Applied, Applier as _, ChainId, ContentMismatch, Context as _, Descriptor, Error, ErrorKind,
-    Event, Labels, LayerForm, Mount, Namespace, Result, ResultExt as _, SnapshotKey, SnapshotKind,
-    Snapshotter, Warning,
+    Applied, Applier as _, ChainId, Context as _, Descriptor, Error, ErrorKind, Event, Labels,
+    LayerForm, Mount, Namespace, Result, ResultExt as _, SnapshotKey, SnapshotKind, Snapshotter,
+    Warning,
 };
 use dist_layer::{ApplyOptions, LayerApplier, Limits, inherit_dirs};
 use dist_store::{LockGuard, Store};
 
+use crate::Engine;
 use crate::blocking::{Stop, blocking};
 use crate::ingest::{Arriving, Intake, Opened, Unfinished};
 use crate::layers::{Layer, Plan};
@@ -50,6 +51,19 @@ pub(crate) struct Unpacker {
 }
 
 impl Unpacker {
+    /// Unpacks with the engine's snapshotter.
+    pub(crate) fn new(engine: &Engine, intake: Intake, stop: Stop, jobs: usize) -> Result<Self> {
+        Ok(Self {
+            store: engine.store().clone(),
+            namespace: engine.namespace().clone(),
+            snapshotter: engine.snapshotter()?,
+            limits: *engine.limits(),
+            intake,
+            stop,
+            jobs,
+        })
+    }
+
     /// Brings all layers of `plan` into the store and unpacks those that are not.
     pub(crate) async fn run(self, plan: &Plan) -> Result<Vec<Warning>> {
         let stacked = matches!(self.snapshotter.layer_form(), LayerForm::Stacked { .. });
@@ -262,15 +276,16 @@ impl Work {
             LayerApplier::new(ApplyOptions { form, limits: *limits, split: self.splits(layer) });
         let applied = match intake.open(&layer.desc)? {
             Opened::Exists => {
-                let mut blob = dist_core::Provider::open(&intake.content, &layer.desc.digest)?;
+                let mut blob = intake.content.open(&layer.desc.digest)?;
                 applier.apply(&layer.desc, &mut blob.file, mounts, &intake.cancel)?
             }
             Opened::Arriving(mut arriving) => {
+                arriving.read_what_is_left()?;
                 let result = applier.apply(&layer.desc, &mut arriving, mounts, &intake.cancel);
                 conclude(intake, &layer.desc, *arriving, result)?
             }
         };
-        check_diff_id(layer, &applied)?;
+        layer.check_diff_id(applied.diff_id)?;
         Ok(applied)
     }
 
@@ -362,15 +377,6 @@ pub(crate) fn conclude(
         }
     }
     Ok(result?)
-}
-
-pub(crate) fn check_diff_id(layer: &Layer, applied: &Applied) -> Result<()> {
-    if applied.diff_id == layer.diff_id {
-        return Ok(());
-    }
-    let mismatch = ContentMismatch::Digest { expected: layer.diff_id.0, got: applied.diff_id.0 };
-    let message = format!("verify the diff ID of layer {}", layer.desc.digest);
-    Err(Error::new(ErrorKind::Corrupt, message).with_source(mismatch))
 }
 
 /// Removes a snapshot whose filling failed: that failure is told, this one only logged, and the

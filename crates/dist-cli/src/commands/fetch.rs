@@ -2,7 +2,6 @@
 
 use dist::{FetchOptions, Platforms};
 use dist_core::Result;
-use dist_store::SettleMode;
 
 use super::transfer::{self, Transfer};
 use crate::config::Config;
@@ -32,16 +31,16 @@ pub(crate) struct Args {
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     reference::check(&args.name)?;
-    let engine = config.engine()?;
+    let place = config.fetching()?;
     let what = format!("fetch {}", args.name);
     let pull = config.pull_options(args.transfer.platform.as_ref());
     let platforms = if args.all_platforms { Platforms::All } else { Platforms::One(pull.platform) };
     let options = FetchOptions { platforms, jobs: pull.jobs };
-    let (engine_ref, name) = (&engine, &args.name);
+    let (place_ref, name) = (&*place, &args.name);
     let resolved =
         transfer::into_store(config, args.transfer.quiet, &what, |progress| async move {
-            Ok((dist::fetch(engine_ref, name, &options, progress).await?, Vec::new()))
+            Ok((dist::fetch(place_ref, name, &options, progress).await?, Vec::new()))
         })?;
     transfer::print_pinned(&resolved.name, &resolved.target.digest)?;
-    engine.store().settle(SettleMode::Exit).map(drop)
+    place.settle()
 }

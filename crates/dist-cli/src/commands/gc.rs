@@ -99,6 +99,12 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 fn collect(config: &Config, args: &Args) -> Result<()> {
+    let listing = &args.listing;
+    let told = args.dry_run || listing.quiet || listing.format != Format::Table;
+    if !told && let Some(daemon) = config.daemon()? {
+        daemon.collect()?;
+        return output::line("removed what nothing keeps; a daemon does not say what that was");
+    }
     let mut collected = Collected::default();
     let mut failed = Ok(());
     let mode = if args.dry_run { OpenMode::ReadOnly } else { OpenMode::Existing };

@@ -2,9 +2,8 @@
 
 use std::io::{self, BufRead};
 
-use dist::Engine;
+use dist::Operations;
 use dist_core::{Context, Error, ErrorKind, Platform, Progress, Resolver, Result};
-use dist_store::SettleMode;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 
@@ -37,10 +36,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         return Err(usage("read objects: standard input can't hold objects and a password"));
     }
     crate::reference::check(&args.repository)?;
-    let engine = config.engine()?;
+    let place = config.fetching()?;
     let what = format!("fetch objects of {}", args.repository);
     let options = config.pull_options(args.transfer.platform.as_ref());
-    let (engine_ref, options) = (&engine, &options);
+    let (place_ref, options) = (&*place, &options);
     transfer::into_store(config, args.transfer.quiet, &what, |progress| async move {
         let mut failures = Failures::default();
         let lines = stream::unfold(read_lines()?, async |mut lines| {
@@ -50,7 +49,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             lines.map(|line| {
                 let progress = progress.clone();
                 async move {
-                    fetch(engine_ref, &args.repository, line?, &options.platform, progress).await
+                    fetch(place_ref, &args.repository, line?, &options.platform, progress).await
                 }
             });
         let mut done = std::pin::pin!(work.buffer_unordered(options.jobs));
@@ -63,12 +62,12 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         }
         failures.result().map(|()| ((), Vec::new()))
     })?;
-    engine.store().settle(SettleMode::Exit).map(drop)
+    place.settle()
 }
 
 /// Fetches what one line names and returns its digest; nothing for an empty line.
 async fn fetch(
-    engine: &Engine,
+    place: &dyn Operations,
     repository: &str,
     line: String,
     platform: &Platform,
@@ -78,9 +77,9 @@ async fn fetch(
         return Ok(None);
     }
     let object = Object::parse(repository, line.split_whitespace())?;
-    let desc = object.describe(engine.remotes(), platform).await?;
-    let fetcher = engine.remotes().fetcher(&object.name)?;
-    dist::fetch_blob(engine, fetcher, &desc, progress).await?;
+    let desc = object.describe(place.remotes(), platform).await?;
+    let fetcher = place.remotes().fetcher(&object.name)?;
+    dist::fetch_blob(place, fetcher, &desc, progress).await?;
     Ok(Some(desc.digest.to_string()))
 }
 

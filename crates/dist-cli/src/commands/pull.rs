@@ -44,5 +44,5 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     })?;
     let image = pulled.image;
     transfer::print_pinned(image.name.as_str(), &image.target.digest)?;
-    puller.finish()
+    puller.settle()
 }

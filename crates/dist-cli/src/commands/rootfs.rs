@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use dist::Engine;
+use dist::{Engine, Operations};
 use dist_core::{
     ChainId, Digest, Error, ErrorKind, ImageConfig, Mount, Platform, Result, SnapshotKey,
     Snapshotter, chain_ids,
@@ -84,20 +84,26 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         })?;
         return print_mounts(args, &make(&*snapshotter, args)?);
     }
-    user_namespace::enter(config)?;
-    let engine = config.engine()?;
+    if !config.is_remote() {
+        user_namespace::enter(config)?;
+    }
     match &args.command {
         Command::Unpack(args) => {
+            let place = config.unpacking()?;
             let chain_id =
-                unpack(config, &engine, &args.digest, args.platform.as_ref(), args.quiet)?;
+                unpack(config, &*place, &args.digest, args.platform.as_ref(), args.quiet)?;
             match chain_id {
                 Some(chain_id) => output::line(&chain_id.to_string())?,
                 None => report::warn(&format!("{} has no layers, so no snapshot", args.digest)),
             }
+            place.settle()
         }
-        Command::Prepare(args) => prepare(config, &engine, args)?,
+        Command::Prepare(args) => {
+            let engine = config.engine()?;
+            prepare(config, &engine, args)?;
+            engine.settle()
+        }
     }
-    engine.store().settle(SettleMode::Exit).map(drop)
 }
 
 const MISSING: &str = "`dist pull REF` fetches what is missing and unpacks it; `dist fetch REF` only \
@@ -105,7 +111,7 @@ const MISSING: &str = "`dist pull REF` fetches what is missing and unpacks it; `
 
 fn unpack(
     config: &Config,
-    engine: &Engine,
+    place: &dyn Operations,
     digest: &Digest,
     platform: Option<&Platform>,
     quiet: bool,
@@ -113,7 +119,7 @@ fn unpack(
     let reporter = Reporter::start(config.progress_unless(quiet), &config.terminal);
     let options = config.pull_options(platform);
     transfer::run(config, &reporter, |progress| async move {
-        dist::unpack_manifest(engine, digest, &options, progress).await
+        dist::unpack_manifest(place, digest, &options, progress).await
     })
     .map_err(|error| match error.kind() {
         ErrorKind::NotFound => report::advise(error, MISSING),

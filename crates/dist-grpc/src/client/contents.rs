@@ -3,9 +3,10 @@
 use dist::Contents;
 use dist_core::{
     Blob, Cancel, Context as _, Digest, ErrorKind, Expected, Info, Ingest, IngestKey, IngestStatus,
-    Ingester, Provider, Result,
+    Ingester, Labels, Provider, Result,
 };
 
+use prost_types::FieldMask;
 use tonic::transport::Channel;
 
 use super::read::{nanoseconds, pipe};
@@ -13,18 +14,45 @@ use super::{Client, MESSAGE_LIMIT, write};
 use crate::api::containerd::services::content::v1::content_client::ContentClient;
 use crate::api::containerd::services::content::v1::{
     self as api, AbortRequest, DeleteContentRequest, InfoRequest, ListContentRequest,
-    ListStatusesRequest, ReadContentRequest,
+    ListStatusesRequest, ReadContentRequest, UpdateRequest,
 };
 use crate::translate;
 
 #[derive(Clone)]
 pub(super) struct RemoteContents {
     pub(super) client: Client,
+    /// What is brought gets these labels.
+    pub(super) labels: Labels,
 }
 
 impl RemoteContents {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client }
+    pub(super) fn new(client: Client, labels: Labels) -> Self {
+        Self { client, labels }
+    }
+
+    /// Gives a blob those of `labels` that it lacks.
+    pub(super) fn add_labels(&self, info: Info, labels: &Labels) -> Result<Info> {
+        let mut lacking = labels.clone();
+        lacking.retain(|key, _| !info.labels.contains_key(key));
+        if lacking.is_empty() { Ok(info) } else { self.label(&info.digest, lacking) }
+    }
+
+    /// Sets labels of a blob.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for labels that are too long.
+    pub(super) fn label(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+        let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+        let asked = api::Info {
+            digest: digest.to_string(),
+            labels: labels.into_iter().collect(),
+            ..Default::default()
+        };
+        let request = UpdateRequest { info: Some(asked), update_mask: Some(FieldMask { paths }) };
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).update(request).await
+        })?;
+        info(translate::required(answer.info, "info")?)
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dist::{Images as _, PullOptions, Pulled, Puller};
+use dist::{Images as _, PullOptions, Pulled, Puller, Remotes};
 use dist_core::{
     Context as _, Descriptor, Digest, Error, ErrorKind, Event, ImageName, Progress, Reference,
     Result,
 };
+use dist_registry::Revealed;
 use dist_registry::credentials::registry_name;
-use dist_registry::{CredentialSource, Revealed};
 use prost_types::Any;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,28 +31,23 @@ use crate::api::containerd::types::transfer::{
 };
 use crate::translate;
 
-/// Pulls through a daemon.
+/// Pulls, fetches and unpacks through a daemon.
 pub struct RemotePuller {
-    client: Client,
-    credentials: CredentialSource,
-    plain_http: bool,
-    snapshotter: Option<String>,
+    pub(super) client: Client,
+    pub(super) remotes: Arc<Remotes>,
+    pub(super) snapshotter: Option<String>,
 }
 
 impl RemotePuller {
     /// Pulls through the daemon of `client`, with this side's credentials, into `snapshotter` or
-    /// the daemon's default.
+    /// the daemon's default. What is not a pull is fetched from `remotes` by this side.
     #[must_use]
-    pub fn new(
-        client: Client,
-        credentials: CredentialSource,
-        plain_http: bool,
-        snapshotter: Option<String>,
-    ) -> Self {
-        Self { client, credentials, plain_http, snapshotter }
+    pub fn new(client: Client, remotes: Remotes, snapshotter: Option<String>) -> Self {
+        Self { client, remotes: Arc::new(remotes), snapshotter }
     }
 
     fn request(&self, name: &str, options: &PullOptions, streams: &Names) -> TransferRequest {
+        let plain_http = self.remotes.options().plain_http;
         let platform = &options.platform;
         let platform = Platform {
             os: platform.os.clone(),
@@ -63,7 +58,7 @@ impl RemotePuller {
             reference: name.to_owned(),
             resolver: Some(RegistryResolver {
                 auth_stream: streams.credentials.clone(),
-                default_scheme: if self.plain_http { "http".to_owned() } else { String::new() },
+                default_scheme: if plain_http { "http".to_owned() } else { String::new() },
                 ..Default::default()
             }),
         };
@@ -150,10 +145,6 @@ impl Puller for RemotePuller {
         let image = RemoteImages::new(self.client.clone()).get(&image_name)?;
         Ok(Pulled { image, chain_id: None, others: Vec::new(), warnings: Vec::new() })
     }
-
-    fn finish(&self) -> Result<()> {
-        Ok(())
-    }
 }
 
 impl RemotePuller {
@@ -161,7 +152,7 @@ impl RemotePuller {
         let host = registry_name(&question.host);
         let reference = Reference::parse(&question.reference);
         let repository = reference.as_ref().map_or("", |reference| reference.repository());
-        let found = self.credentials.find(&host, repository).await?;
+        let found = self.remotes.options().credentials.find(&host, repository).await?;
         let (kind, username, secret) = match found.as_ref().map(|found| found.reveal()) {
             None => (AuthType::None, "", ""),
             Some(Revealed::Password { username, password }) => {

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dist::Contents as _;
-use dist_core::{
-    Cancel, Committed, Error, ErrorKind, Expected, GC_ROOT, Ingest, IngestKey, Result, Writer,
-};
+use dist_core::{Cancel, Committed, Error, ErrorKind, Expected, Ingest, IngestKey, Result, Writer};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -18,6 +16,7 @@ use super::error;
 use crate::api::containerd::services::content::v1::{
     WriteAction, WriteContentRequest, WriteContentResponse,
 };
+use crate::translate;
 
 /// Bytes that are sent at once.
 const CHUNK: usize = 1 << 20;
@@ -38,7 +37,8 @@ pub(super) fn open(
             Ok(writer) => return Ok(Ingest::Writer(Box::new(writer))),
             Err(error) => match (error.kind(), expected.digest) {
                 (ErrorKind::AlreadyExists, Some(digest)) => {
-                    return contents.info(&digest).map(Ingest::Exists);
+                    let info = contents.info(&digest)?;
+                    return contents.add_labels(info, &contents.labels).map(Ingest::Exists);
                 }
                 (ErrorKind::Unavailable, _) if error.to_string().contains("locked") => {
                     std::thread::sleep(PAUSE);
@@ -139,8 +139,7 @@ impl RemoteWriter {
             offset: signed(self.written),
             total: expected.size.map_or(0, signed),
             expected: expected.digest.map_or_else(String::new, |digest| digest.to_string()),
-            // What a person brings stays until a person deletes it.
-            labels: [(GC_ROOT.to_owned(), jiff::Timestamp::now().to_string())].into(),
+            labels: translate::hash_map(&self.contents.labels),
             ..Default::default()
         };
         match self.call(request) {
@@ -153,7 +152,8 @@ impl RemoteWriter {
             }
             Err(error) => match (error.kind(), expected.digest) {
                 (ErrorKind::AlreadyExists, Some(digest)) => {
-                    self.contents.info(&digest).map(Committed::Existed)
+                    let info = self.contents.info(&digest)?;
+                    self.contents.add_labels(info, &self.contents.labels).map(Committed::Existed)
                 }
                 _ => Err(error),
             },

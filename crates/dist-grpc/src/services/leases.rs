@@ -187,7 +187,7 @@ fn read_resource(resource: &api::Resource) -> Result<Resource> {
     }
 }
 
-fn api_resource(resource: &Resource) -> api::Resource {
+pub(crate) fn api_resource(resource: &Resource) -> api::Resource {
     let (r#type, id) = match resource {
         Resource::Content(digest) => ("content".to_owned(), digest.to_string()),
         Resource::Ingest(key) => ("ingests".to_owned(), key.to_string()),
