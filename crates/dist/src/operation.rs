@@ -128,7 +128,7 @@ impl Operation for Session {
 
     fn finish(self: Box<Self>, registration: Registration) -> Result<Vec<Image>> {
         let store = self.engine().store().clone();
-        let images = Session::finish(*self, registration)?;
+        let images = Self::finish(*self, registration)?;
         store.settle(SettleMode::Answer)?;
         Ok(images)
     }

@@ -6,23 +6,23 @@ use crate::auth::{PASSWORD, USER, basic};
 use crate::support::{dist, pull, pulled, verify_image, verify_store};
 
 /// The daemon's own commands, through its socket.
-struct Through<'a> {
+pub(crate) struct Through<'a> {
     dist: &'a Dist,
     address: String,
 }
 
 impl<'a> Through<'a> {
-    fn new(dist: &'a Dist, daemon: &Served<'_>) -> Self {
+    pub(crate) fn new(dist: &'a Dist, daemon: &Served<'_>) -> Self {
         let address = daemon.address().to_str().expect("a path in UTF-8").to_owned();
         Self { dist, address }
     }
 
-    fn args<'b>(&'b self, args: &[&'b str]) -> Vec<&'b str> {
+    pub(crate) fn args<'b>(&'b self, args: &[&'b str]) -> Vec<&'b str> {
         [&["--address", &self.address], args].concat()
     }
 
     /// Runs a command both ways and demands that both say the same; gives what they said.
-    fn same(&self, args: &[&str]) -> String {
+    pub(crate) fn same(&self, args: &[&str]) -> String {
         let through = self.dist.ok(&self.args(args)).text();
         assert_eq!(through, self.dist.ok(args).text(), "{args:?}");
         through
@@ -129,7 +129,14 @@ fn what_needs_a_directory_says_so() {
     let daemon = dist.daemon();
     let through = Through::new(&dist, &daemon);
     let digest = digest_of(b"x");
-    for args in [&["path", &digest][..], &["fetch", "localhost:1/a"], &["gc"]] {
+    for args in [
+        &["path", &digest][..],
+        &["fsck"],
+        &["gc", "--dry-run"],
+        &["gc", "--format", "json"],
+        &["gc", "-q"],
+        &["gc", "why", &digest],
+    ] {
         dist.run(&through.args(args)).exit(2).says("--root");
     }
     dist.run(&through.args(&["--root", "/tmp", "list"])).exit(2);

@@ -1,0 +1,216 @@
+//! What the client does itself through a daemon leaves what the same command leaves without one.
+
+use std::collections::BTreeSet;
+
+use dist_testutil::{
+    Certificates, Dist, Fault, FaultProxy, Gate, Image, ImageOptions, Layer, Registry, Rule,
+    Served, index_of, timed,
+};
+use serde_json::Value;
+
+use crate::address::Through;
+use crate::support::{dist, pulled, verify_store, view};
+
+/// What a listing says, but for times.
+fn rows(dist: &Dist, args: &[&str]) -> Value {
+    let mut rows = dist.ok(&[args, &["--format", "json"]].concat()).json();
+    for row in rows.as_array_mut().expect("an array") {
+        let row = row.as_object_mut().expect("an object");
+        row.retain(|key, _| key != "created_at" && key != "updated_at");
+        if let Some(labels) = row.get_mut("labels").and_then(Value::as_object_mut) {
+            labels.entry("containerd.io/gc.root").and_modify(|root| *root = Value::from("a time"));
+        }
+    }
+    rows
+}
+
+/// All that commands leave: blobs with their labels, snapshots, images.
+fn left(dist: &Dist) -> [Value; 3] {
+    [&["list"][..], &["snapshots", "ls"], &["images"]].map(|args| rows(dist, args))
+}
+
+/// No lease is left, and labels keep everything.
+#[track_caller]
+fn verify_kept(dist: &Dist, daemon: &Served<'_>) {
+    assert_eq!(daemon.ctr(&["leases", "ls", "-q"]).ok().text(), "");
+    assert_eq!(dist.ok(&["gc"]).text(), "removed nothing, 0 B\n");
+    verify_store(dist);
+}
+
+#[test]
+fn a_fetch_through_a_daemon_leaves_what_a_fetch_leaves() {
+    let _timed = timed("address");
+    let registry = Registry::start();
+    let amd = Image::varied();
+    let arm = Image::new(
+        &[Layer::random(31, 100_000)],
+        &ImageOptions { platform: Some(("arm64", None)), ..ImageOptions::default() },
+    );
+    let index = index_of(&[("amd64", None, amd.clone()), ("arm64", None, arm)]);
+    index.push(&registry, "test/index", "1");
+    amd.push(&registry, "test/other", "1");
+    let (reference, other) =
+        (registry.reference("test/index:1"), registry.reference("test/other:1"));
+    let (embedded, remote) = (dist(), dist());
+    // Such a daemon collects when it is told to, and else in an hour.
+    let file = remote.dir().join("rarely.toml");
+    let gc = "[daemon.gc]\nschedule_delay = \"1h\"\nstartup_delay = \"1h\"\n";
+    fs_err::write(&file, gc).expect("write the daemon's settings");
+    let daemon = remote.daemon_with(&["--config-file", file.to_str().expect("a path in UTF-8")]);
+    let through = Through::new(&remote, &daemon);
+    let platform = ["--platform", "linux/amd64"];
+    for (args, name) in [
+        // One platform, then the same blobs from elsewhere, then what is missing.
+        (&[&["fetch"], &platform[..], &[&reference]].concat()[..], &reference),
+        (&["fetch", "--quiet", &other], &other),
+        (&["fetch", "--all-platforms", &reference], &reference),
+        (&["fetch", "--all-platforms", "--jobs", "1", "--retries", "2", &reference], &reference),
+    ] {
+        let ours = embedded.ok(args).text();
+        assert_eq!(remote.ok(&through.args(args)).text(), ours, "{args:?}");
+        assert!(ours.starts_with(name), "{ours}");
+        assert_eq!(left(&remote), left(&embedded), "{args:?}");
+        verify_kept(&remote, &daemon);
+    }
+    assert_eq!(left(&remote)[2], Value::Array(Vec::new()), "a fetch registers nothing");
+    assert_eq!(left(&remote)[0].as_array().map(Vec::len), Some(index.blob_count()));
+
+    // Unpacked, and what keeps the snapshots is the config's label.
+    let unpack = ["rootfs", "unpack", "--platform", "linux/amd64", &index.digest()];
+    let chain = embedded.ok(&unpack).text();
+    assert_eq!(chain.trim(), amd.chain_id().0.to_string());
+    for _ in 0..2 {
+        assert_eq!(remote.ok(&through.args(&unpack)).text(), chain);
+        assert_eq!(left(&remote), left(&embedded));
+        verify_kept(&remote, &daemon);
+    }
+    // The root directory belongs to whoever made it, where no layer has one.
+    let [ours, theirs] = [&embedded, &remote]
+        .map(|dist| view(dist, &amd.digest()).without(|path| path.as_os_str().is_empty()));
+    theirs.assert_same(&ours, "unpacked through a daemon and without");
+
+    // Without the index and what was fetched by another name nothing is kept.
+    remote.ok(&through.args(&["delete", &index.digest(), &amd.digest()]));
+    assert_eq!(left(&remote)[0].as_array().map(Vec::len), Some(index.blob_count() - 2));
+    let collected = remote.ok(&through.args(&["gc"])).text();
+    assert!(collected.starts_with("removed what nothing keeps"), "{collected}");
+    assert_eq!(left(&remote), [(); 3].map(|()| Value::Array(Vec::new())));
+    assert_eq!(remote.ok(&["gc", "--dry-run"]).text(), "would remove nothing, 0 B\n");
+    daemon.stop().ok();
+}
+
+#[test]
+fn objects_are_fetched_through_a_daemon() {
+    let _timed = timed("address");
+    let (registry, image) = (Registry::start(), Image::varied());
+    image.push(&registry, "test/varied", "1");
+    let repository = registry.reference("test/varied");
+    let (embedded, remote) = (dist(), dist());
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    let mut lines: Vec<String> =
+        image.blobs.iter().map(|blob| format!("{}\n", blob.digest)).collect();
+    lines.push("1\n".into());
+    let input = lines.concat();
+    let multi = ["multi-fetch", &repository];
+    let sorted = |text: String| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let ours = sorted(embedded.feed(&multi, input.as_bytes()).ok().text());
+    assert_eq!(ours.len(), image.blob_count());
+    for _ in 0..2 {
+        let theirs = remote.feed(&through.args(&multi), input.as_bytes()).ok().text();
+        assert_eq!(sorted(theirs), ours);
+        assert_eq!(left(&remote), left(&embedded));
+        verify_kept(&remote, &daemon);
+    }
+    let absent = format!("sha256:{}\n", "0".repeat(64));
+    remote.feed(&through.args(&multi), absent.as_bytes()).exit(3);
+    daemon.stop().ok();
+}
+
+#[test]
+fn a_fetch_that_was_broken_off_goes_on_through_a_daemon() {
+    let _timed = timed("address");
+    let registry = Registry::start();
+    let image = Image::random(32, &[4_000_000, 3_000]);
+    image.push(&registry, "test/resume", "1");
+    let proxy = FaultProxy::start(registry.address());
+    let gate = Gate::default();
+    let part = format!("/blobs/{}", image.layer(0));
+    proxy.add(Rule::get(part, Fault::Hold(3_000_000, gate.clone())).times(1));
+    let remote = dist();
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    let reference = proxy.reference("test/resume:1");
+    let running = remote.spawn(&through.args(&["fetch", &reference]));
+    gate.wait_held(1);
+    while rows(&remote, &["active"])[0]["offset"].as_u64() < Some(2_000_000) {}
+    running.signal("INT");
+    running.wait().exit(130);
+    gate.open();
+    // What came is kept by a lease that ends soon, for the next try.
+    assert_eq!(daemon.ctr(&["leases", "ls", "-q"]).ok().text().lines().count(), 1);
+    remote.ok(&through.args(&["gc"]));
+    proxy.reset();
+    assert_eq!(pulled(&remote.ok(&through.args(&["fetch", &reference])).text()), image.digest());
+    let gets = proxy.blob_gets(&image.layer(0));
+    assert_eq!(gets.len(), 1, "{gets:?}");
+    assert!(gets[0].range.is_some() && gets[0].sent <= 2_200_000, "{gets:?}");
+    assert_eq!(proxy.blob_gets(&image.layer(1)).len(), 0, "a blob that was there came again");
+    verify_store(&remote);
+    daemon.stop().ok();
+}
+
+#[test]
+fn what_is_not_there_or_wrong_is_not_unpacked_through_a_daemon() {
+    let _timed = timed("address");
+    let (registry, image) = (Registry::start(), Image::varied());
+    image.push(&registry, "test/varied", "1");
+    let remote = dist();
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    let unpack = ["rootfs", "unpack", &image.digest()];
+    remote.run(&through.args(&unpack)).exit(3).says("dist fetch REF");
+    remote.ok(&through.args(&["fetch", &registry.reference("test/varied:1")]));
+    remote.ok(&through.args(&["delete", &image.layer(1)]));
+    remote.run(&through.args(&unpack)).exit(3).says(&image.layer(1));
+    for line in remote.ok(&["snapshots", "ls", "--format", "json"]).json().as_array().expect("rows")
+    {
+        assert_eq!(line["kind"], "committed", "{line}");
+    }
+    daemon.stop().ok();
+}
+
+#[test]
+fn flags_that_a_daemon_does_not_know_are_refused() {
+    let _timed = timed("address");
+    let remote = dist();
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let certificates = Certificates::new();
+    let authority = certificates.authority();
+    let authority = authority.to_str().expect("a path in UTF-8");
+    let (pull, unpack) = (&["pull", "localhost:1/a"][..], &["rootfs", "unpack", &digest][..]);
+    for (command, flags, key) in [
+        (pull, &["--insecure"][..], "network.insecure"),
+        (pull, &["--tls-ca-cert", authority], "network.tls_ca_cert"),
+        (pull, &["--retries", "1"], "network.retries"),
+        (pull, &["--retry-delay", "1s"], "network.retry_delay"),
+        (pull, &["--stall-timeout", "1s"], "network.stall_timeout"),
+        (pull, &["--jobs", "2"], "jobs"),
+        (pull, &["--max-layer-size", "1GiB"], "limits.max_layer_size"),
+        (unpack, &["--max-zstd-window", "8MiB"], "limits.max_zstd_window"),
+        (unpack, &["--jobs", "2"], "jobs"),
+        (&["fetch", "localhost:1/a"], &["--durability", "full"], "durability"),
+        (&["list"], &["--durability", "none"], "durability"),
+    ] {
+        let refused = remote.run(&through.args(&[flags, command].concat())).exit(2);
+        refused.says(&format!("use {} through the daemon", flags[0])).says(key);
+    }
+    // What the file says is what is usual here; it is not meant for a daemon.
+    let file = remote.dir().join("usual.toml");
+    fs_err::write(&file, "jobs = 2\n[network]\nretries = 0\ninsecure = true\n").expect("write");
+    let file = file.to_str().expect("a path in UTF-8");
+    remote.run(&through.args(&["--config-file", file, "pull", "localhost:1/a"])).exit(5);
+    daemon.stop().ok();
+}
