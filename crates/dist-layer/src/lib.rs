@@ -3,8 +3,9 @@
 //! A layer is a tar, perhaps compressed (OCI image-spec, layer.md). [`LayerApplier`] unpacks it
 //! while its bytes arrive: [`decompress`] inflates and counts them, the tar reader refuses every
 //! malformed one with its offset, and the unpacker makes each entry beneath one directory that
-//! nothing in the layer can leave. One pass, no threads, and memory that does not grow with the
-//! layer's size (only with its number of directories).
+//! nothing in the layer can leave. One pass, no threads (but one for inflating, where
+//! [`ApplyOptions::split`] asks for it), and memory that does not grow with the layer's size (only
+//! with its number of directories).
 //!
 //! [`LayerDiffer`] goes the other way: it compares two trees and writes what differs as a tar, and
 //! [`Compressor`] compresses that.
