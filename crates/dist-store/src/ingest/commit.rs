@@ -24,7 +24,7 @@ use crate::fsio::{self, at};
 /// A commit that went well: the blob is there and this namespace has it.
 pub(super) struct Published {
     pub(super) info: Info,
-    /// Some namespace had it before.
+    /// Some namespace had it before: not one that found it between its link and its row.
     pub(super) known: bool,
     /// This namespace had it before.
     pub(super) owned: bool,
@@ -158,14 +158,15 @@ impl Publication<'_> {
                 _ => !self.durable() || replace,
             };
             let mut info = self.content.insert(transaction, &self.digest, self.size, unsettled)?;
-            // A row whose file was lost until now is as good as none.
-            let healed = linked && found == ours.found;
-            let owned = row && theirs.is_some() && !healed;
+            // A row whose file was lost until now is as good as none, and so is the row of somebody
+            // who found this file without one.
+            let made = linked && found == ours.found;
+            let owned = row && theirs.is_some() && !made;
             if !owned && !self.labels.is_empty() {
                 info = self.content.label(transaction, &self.digest, self.labels)?;
             }
             self.content.scope.release(transaction, &Resource::Ingest(self.key.clone()))?;
-            Ok((Published { info, known: known.is_some(), owned }, replace))
+            Ok((Published { info, known: known.is_some() && !made, owned }, replace))
         })?;
         if relinked && self.durable() {
             self.sync_dir(&path, ours.found)?;

@@ -195,3 +195,23 @@ fn sixteen_processes_write_one_blob_once() {
         assert_eq!((store.list().unwrap().len(), store.ingests().unwrap().len()), (1, 0));
     }
 }
+
+/// A blob that has its name and no row yet is taken by others: they did not make it.
+#[test]
+fn a_blob_that_is_found_before_its_row_is_still_its_writers() {
+    let root = Root::new();
+    drop(open(&root.path()).unwrap());
+    let inject = "inject=linkat:delay_exit=1s:when=1";
+    let strace = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", inject];
+    let mut writer = start(&strace, &root.job("ingest", "k 7,300000"));
+    let digest = Digest::sha256(&content("7,300000"));
+    let blob = root.path().join("content/blobs/sha256").join(digest.hex());
+    while !blob.exists() {
+        assert!(writer.try_wait().unwrap().is_none(), "it ended without a blob");
+        std::thread::yield_now();
+    }
+    assert_eq!(run(&[], &root.job("ingest", "other 7,300000")), "exists");
+    assert_eq!(answer(&mut writer), "new");
+    writer.wait().unwrap();
+    check(&root.path());
+}
