@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use dist_core::{Digest, Resource};
 use dist_grpc::LEASE_HEADER;
-use dist_grpc::api::containerd::services::events::v1::SubscribeRequest;
 use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
+use dist_grpc::api::containerd::services::events::v1::{PublishRequest, SubscribeRequest};
 use dist_grpc::api::containerd::services::images::v1 as images;
 use dist_grpc::api::containerd::services::images::v1::images_client::ImagesClient;
 use dist_grpc::api::containerd::services::leases::v1 as leases;
@@ -13,7 +13,7 @@ use dist_grpc::api::containerd::services::leases::v1::leases_client::LeasesClien
 use dist_grpc::api::containerd::services::namespaces::v1 as namespaces;
 use dist_grpc::api::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
 use dist_grpc::api::containerd::types::Descriptor;
-use prost_types::{FieldMask, Timestamp};
+use prost_types::{Any, FieldMask, Timestamp};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
@@ -229,6 +229,25 @@ async fn changes_are_told_after_they_happened() {
     ]
     .map(|(namespace, topic, url)| (namespace.to_owned(), topic.to_owned(), url.to_owned()));
     assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn an_event_of_any_size_reaches_who_waits_for_nothing_else() {
+    let served = Served::new("native");
+    // Each on a connection of its own: what one is answered must not push the other's along.
+    let mut subscriber = EventsClient::new(served.channel());
+    let mut publisher = EventsClient::new(served.channel());
+    let all = subscriber.subscribe(request(SubscribeRequest::default())).await.unwrap();
+    let mut all = all.into_inner();
+    for about in [8 << 10, 16 << 10, 32 << 10, 256 << 10, 512 << 10] {
+        for length in [about - 160, about - 9, about, about + 9] {
+            let event = Any { type_url: "x".into(), value: vec![7; length] };
+            let publish = PublishRequest { topic: "/any".into(), event: Some(event.clone()) };
+            publisher.publish(request(publish)).await.unwrap();
+            let told = all.message().await.unwrap().unwrap();
+            assert!(told.event == Some(event), "{length} bytes");
+        }
+    }
 }
 
 #[tokio::test]
