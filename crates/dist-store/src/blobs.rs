@@ -396,6 +396,20 @@ pub(crate) fn known(connection: &Connection, digest: &Digest) -> Result<Option<K
     .transpose()
 }
 
+/// Whether the only namespaces that have a blob are raw ones.
+///
+/// What another daemon keeps here is for those that it gives it to.
+pub(crate) fn is_foreign(connection: &Connection, digest: &Digest) -> Result<bool> {
+    let mut names = connection
+        .prepare_cached("SELECT namespace FROM content WHERE digest = ?1")
+        .sql(|| format!("read namespaces of blob {digest}"))?;
+    let names: Vec<String> = names
+        .query_map([digest.to_string()], |row| row.get(0))
+        .and_then(Iterator::collect)
+        .sql(|| format!("read namespaces of blob {digest}"))?;
+    Ok(!names.is_empty() && names.iter().all(|name| Namespace::parse_raw(name).is_some()))
+}
+
 /// Whether a namespace has a blob that lets all others take it.
 pub(crate) fn is_shareable(connection: &Connection, digest: &Digest) -> Result<bool> {
     connection

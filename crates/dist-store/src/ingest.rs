@@ -30,6 +30,7 @@ use dist_core::{
     Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Info, Ingest,
     IngestKey, Ingester, Resource, Result, ResultExt as _,
 };
+use rusqlite::Connection;
 
 use self::dir::IngestDir;
 use self::writer::FileWriter;
@@ -110,9 +111,8 @@ impl ContentStore {
         let path = self.store.blob_path(digest);
         loop {
             let (known, allowed) = self.store.db().read(|connection| {
-                let allowed = self.sharing == Sharing::Shared
-                    || self.load(connection, digest)?.is_some()
-                    || blobs::is_shareable(connection, digest)?;
+                let allowed = self.load(connection, digest)?.is_some()
+                    || self.may_take(connection, digest, self.sharing)?;
                 Ok((blobs::known(connection, digest)?, allowed))
             })?;
             if !allowed {
@@ -156,6 +156,20 @@ impl ContentStore {
             }
             cancel.check()?;
         }
+    }
+
+    /// Whether a digest alone is enough to get what other namespaces have.
+    ///
+    /// Between clients and another daemon it never is: each of them has its own say about who may
+    /// have what.
+    fn may_take(&self, connection: &Connection, digest: &Digest, sharing: Sharing) -> Result<bool> {
+        if self.scope.namespace.is_raw() {
+            return Ok(false);
+        }
+        Ok(match sharing {
+            Sharing::Shared => !blobs::is_foreign(connection, digest)?,
+            Sharing::Isolated => blobs::is_shareable(connection, digest)?,
+        })
     }
 
     fn is_content(&self, digest: &Digest, path: &Path, cancel: &Cancel) -> Result<bool> {

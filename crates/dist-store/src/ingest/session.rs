@@ -164,7 +164,7 @@ impl ContentStore {
     fn offered(&self, said: Expected, sharing: Sharing) -> Result<Option<(Digest, u64)>> {
         let Some(digest) = said.digest else { return Ok(None) };
         let known = self.store.db().read(|connection| {
-            if sharing == Sharing::Isolated && !blobs::is_shareable(connection, &digest)? {
+            if !self.may_take(connection, &digest, sharing)? {
                 return Ok(None);
             }
             blobs::known(connection, &digest)

@@ -162,3 +162,36 @@ fn an_isolated_namespace_must_bring_the_bytes() {
     }
     assert_eq!("all".parse::<Sharing>().unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
+
+/// Each has its own say about who may have what, and says when it is deleted.
+#[test]
+fn another_daemon_and_clients_take_nothing_of_each_other_by_its_digest() {
+    let f = Fixture::new();
+    let (client, daemon) = (f.content("a"), f.store.content(Namespace::raw("")));
+    for (from, to, bytes) in [(&client, &daemon, b"hello"), (&daemon, &client, b"world")] {
+        let digest = put(from, bytes).digest;
+        let ingest = to.ingest(&key("whole"), expect(bytes), &Cancel::default()).unwrap();
+        let Ingest::Writer(writer) = ingest else { panic!("{digest} was there") };
+        writer.abort().unwrap();
+        let mut writer = open(to, "k", expect(bytes)).unwrap();
+        assert_eq!(writer.status().unwrap().offset, 0);
+        writer.write(bytes).unwrap();
+        writer.commit(expect(bytes), &Labels::new()).unwrap();
+        // One file, which stays until the last of them has deleted it.
+        assert_eq!(std::fs::metadata(f.blob_path(&digest)).unwrap().nlink(), 1);
+        from.delete(&digest).unwrap();
+        assert_eq!(get(to, &digest), bytes);
+        to.delete(&digest).unwrap();
+        assert!(!f.blob_path(&digest).exists());
+    }
+    // What a client's namespace has as well is shared between clients as ever.
+    let digest = put(&client, b"hello").digest;
+    put(&daemon, b"hello");
+    let other = f.content("b");
+    let ingest = other.ingest(&key("whole"), expect(b"hello"), &Cancel::default()).unwrap();
+    assert!(matches!(ingest, Ingest::Exists(_)));
+    for content in [&client, &daemon] {
+        content.delete(&digest).unwrap();
+    }
+    assert_eq!(get(&other, &digest), b"hello");
+}
