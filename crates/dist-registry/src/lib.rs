@@ -18,6 +18,7 @@ pub mod credentials;
 mod escape;
 mod failure;
 mod fetcher;
+mod host_dir;
 mod hosts;
 mod layout;
 mod login;
@@ -33,6 +34,7 @@ mod transport;
 
 pub use credentials::{CredentialProvider, CredentialSource, Credentials, Revealed};
 pub use failure::Failure;
+pub use host_dir::Purpose;
 pub use layout::LayoutResolver;
 pub use login::check_login;
 pub use options::RegistryOptions;
