@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::{ChainId, Descriptor, Digest, Error, Result};
+use crate::{ChainId, Descriptor, Digest, Error, Result, SnapshotKey};
 
 /// Receives what happens during an operation. Must not block; `()` ignores everything.
 pub trait Progress: Send + Sync {
@@ -65,6 +65,24 @@ pub enum Event<'a> {
     Committed {
         /// The blob.
         digest: Digest,
+    },
+    /// A blob was committed that its namespace did not have.
+    Created {
+        /// The blob.
+        digest: Digest,
+        /// How many bytes it has.
+        size: u64,
+    },
+    /// A snapshot was prepared, filled and committed.
+    Snapshotted {
+        /// The snapshotter's name.
+        snapshotter: &'a str,
+        /// What it was called while it was filled.
+        key: &'a SnapshotKey,
+        /// What it is called now.
+        name: &'a SnapshotKey,
+        /// What it stands on.
+        parent: Option<&'a SnapshotKey>,
     },
     /// A blob was there already.
     Existed {

@@ -84,7 +84,9 @@ impl<'a> Plan<'a> {
         self.index.push(json!(entry));
         let mut manifests = Vec::new();
         self.walk(target, (&mut HashSet::new(), 0), &mut manifests)?;
-        let Some(manifest) = docker_manifest(manifests) else { return Ok(()) };
+        let Some(manifest) = docker_manifest(manifests, &self.options.platforms) else {
+            return Ok(());
+        };
         let mut below = children(&self.content, &manifest)?.into_iter();
         let Some(config) = below.next().filter(|config| config.media_type.is_config()) else {
             return Ok(());
@@ -102,10 +104,10 @@ impl<'a> Plan<'a> {
     fn walk(
         &mut self,
         desc: &Descriptor,
-        (seen, depth): (&mut HashSet<Digest>, usize),
+        (seen, depth): (&mut HashSet<(Digest, MediaType)>, usize),
         manifests: &mut Vec<Descriptor>,
     ) -> Result<()> {
-        if !seen.insert(desc.digest) {
+        if !seen.insert((desc.digest, desc.media_type.clone())) {
             return Ok(());
         }
         if depth == MAX_DEPTH {
@@ -178,13 +180,19 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The manifest that docker is told of: the only one, or this machine's.
-fn docker_manifest(mut manifests: Vec<Descriptor>) -> Option<Descriptor> {
+/// The manifest that docker is told of: the only one, or that for the first platform that was asked
+/// for, this machine's where none was.
+fn docker_manifest(mut manifests: Vec<Descriptor>, platforms: &Platforms) -> Option<Descriptor> {
     if manifests.len() == 1 {
         return manifests.pop();
     }
     manifests.retain(|manifest| manifest.platform.is_some());
-    best(manifests, &Platform::host()).ok()
+    let platform = match platforms {
+        Platforms::All => Platform::host(),
+        Platforms::One(platform) => platform.clone(),
+        Platforms::Several(platforms) => platforms.first()?.clone(),
+    };
+    best(manifests, &platform).ok()
 }
 
 /// The way people write a name; `None` for one without a tag.

@@ -1,11 +1,12 @@
 //! Everything below a name into the store, nothing unpacked.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use dist_core::{
-    Descriptor, Event, Fetcher, Handler, Labels, Platform, Progress, Resolved, Resolver as _,
-    Result, Visit, children, dispatch,
+    Descriptor, Digest, Event, Fetcher, Handler, Labels, Platform, Progress, Resolved,
+    Resolver as _, Result, Visit, children, dispatch,
 };
 
 use crate::blocking::{Alive, blocking};
@@ -103,8 +104,9 @@ pub async fn fetch(
         progress,
         cancel: alive.cancel(),
     };
-    let handler =
-        FetchHandler { intake, platforms: options.platforms.clone(), layers: Layers::Fetch };
+    let platforms = options.platforms.clone();
+    let bare = Bare::beside(Platforms::All);
+    let handler = FetchHandler { intake, platforms, layers: Layers::Fetch, bare };
     dispatch(&handler, resolved.target.clone(), options.jobs).await?;
     let (target, name) = (resolved.target.clone(), resolved.name.clone());
     let FetchHandler { intake, platforms, .. } = handler;
@@ -161,6 +163,37 @@ pub(crate) struct FetchHandler {
     pub(crate) intake: Intake,
     pub(crate) platforms: Platforms,
     pub(crate) layers: Layers,
+    /// Of which documents nothing but documents is wanted.
+    pub(crate) bare: Bare,
+}
+
+/// The documents for platforms of which no layers are wanted.
+pub(crate) struct Bare {
+    wanted: Platforms,
+    digests: Mutex<HashSet<Digest>>,
+}
+
+impl Bare {
+    /// Finds those that are for none of the platforms that are `wanted`.
+    pub(crate) fn beside(wanted: Platforms) -> Self {
+        Self { wanted, digests: Mutex::default() }
+    }
+
+    /// Takes out of what `desc` names the layers that are not wanted.
+    fn retain(&self, desc: &Descriptor, below: &mut Vec<Descriptor>) -> Result<()> {
+        let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let bare = digests.contains(&desc.digest);
+        if bare {
+            below.retain(|child| child.media_type.layer_compression().is_none());
+        }
+        if desc.media_type.is_index() {
+            let wanted = if bare { Vec::new() } else { self.wanted.choose(below.clone())? };
+            let wanted: HashSet<Digest> = wanted.into_iter().map(|child| child.digest).collect();
+            let others = below.iter().map(|child| child.digest);
+            digests.extend(others.filter(|digest| !wanted.contains(digest)));
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -180,7 +213,8 @@ impl Handler for FetchHandler {
             let (content, desc) = (Arc::clone(&self.intake.content), desc.clone());
             blocking(move || children(&*content, &desc)).await?
         };
-        let below = if media_type.is_index() { self.platforms.choose(below)? } else { below };
+        let mut below = if media_type.is_index() { self.platforms.choose(below)? } else { below };
+        self.bare.retain(desc, &mut below)?;
         self.intake.progress.event(Event::Listed { desc, children: &below });
         Ok(Visit::Children(below))
     }

@@ -170,7 +170,7 @@ fn images(engine: &Engine) -> Result<Vec<(Engine, dist_core::Image)>> {
 fn each_below(engine: &Engine, target: &Descriptor, visit: &mut dyn FnMut(&Descriptor)) {
     let (mut todo, mut seen) = (vec![target.clone()], HashSet::new());
     while let Some(desc) = todo.pop() {
-        if !seen.insert(desc.digest) {
+        if !seen.insert((desc.digest, desc.media_type.clone())) {
             continue;
         }
         visit(&desc);

@@ -67,10 +67,10 @@ pub async fn import(
 ) -> Result<Vec<Image>> {
     let alive = Alive::new();
     let (outer, cancel, index) = (engine.clone(), alive.cancel(), !options.index_names.is_empty());
-    let platforms = options.platforms.clone();
+    let (platforms, telling) = (options.platforms.clone(), Arc::clone(&progress));
     let (session, found) = blocking(move || {
         let session = Session::begin(&outer, BTreeSet::new())?;
-        let mut contents = Contents::new(session.engine(), cancel);
+        let mut contents = Contents::new(session.engine(), telling, cancel);
         contents.read(input)?;
         let found = find_images(&mut contents, index, &platforms)?;
         Ok((session, found))
@@ -91,6 +91,9 @@ pub async fn import(
     };
     for (image, mut belongings) in found.images.iter().zip(found.belongings) {
         for unpacking in &options.unpacks {
+            if belongings.leave_out(&engine, image, &unpacking.platform).await? {
+                continue;
+            }
             let engine = engine.with_snapshotter(&unpacking.snapshotter);
             let work = (intake.clone(), alive.stop(), default_jobs());
             let (plan, _) = unpack(&engine, work, image, &unpacking.platform).await?;

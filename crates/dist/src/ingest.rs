@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 use dist_core::{
-    Cancel, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Event, Expected, Ingest,
-    Progress, Result, Writer,
+    Cancel, Committed, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Event,
+    Expected, Ingest, Progress, Result, Writer,
 };
 use tracing::debug;
 
@@ -89,7 +89,8 @@ impl Intake {
     pub(crate) fn finish(&self, desc: &Descriptor, arriving: Arriving) -> Result<(), Unfinished> {
         let Arriving { writer, resumed, .. } = arriving;
         match writer.commit_or_abort(Expected::from(desc)) {
-            Ok(_) => {
+            Ok(committed) => {
+                created(&*self.progress, &committed);
                 self.progress.event(Event::Committed { digest: desc.digest });
                 Ok(())
             }
@@ -106,6 +107,13 @@ impl Intake {
             }
             Err(error) => Err(Unfinished::Final(error)),
         }
+    }
+}
+
+/// Tells of a blob that the namespace did not have.
+pub(crate) fn created(progress: &dyn Progress, committed: &Committed) {
+    if let Committed::New(info) = committed {
+        progress.event(Event::Created { digest: info.digest, size: info.size });
     }
 }
 

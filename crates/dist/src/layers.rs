@@ -123,28 +123,40 @@ pub(crate) fn layers_below(
     platforms: &Platforms,
 ) -> Result<Vec<Descriptor>> {
     let mut layers: Vec<Descriptor> = Vec::new();
+    for manifest in manifests_below(provider, target, platforms)? {
+        let below = children(provider, &manifest)?;
+        layers.extend(below.into_iter().filter(|d| d.media_type.layer_compression().is_some()));
+    }
+    layers.sort_by_key(|layer| layer.digest);
+    layers.dedup_by_key(|layer| layer.digest);
+    Ok(layers)
+}
+
+/// All manifests for `platforms` below `target`, in indexes that are there.
+pub(crate) fn manifests_below(
+    provider: &dyn Provider,
+    target: &Descriptor,
+    platforms: &Platforms,
+) -> Result<Vec<Descriptor>> {
+    let mut manifests: Vec<Descriptor> = Vec::new();
     let mut level = vec![target.clone()];
     let mut seen = std::collections::HashSet::new();
     for _ in 0..dist_core::MAX_DEPTH {
         let mut next = Vec::new();
         for desc in level {
-            if !seen.insert(desc.digest) {
+            // What one index names as something else may be a manifest by another's word.
+            if !seen.insert((desc.digest, desc.media_type.clone())) {
                 continue;
             }
-            let below = children(provider, &desc)?;
             if desc.media_type.is_index() {
-                next.extend(platforms.choose(below)?);
+                next.extend(platforms.choose(children(provider, &desc)?)?);
             } else {
-                layers.extend(
-                    below.into_iter().filter(|d| d.media_type.layer_compression().is_some()),
-                );
+                manifests.push(desc);
             }
         }
         level = next;
     }
-    layers.sort_by_key(|layer| layer.digest);
-    layers.dedup_by_key(|layer| layer.digest);
-    Ok(layers)
+    Ok(manifests)
 }
 
 /// The entry of an index that suits `platform` best.

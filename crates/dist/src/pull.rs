@@ -10,13 +10,13 @@ use dist_store::SettleMode;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::blocking::{Alive, Stop, blocking};
-use crate::fetch::{FetchHandler, Layers, Platforms, default_jobs, resolve};
+use crate::fetch::{Bare, FetchHandler, Layers, Platforms, default_jobs, resolve};
 use crate::ingest::Intake;
-use crate::layers::{Plan, find_manifest, layers_below, plan};
+use crate::layers::{Plan, find_manifest, layers_below, manifests_below, plan};
 use crate::references::{Belongings, is_of_content};
 use crate::session::Session;
 use crate::unpack::Unpacker;
-use crate::{Engine, Operations};
+use crate::{Contents, Engine, Operations};
 
 /// Choices for [`pull`].
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub struct Wanted {
     pub platforms: Platforms,
     /// Whether the manifests and configs for other platforms are brought as well.
     pub metadata: bool,
-    /// What is unpacked.
+    /// What is unpacked, as far as its layers are brought.
     pub unpacks: Vec<Unpacking>,
     /// The names that the image gets; its own where there are none.
     pub names: Vec<ImageName>,
@@ -129,18 +129,21 @@ pub async fn pull_as(
         cancel: alive.cancel(),
     };
     let (target, platforms) = (needs.target.clone(), needs.platforms.clone());
-    let handler = FetchHandler { intake: intake.clone(), platforms, layers: Layers::Leave };
+    let bare = Bare::beside(wanted.platforms.clone());
+    let layers = Layers::Leave;
+    let handler = FetchHandler { intake: intake.clone(), platforms, layers, bare };
     dispatch(&handler, target.clone(), jobs).await?;
-    let (needs, session) = needs.hold(session).await?;
+    let (mut needs, session) = needs.hold(session).await?;
+    needs.unpacks = unpacks(&intake.content, &target, wanted).await?;
     let (mut chain_id, mut warnings) = (None, Vec::new());
-    for unpacking in &wanted.unpacks {
+    for unpacking in &needs.unpacks {
         let engine = engine.with_snapshotter(&unpacking.snapshotter);
         let work = (intake.clone(), alive.stop(), jobs);
         let (plan, warned) = unpack(&engine, work, &target, &unpacking.platform).await?;
         chain_id = chain_id.or(plan.chain_id());
         warnings.extend(warned);
     }
-    fetch_layers(&intake, &target, wanted, jobs).await?;
+    fetch_layers(&intake, &needs, wanted, jobs).await?;
     let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
     let labels = wanted.labels.clone();
     let mut images = blocking(move || {
@@ -226,17 +229,41 @@ impl Needs {
     }
 }
 
-/// Brings the layers that are wanted and that unpacking has not brought.
-async fn fetch_layers(
-    intake: &Intake,
+/// What is unpacked: an image that is for none of the platforms whose layers are brought is not.
+async fn unpacks(
+    content: &Arc<dyn Contents>,
     target: &Descriptor,
     wanted: &Wanted,
-    jobs: usize,
-) -> Result<()> {
-    let unpacked = wanted.unpacks.iter().map(|unpacking| unpacking.platform.clone()).collect();
+) -> Result<Vec<Unpacking>> {
+    let (content, target, wanted) = (Arc::clone(content), target.clone(), wanted.clone());
+    blocking(move || {
+        if matches!(wanted.platforms, Platforms::All) {
+            return Ok(wanted.unpacks);
+        }
+        let brought = manifests_below(&*content, &target, &wanted.platforms)?;
+        let mut unpacks = Vec::new();
+        for unpacking in wanted.unpacks {
+            match find_manifest(&*content, &target, &unpacking.platform) {
+                Ok(found) if brought.iter().any(|manifest| manifest.digest == found.digest) => {
+                    unpacks.push(unpacking);
+                }
+                Err(error) if !is_of_content(&error) => return Err(error),
+                _ => {
+                    tracing::debug!(platform = %unpacking.platform, "nothing is brought to unpack")
+                }
+            }
+        }
+        Ok(unpacks)
+    })
+    .await
+}
+
+/// Brings the layers that are wanted and that unpacking has not brought.
+async fn fetch_layers(intake: &Intake, needs: &Needs, wanted: &Wanted, jobs: usize) -> Result<()> {
+    let unpacked = needs.unpacks.iter().map(|unpacking| unpacking.platform.clone()).collect();
     let unpacked = Platforms::Several(unpacked);
     let (content, target, platforms) =
-        (intake.content.clone(), target.clone(), wanted.platforms.clone());
+        (intake.content.clone(), needs.target.clone(), wanted.platforms.clone());
     let layers = blocking(move || {
         let brought = match &unpacked {
             Platforms::Several(none) if none.is_empty() => Vec::new(),

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use dist_core::{
-    Descriptor, Digest, Error, ErrorKind, Event, MAX_DEPTH, Progress, Provider, Pusher, Reference,
-    Resolver as _, Result, children,
+    Descriptor, Digest, Error, ErrorKind, Event, MAX_DEPTH, MediaType, Progress, Provider, Pusher,
+    Reference, Resolver as _, Result, children,
 };
 use dist_store::ContentStore;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -18,8 +18,9 @@ use crate::{Engine, sources};
 /// Choices for [`push`].
 #[derive(Clone, Debug)]
 pub struct PushOptions {
-    /// What of an index is pushed: all of it, or the manifest for one platform, which then gets the
-    /// name instead of the index.
+    /// What of an index is pushed: all of it; the manifest for one platform, which then gets the
+    /// name instead of the index; the images for several platforms and the index as it is, which
+    /// not every registry takes unless it has the others.
     pub platforms: Platforms,
     /// How many blobs at once.
     pub jobs: usize,
@@ -52,15 +53,11 @@ pub async fn push(
     let (provider, target, platforms) =
         (content.clone(), target.clone(), options.platforms.clone());
     let order = blocking(move || {
-        let root = match platforms {
-            Platforms::One(platform) => find_manifest(&provider, &target, &platform)?,
-            Platforms::Several(_) => {
-                let message = "push several platforms of an index: push one, or the whole index";
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
-            Platforms::All => target,
+        let root = match &platforms {
+            Platforms::One(platform) => find_manifest(&provider, &target, platform)?,
+            Platforms::Several(_) | Platforms::All => target,
         };
-        Order::below(&provider, root)
+        Order::below(&provider, root, &platforms)
     })
     .await?;
     let pushing = Pushing {
@@ -119,14 +116,14 @@ struct Order {
 }
 
 impl Order {
-    fn below(provider: &dyn Provider, root: Descriptor) -> Result<Self> {
+    fn below(provider: &dyn Provider, root: Descriptor, platforms: &Platforms) -> Result<Self> {
         let mut order = Self {
             root: root.clone(),
             blobs: Vec::new(),
             documents: Vec::new(),
             parents: Vec::new(),
         };
-        order.visit(provider, root, &mut HashSet::new(), 0)?;
+        order.visit((provider, platforms), root, &mut HashSet::new(), 0)?;
         order.parents.reverse();
         Ok(order)
     }
@@ -134,12 +131,12 @@ impl Order {
     /// Puts `desc` behind everything below it.
     fn visit(
         &mut self,
-        provider: &dyn Provider,
+        (provider, platforms): (&dyn Provider, &Platforms),
         desc: Descriptor,
-        seen: &mut HashSet<Digest>,
+        seen: &mut HashSet<(Digest, MediaType)>,
         depth: usize,
     ) -> Result<()> {
-        if !seen.insert(desc.digest) {
+        if !seen.insert((desc.digest, desc.media_type.clone())) {
             return Ok(());
         }
         if !desc.media_type.is_index() && !desc.media_type.is_manifest() {
@@ -155,10 +152,14 @@ impl Order {
         let below = match children(provider, &desc) {
             // The remote may have it, with all that is below it.
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            below if desc.media_type.is_index() => match platforms {
+                Platforms::Several(_) => platforms.choose(below?)?,
+                Platforms::One(_) | Platforms::All => below?,
+            },
             below => below?,
         };
         for child in &below {
-            self.visit(provider, child.clone(), seen, depth + 1)?;
+            self.visit((provider, platforms), child.clone(), seen, depth + 1)?;
         }
         self.parents.push((desc.clone(), below));
         self.documents.push(desc);

@@ -4,16 +4,18 @@
 //! for manifests, `l` for layers, `config`, nothing for the rest. The config has one for the
 //! snapshot that holds the whole image, a layer one with its diff ID.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use dist_core::{
     DISTRIBUTION_SOURCE, Descriptor, Digest, Error, ErrorKind, GC_REF_CONTENT, GC_REF_SNAPSHOT,
-    Labels, Provider, Reference, Resource, Result, UNCOMPRESSED, children, scheme,
+    Labels, Platform, Provider, Reference, Resource, Result, UNCOMPRESSED, children, scheme,
 };
 use dist_store::Registration;
 
+use crate::Engine;
+use crate::blocking::blocking;
 use crate::fetch::Platforms;
-use crate::layers::Plan;
+use crate::layers::{Plan, find_manifest};
 use crate::remotes::OCI;
 
 /// The documents of an image that are there, and all that they name.
@@ -67,11 +69,14 @@ impl Belongings {
         whole: bool,
     ) -> Result<Self> {
         let mut found = Self::default();
-        let mut level = vec![target.clone()];
+        let (mut level, mut seen) = (vec![target.clone()], HashSet::new());
         for _ in 0..dist_core::MAX_DEPTH {
             let mut next = Vec::new();
             for desc in level {
-                if found.blobs.contains_key(&desc.digest) {
+                // What one document names as something else may be a document by another's word.
+                if found.blobs.get(&desc.digest).is_some_and(|named| !named.is_empty())
+                    || !seen.insert((desc.digest, desc.media_type.clone()))
+                {
                     continue;
                 }
                 let below = match children(content, &desc) {
@@ -109,6 +114,23 @@ impl Belongings {
             let key = format!("{GC_REF_SNAPSHOT}{snapshotter}");
             let labels = Labels::from([(key, chain_id.to_string())]);
             self.unpacked.entry(plan.config).or_default().extend(labels);
+        }
+    }
+
+    /// Whether the image for `platform` below `target` is there and does not belong.
+    ///
+    /// # Errors
+    /// `Storage` and the like.
+    pub(crate) async fn leave_out(
+        &self,
+        engine: &Engine,
+        target: &Descriptor,
+        platform: &Platform,
+    ) -> Result<bool> {
+        let (content, target, platform) = (engine.content(), target.clone(), platform.clone());
+        match blocking(move || find_manifest(&content, &target, &platform)).await {
+            Err(error) if is_of_content(&error) => Ok(false),
+            found => Ok(!self.blobs.contains_key(&found?.digest)),
         }
     }
 
@@ -169,7 +191,10 @@ pub(crate) fn reference_labels(named: &[Descriptor]) -> Labels {
 
 #[cfg(test)]
 mod tests {
-    use dist_core::MediaType;
+    use std::io::Write as _;
+
+    use dist_core::{Cancel, Ingest, Ingester as _, MediaType, Namespace};
+    use dist_store::{ContentStore, Store, StoreOptions};
 
     use super::*;
 
@@ -203,6 +228,45 @@ mod tests {
                 })
                 .collect();
             assert_eq!(reference_labels(named), expected);
+        }
+    }
+
+    fn put(content: &ContentStore, media_type: &str, bytes: &[u8]) -> Descriptor {
+        let digest = Digest::sha256(bytes);
+        let desc = Descriptor::new(MediaType::parse(media_type), digest, bytes.len() as u64);
+        let ingest =
+            content.ingest(&desc.ingest_key(), (&desc).into(), &Cancel::default()).unwrap();
+        if let Ingest::Writer(mut writer) = ingest {
+            writer.write_all(bytes).unwrap();
+            writer.commit((&desc).into()).unwrap();
+        }
+        desc
+    }
+
+    #[test]
+    fn a_digest_may_be_named_as_something_else_before_it_is_named_as_a_manifest() {
+        const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("root"), StoreOptions::default()).unwrap();
+        let content = store.content(Namespace::default());
+        let config = put(&content, "application/vnd.oci.image.config.v1+json", b"{}");
+        let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": [] });
+        let manifest = manifest.to_string();
+        let manifest =
+            put(&content, "application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
+        let other = Descriptor::new(
+            MediaType::parse("application/octet-stream"),
+            manifest.digest,
+            manifest.size,
+        );
+        for entries in [vec![&other, &manifest], vec![&manifest, &other], vec![&other, &other]] {
+            let index = serde_json::json!({ "schemaVersion": 2, "manifests": entries });
+            let index = put(&content, INDEX, index.to_string().as_bytes());
+            let found = Belongings::find_whole(&content, &index, &Platforms::All).unwrap();
+            let labels = found.registration(None).labels;
+            let is_manifest = entries.contains(&&manifest);
+            assert_eq!(labels.contains_key(&config.digest), is_manifest, "{entries:?}");
+            assert_eq!(labels[&manifest.digest].is_empty(), !is_manifest, "{entries:?}");
         }
     }
 

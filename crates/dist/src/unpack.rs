@@ -325,6 +325,12 @@ impl Work {
         let name = SnapshotKey::from(layer.chain_id);
         let parent = layer.parent.filter(|_| self.stacked).map(SnapshotKey::from);
         snapshotter.commit(&name, &key, parent.as_ref(), &Labels::new())?;
+        self.unpacker.intake.progress.event(Event::Snapshotted {
+            snapshotter: snapshotter.name(),
+            key: &key,
+            name: &name,
+            parent: layer.parent.map(SnapshotKey::from).as_ref(),
+        });
         let (layer, chain_id) = (layer.desc.digest, layer.chain_id);
         self.unpacker.intake.progress.event(Event::Unpacked { layer, chain_id: Some(chain_id) });
         Ok(())

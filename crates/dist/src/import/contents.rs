@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Descriptor, Digest, Error, ErrorKind, Expected, Ingest,
-    IngestKey, Ingester as _, Limit, MAX_DOCUMENT_BYTES, MediaType, Result, ResultExt as _,
+    IngestKey, Ingester as _, Limit, MAX_DOCUMENT_BYTES, MediaType, Progress, Result,
+    ResultExt as _,
 };
 use dist_layer::{ArchiveEntryKind, ArchiveReader, Limits};
 use dist_store::ContentStore;
 
 use crate::Engine;
+use crate::ingest::created;
 
 /// The most entries that an archive may have.
 const MOST_ENTRIES: u64 = 100_000;
@@ -29,6 +32,7 @@ const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", "manifest.json"];
 pub(super) struct Contents {
     pub(super) content: ContentStore,
     pub(super) cancel: Cancel,
+    progress: Arc<dyn Progress>,
     limits: Limits,
     /// What keys of ingests begin with that no other import uses: one that stalls keeps nobody
     /// waiting.
@@ -40,7 +44,7 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    pub(super) fn new(engine: &Engine, cancel: Cancel) -> Self {
+    pub(super) fn new(engine: &Engine, progress: Arc<dyn Progress>, cancel: Cancel) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let now = jiff::Timestamp::now().as_nanosecond();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -48,6 +52,7 @@ impl Contents {
         Self {
             content: engine.content(),
             cancel,
+            progress,
             limits: Limits { entries, layer_bytes: u64::MAX, ..*engine.limits() },
             own: format!("import {now} {} {count}", std::process::id()),
             ingests: 0,
@@ -156,7 +161,10 @@ impl Contents {
             return Err(writer.abort().err().unwrap_or(error));
         }
         match writer.commit_or_abort(expected) {
-            Ok(committed) => Ok(committed.info().digest),
+            Ok(committed) => {
+                created(&*self.progress, &committed);
+                Ok(committed.info().digest)
+            }
             Err(error) if error.find::<ContentMismatch>().is_some() => {
                 Err(Error::new(ErrorKind::Corrupt, "verify it").with_source(error))
             }
