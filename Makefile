@@ -1,5 +1,5 @@
 # make demo      a real image, pulled from a real registry, run from its root
-# make test      every test (root; some minutes)
+# make test      every test (root; some minutes); with CTR2=/path/to/ctr also those with a 2.x ctr
 # make bench     against ctr, containerd and skopeo + umoci; writes docs/reports/
 # make check     format, lints, documentation
 # make check-all the above, and what needs cargo-deny and a network

@@ -95,6 +95,7 @@ impl Plugin {
             os: host.os,
             architecture: host.architecture,
             variant,
+            ..types::Platform::default()
         });
         self
     }

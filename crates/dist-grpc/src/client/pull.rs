@@ -53,6 +53,7 @@ impl RemotePuller {
             os: platform.os.clone(),
             architecture: platform.architecture.clone(),
             variant: platform.variant.clone().unwrap_or_default(),
+            ..Platform::default()
         };
         let source = OciRegistry {
             reference: name.to_owned(),

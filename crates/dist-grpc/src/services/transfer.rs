@@ -9,6 +9,7 @@
 //! | import stream | store | import |
 //! | import stream | export stream | the same bytes, for tests of clients |
 
+mod announce;
 mod archive;
 mod bytes;
 mod progress;
@@ -17,12 +18,15 @@ mod push;
 mod registry;
 mod store;
 
+use std::sync::Arc;
+
 use dist::Engine;
-use dist_core::{Context as _, Error, ErrorKind, Image, Namespace, Result};
+use dist_core::{Context as _, Error, ErrorKind, Image, Namespace, Progress, Result};
 use prost_types::Any;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
+use self::announce::Announcing;
 use self::progress::Reporter;
 use crate::answer::reply;
 use crate::api::containerd::services::images::v1::{ImageCreate, ImageUpdate};
@@ -146,6 +150,15 @@ impl Job {
             id => Some(self.stream(id)?),
         };
         Ok(Reporter::new(stream, moving))
+    }
+
+    /// What the engine reports to where it brings something into the store.
+    fn progress(&self, reporter: &Reporter) -> Arc<dyn Progress> {
+        Arc::new(Announcing {
+            daemon: self.daemon.clone(),
+            namespace: self.namespace.clone(),
+            progress: reporter.progress(),
+        })
     }
 
     fn stream(&self, id: &str) -> Result<Stream> {

@@ -4,15 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use dist_core::ErrorKind;
+use dist_grpc::api::containerd::events::{ContentCreate, SnapshotCommit, SnapshotPrepare};
+use dist_grpc::api::containerd::services::events::v1::SubscribeRequest;
+use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
 use dist_grpc::api::containerd::services::transfer::v1::transfer_client::TransferClient;
 use dist_grpc::api::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
 use dist_grpc::api::containerd::types::Platform;
 use dist_grpc::api::containerd::types::transfer::{
-    AuthRequest, AuthResponse, AuthType, Data, ImageExportStream, ImageImportStream,
+    AuthRequest, AuthResponse, AuthType, Data, HttpDebug, ImageExportStream, ImageImportStream,
     ImageReference, ImageStore, OciRegistry, Progress, RegistryResolver, UnpackConfiguration,
     WindowUpdate,
 };
-use dist_testutil::{Auth, Fault, FaultProxy, Gate, Image, Registry, Rule, index_of};
+use dist_testutil::{
+    Auth, Certificates, Fault, FaultProxy, Gate, Image, Registry, RegistryOptions, Rule, index_of,
+};
 use prost::{Message as _, Name};
 use prost_types::Any;
 use tokio::task::JoinHandle;
@@ -148,6 +153,8 @@ async fn a_pull_unpacks_and_tells_a_tree() {
     let manifest = format!("manifest-{}", image.digest());
     let layer = format!("layer-{}", image.layer(0));
     assert_eq!(events(&told, &index), ["waiting", "complete"]);
+    // A layer that is not wanted is not waited for.
+    assert_eq!(events(&told, &format!("layer-{}", other.layer(0))), [""; 0]);
     let of_layer = events(&told, &layer);
     assert_eq!((of_layer[0].as_str(), of_layer.last().unwrap().as_str()), ("waiting", "extracted"));
     assert!(of_layer.iter().any(|event| event == "complete"), "{of_layer:?}");
@@ -177,6 +184,174 @@ async fn without_unpacking_the_layers_are_brought_and_nothing_is_unpacked() {
     assert!(served.engine.snapshotter().unwrap().stat(&image.chain_id().into()).is_err());
     transfer(&served, from(), pack(&named("all")), "").await.unwrap();
     assert!(both.blobs.iter().all(|blob| there(blob.digest)));
+}
+
+/// The field numbers of 2.x, which nothing else here would miss.
+#[test]
+fn transfers_are_spelled_as_clients_spell_them() {
+    let export = ImageExportStream {
+        platforms: vec![Platform { os_version: "1".into(), ..Platform::default() }],
+        all_platforms: true,
+        skip_compatibility_manifest: true,
+        skip_non_distributable: true,
+        ..ImageExportStream::default()
+    };
+    assert_eq!(export.encode_to_vec(), b"\x1a\x03\x22\x011\x20\x01\x28\x01\x30\x01");
+    let resolver = RegistryResolver {
+        host_dir: "d".into(),
+        default_scheme: "s".into(),
+        http_debug: HttpDebug::Trace.into(),
+        logs_stream: "l".into(),
+        ..RegistryResolver::default()
+    };
+    assert_eq!(resolver.encode_to_vec(), b"\x1a\x01d\x22\x01s\x28\x02\x32\x01l");
+}
+
+#[tokio::test]
+async fn subscribers_hear_what_a_pull_brings() {
+    let registry = Registry::start();
+    let image = Image::random(1, &[3000, 500]);
+    image.push(&registry, "app", "1");
+    let served = Served::new("overlayfs");
+    let mut client = EventsClient::new(served.channel());
+    let mut stream = client.subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+    let from = || plain(&registry.reference("app:1"));
+    transfer(&served, from(), pack(&store("app")), "").await.unwrap();
+    // What is there already is not made again.
+    transfer(&served, from(), pack(&store("app")), "").await.unwrap();
+    let (mut created, mut snapshots, mut images) = (Vec::new(), Vec::new(), Vec::new());
+    while images.len() < 2 {
+        let envelope = stream.message().await.unwrap().unwrap();
+        let value = envelope.event.unwrap().value;
+        match envelope.topic.as_str() {
+            "/content/create" => {
+                let event = ContentCreate::decode(&*value).unwrap();
+                created.push((event.digest, event.size));
+            }
+            "/snapshot/prepare" => {
+                let event = SnapshotPrepare::decode(&*value).unwrap();
+                snapshots.push((event.snapshotter, event.key, event.parent));
+            }
+            "/snapshot/commit" => {
+                let event = SnapshotCommit::decode(&*value).unwrap();
+                let prepared = snapshots.last_mut().unwrap();
+                assert_eq!((&prepared.0, &prepared.1), (&event.snapshotter, &event.key));
+                prepared.1 = event.name;
+            }
+            topic => images.push(topic.to_owned()),
+        }
+    }
+    created.sort();
+    let mut expected: Vec<_> = std::iter::once(&image.manifest)
+        .chain(&image.blobs)
+        .map(|blob| (blob.digest.to_string(), i64::try_from(blob.bytes.len()).unwrap()))
+        .collect();
+    expected.sort();
+    assert_eq!(created, expected);
+    let chain = dist_core::chain_ids(&image.diff_ids);
+    let chain: Vec<String> = chain.iter().map(ToString::to_string).collect();
+    let snapshot =
+        |at: usize, parent: &str| ("overlayfs".to_owned(), chain[at].clone(), parent.to_owned());
+    assert_eq!(snapshots, [snapshot(0, ""), snapshot(1, &chain[0])]);
+    assert_eq!(images, ["/images/create", "/images/update"]);
+}
+
+#[tokio::test]
+async fn an_image_whose_layers_are_not_brought_is_not_unpacked() {
+    let registry = Registry::start();
+    let (image, other) = (Image::random(1, &[3000]), Image::random(9, &[700]));
+    let both = index_of(&[("amd64", None, image.clone()), ("arm64", None, other.clone())]);
+    both.push(&registry, "app", "1");
+    for metadata in [true, false] {
+        let served = Served::new("overlayfs");
+        let arm64 = || Platform { architecture: "arm64".into(), ..amd64() };
+        let mut to = store("app");
+        to.all_metadata = metadata;
+        to.unpacks.push(UnpackConfiguration { platform: Some(arm64()), ..Default::default() });
+        transfer(&served, plain(&registry.reference("app:1")), pack(&to), "").await.unwrap();
+        let snapshotter = served.engine.snapshotter().unwrap();
+        snapshotter.stat(&image.chain_id().into()).unwrap();
+        assert!(snapshotter.stat(&other.chain_id().into()).is_err());
+        assert!(served.engine.content().info(&other.blobs[1].digest).is_err());
+        // With its layers it is.
+        to.platforms.push(arm64());
+        transfer(&served, plain(&registry.reference("app:1")), pack(&to), "").await.unwrap();
+        snapshotter.stat(&other.chain_id().into()).unwrap();
+        dist::collect(served.engine.store(), Default::default(), &mut Default::default()).unwrap();
+        snapshotter.stat(&other.chain_id().into()).unwrap();
+        assert!(served.engine.content().info(&other.blobs[1].digest).is_ok());
+    }
+}
+
+#[tokio::test]
+async fn several_platforms_go_below_the_index_as_it_is() {
+    let (first, second) = (Registry::start(), Registry::start());
+    let images = [1, 2, 3].map(|seed| Image::random(seed, &[3000]));
+    let index = index_of(&[
+        ("amd64", None, images[0].clone()),
+        ("arm64", None, images[1].clone()),
+        ("s390x", None, images[2].clone()),
+    ]);
+    index.push(&first, "app", "1");
+    let served = Served::new("overlayfs");
+    let two = || vec![amd64(), Platform { architecture: "arm64".into(), ..amd64() }];
+    let mut to = named("app");
+    to.platforms = two();
+    transfer(&served, plain(&first.reference("app:1")), pack(&to), "").await.unwrap();
+    let mut from = named("app");
+    // There is not all of it to push, and the registry wants all that an index names.
+    let push = |from: &ImageStore, to: &str| {
+        transfer(&served, pack(from), plain(&second.reference(to)), "")
+    };
+    push(&from, "app:1").await.unwrap_err();
+    from.platforms = two();
+    push(&from, "app:1").await.unwrap_err();
+    images[2].push(&second, "app", "s390x");
+    push(&from, "app:1").await.unwrap();
+    let other = Served::new("overlayfs");
+    transfer(&other, plain(&second.reference("app:1")), pack(&named("app")), "").await.unwrap();
+    let got = other.engine.images().list().unwrap();
+    assert_eq!(got[0].target.digest, index.manifest.digest);
+    assert!(index.blobs.iter().all(|blob| other.engine.content().info(&blob.digest).is_ok()));
+}
+
+#[tokio::test]
+async fn a_directory_of_hosts_says_how_a_registry_is_reached() {
+    let (open, image) = (Registry::start(), Image::random(1, &[3000]));
+    image.push(&open, "app", "1");
+    let certificates = Certificates::new();
+    let tls = Registry::with(RegistryOptions {
+        storage: Some(open.storage().to_owned()),
+        tls: Some(certificates.server("good", "IP:127.0.0.1")),
+        ..RegistryOptions::default()
+    });
+    let served = Served::new("overlayfs");
+    let hosts = served.path("hosts");
+    let dir = hosts.join(format!("127.0.0.1_{}_", tls.port()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let host_dir = hosts.to_str().unwrap();
+    let reference = tls.reference("app:1");
+    let pull = || {
+        let resolver = RegistryResolver { host_dir: host_dir.into(), ..Default::default() };
+        transfer(&served, registry(&reference, resolver), pack(&store("app")), "")
+    };
+    let say = |text: &str| {
+        let server = format!("server = \"https://{}\"\n{text}", tls.address());
+        std::fs::write(dir.join("hosts.toml"), server).unwrap();
+    };
+    pull().await.unwrap_err();
+    say("");
+    pull().await.unwrap_err();
+    say("skip_verify = true");
+    pull().await.unwrap();
+    say("ca = \"ca.pem\"");
+    pull().await.unwrap_err();
+    std::fs::copy(certificates.authority(), dir.join("ca.pem")).unwrap();
+    pull().await.unwrap();
+    std::fs::remove_file(dir.join("hosts.toml")).unwrap();
+    pull().await.unwrap_err();
+    std::fs::rename(dir.join("ca.pem"), dir.join("ca.crt")).unwrap();
+    pull().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,6 +400,7 @@ async fn what_cannot_be_done_is_refused_before_anything_is_fetched() {
     let reference = server.reference("app:1");
     let hosts = served.path("hosts");
     std::fs::create_dir_all(hosts.join("_default")).unwrap();
+    std::fs::write(hosts.join("_default/hosts.toml"), "server = 'https://mirror.test'").unwrap();
     let host_dir = hosts.to_str().unwrap().to_owned();
     let mut odd = store("a");
     odd.unpacks[0].snapshotter = "stargz".into();
@@ -242,10 +418,13 @@ async fn what_cannot_be_done_is_refused_before_anything_is_fetched() {
             "_default",
         ),
         (
-            registry(&reference, RegistryResolver { http_debug: true, ..resolver() }),
+            registry(
+                &reference,
+                RegistryResolver { http_debug: HttpDebug::Both.into(), ..resolver() },
+            ),
             pack(&store("a")),
             Code::Unimplemented,
-            "trace http",
+            "over http",
         ),
         (
             registry(&reference, RegistryResolver { auth_stream: "nobody".into(), ..resolver() }),
@@ -332,7 +511,9 @@ async fn a_push_brings_what_a_pull_brought() {
     let of_layer = events(&told, &name);
     assert_eq!((of_layer[0].as_str(), of_layer.last().unwrap().as_str()), ("waiting", "complete"));
     assert_eq!(events(&told, "app"), ["pushing content", "pushed content"]);
-    let last = told.last().unwrap();
+    // The last word has a name: at others clients draw nothing.
+    assert_eq!(told.last().unwrap().name, "app");
+    let last = told.iter().rfind(|told| told.name.is_empty()).unwrap();
     assert_eq!(last.event, format!("Completed push to OCI Registry ({to})"));
     assert_eq!(last.desc.as_ref().unwrap().digest, image.digest());
 
@@ -438,7 +619,9 @@ async fn a_client_that_breaks_off_or_sends_too_much_fails_the_transfer() {
     };
     let opened = Opened::new(&served, "in").await;
     let drained = drain(&served, "out").await;
-    opened.send(&Data { data: vec![0; 1 << 20].into() }).await;
+    for size in [32 << 10, 1 << 20] {
+        opened.send(&Data { data: vec![0; size].into() }).await;
+    }
     let (from, to) = ends();
     let failed = transfer(&served, from, to, "").await;
     refused(failed, Code::InvalidArgument);

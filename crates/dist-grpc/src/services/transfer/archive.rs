@@ -37,14 +37,14 @@ async fn import_told(
     };
     let (reader, feed) = bytes::incoming(job.stream(&from.stream)?);
     reporter.status("Importing");
-    let importing = dist::import(&job.engine, Box::new(reader), &options, reporter.progress());
+    let importing = dist::import(&job.engine, Box::new(reader), &options, job.progress(reporter));
     let (images, ()) = futures_util::future::join(importing, feed).await;
     let images = images?;
     job.publish(&images);
+    reporter.status("Completed import");
     for image in &images {
         reporter.image("saved", image.name.as_str(), &image.target);
     }
-    reporter.status("Completed import");
     Ok(())
 }
 
@@ -82,7 +82,7 @@ async fn export_told(
             (false, Platforms::All) => Platforms::One(Platform::host()),
             (false, named) => named,
         },
-        docker_manifest: !to.skip_docker_manifest,
+        docker_manifest: !to.skip_compatibility_manifest,
         nondistributable: !to.skip_non_distributable,
     };
     let (images, names) = (job.engine.images(), store::names(from)?);

@@ -130,14 +130,14 @@ pub(crate) struct Drain {
 
 impl Drain {
     /// Sends what `writing` writes, until it has ended and the client has all of it. A failure is
-    /// told to the client on the stream as well: what it got is not whole.
+    /// told to the client on the stream as well where it got something: that is not whole.
     ///
     /// # Errors
     /// Those of `writing`; `Cancelled` where the client is gone.
     pub(crate) async fn run(self, writing: impl Future<Output = Result<()>>) -> Result<()> {
         let Self { stream, receive } = self;
         let (to, from) = stream.split();
-        let mut window = Window { from, open: 0 };
+        let mut window = Window { from, open: 0, sent: false };
         let sending = window.send(&to, receive);
         let (written, sent) = futures_util::future::join(writing, sending).await;
         // A writer whose client has gone only knows that nobody takes its bytes.
@@ -151,9 +151,10 @@ impl Drain {
                 // Some clients end when the transfer has, whatever is still on its way to them.
                 let _ = tokio::time::timeout(GRACE, window.used()).await;
             }
-            Err(error) => {
+            Err(error) if window.sent => {
                 let _ = to.send(Err(status(error))).await;
             }
+            Err(_) => {}
         }
         result
     }
@@ -163,6 +164,8 @@ impl Drain {
 struct Window {
     from: tonic::Streaming<Any>,
     open: i64,
+    /// Whether there was anything to send.
+    sent: bool,
 }
 
 impl Window {
@@ -181,6 +184,7 @@ impl Window {
                 let data = chunk.split_to(chunk.len().min(most));
                 self.open -= i64::try_from(data.len()).unwrap_or(0);
                 let message = typed::pack(&Data { data });
+                self.sent = true;
                 to.send(Ok(message)).await.map_err(|_| Error::cancelled())?;
             }
         }

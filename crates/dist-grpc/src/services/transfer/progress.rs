@@ -19,6 +19,10 @@ use crate::translate::api_descriptor;
 /// How often counts of bytes are told.
 const EVERY: Duration = Duration::from_millis(250);
 
+/// How long the last messages are ahead of the answer: clients stop reading when they have that,
+/// and nothing tells when they have drawn what came before.
+const AHEAD: Duration = Duration::from_millis(20);
+
 /// How long a client may take for the last messages.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -144,6 +148,7 @@ async fn tell(stream: Stream, mut receive: mpsc::UnboundedReceiver<Note>, tree: 
         }
     }
     stream.drained().await;
+    tokio::time::sleep(AHEAD).await;
 }
 
 impl Tree {

@@ -2,6 +2,7 @@
 
 use dist::{Unpacking, Wanted};
 use dist_core::{Context as _, Error, ErrorKind, Image, Reference, Result};
+use dist_registry::Purpose;
 
 use super::progress::Reporter;
 use super::{Job, registry, registry_name, store};
@@ -24,21 +25,20 @@ async fn pull_told(
     Reference::parse(reference)
         .context(ErrorKind::InvalidArgument, || format!("read reference {reference:?}"))?;
     let wanted = wanted(job, to)?;
-    let engine = job.engine.with_registry(registry::options(&job.daemon, &job.namespace, from)?);
+    let options = registry::options(&job.daemon, &job.namespace, from, Purpose::Pull).await?;
+    let engine = job.engine.with_registry(options);
     let name = registry_name(from);
     reporter.status(format!("Resolving from {name}"));
     reporter.expect(format!("Pulling from {name}"), reference);
     let jobs = dist::default_jobs();
-    let pulled = dist::pull_as(&engine, reference, &wanted, jobs, reporter.progress()).await?;
-    if pulled.chain_id.is_some() {
-        job.daemon.settler().committed();
-    }
+    let pulled = dist::pull_as(&engine, reference, &wanted, jobs, job.progress(reporter)).await?;
     let images: Vec<Image> = std::iter::once(pulled.image).chain(pulled.others).collect();
     job.publish(&images);
+    // Clients draw when something is told that has a name, so that comes last.
+    reporter.status(format!("Completed pull from {name}"));
     for image in &images {
         reporter.image("saved", image.name.as_str(), &image.target);
     }
-    reporter.status(format!("Completed pull from {name}"));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use dist::PushOptions;
 use dist_core::{Context as _, ErrorKind, Reference, Result};
+use dist_registry::Purpose;
 
 use super::progress::Reporter;
 use super::{Job, registry, registry_name, store};
@@ -26,7 +27,8 @@ async fn push_told(
         .context(ErrorKind::InvalidArgument, || format!("read reference {reference:?}"))?;
     let (images, name) = (job.engine.images(), store::parse(&from.name)?);
     let image = blocking(move || images.get(&name)).await?;
-    let engine = job.engine.with_registry(registry::options(&job.daemon, &job.namespace, to)?);
+    let options = registry::options(&job.daemon, &job.namespace, to, Purpose::Push).await?;
+    let engine = job.engine.with_registry(options);
     let name = registry_name(to);
     reporter.status(format!("Pushing to {name}"));
     reporter.image("pushing content", image.name.as_str(), &image.target);
@@ -34,7 +36,7 @@ async fn push_told(
         PushOptions { platforms: store::platforms(&from.platforms), ..PushOptions::default() };
     let pushed =
         dist::push(&engine, &image.target, reference, &options, reporter.progress()).await?;
-    reporter.image("pushed content", image.name.as_str(), &pushed);
     reporter.completed(format!("Completed push to {name}"), &pushed);
+    reporter.image("pushed content", image.name.as_str(), &pushed);
     Ok(())
 }

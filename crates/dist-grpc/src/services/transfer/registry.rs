@@ -1,17 +1,18 @@
 //! `OCIRegistry`: which registry, how it is spoken to, and who is asked for passwords.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use dist_core::{Context as _, Error, ErrorKind, Namespace, Reference, Result};
-use dist_registry::{CredentialProvider, CredentialSource, Credentials, RegistryOptions};
+use dist_registry::{CredentialProvider, CredentialSource, Credentials, Purpose, RegistryOptions};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Mutex;
 
 use crate::Daemon;
 use crate::api::containerd::types::transfer::{
-    AuthRequest, AuthResponse, AuthType, OciRegistry, RegistryResolver,
+    AuthRequest, AuthResponse, AuthType, HttpDebug, OciRegistry, RegistryResolver,
 };
+use crate::daemon::blocking;
 use crate::streams::Stream;
 use crate::typed;
 
@@ -20,10 +21,11 @@ use crate::typed;
 /// # Errors
 /// `NotFound` where the stream for credentials is not open; `Unsupported` for what the registry
 /// client cannot do: nothing that was asked for is left out silently.
-pub(super) fn options(
+pub(super) async fn options(
     daemon: &Daemon,
     namespace: &Namespace,
     registry: &OciRegistry,
+    purpose: Purpose,
 ) -> Result<RegistryOptions> {
     let mut options = daemon.engine().remotes().options().clone();
     let Some(resolver) = &registry.resolver else { return Ok(options) };
@@ -36,12 +38,12 @@ pub(super) fn options(
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
     }
-    if resolver.http_debug || resolver.http_trace {
-        let message = "trace http for the client: this is not built";
+    if resolver.http_debug() != HttpDebug::Disabled {
+        let message = "show the client what is said over http: this is not built";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
-    check_host_dir(resolver, &registry.reference)?;
     options.headers = headers(resolver)?;
+    options = with_host_dir(options, resolver, (&registry.reference, purpose)).await?;
     if !resolver.auth_stream.is_empty() {
         let stream = daemon.streams().take(namespace, &resolver.auth_stream)?;
         let reference = registry.reference.clone();
@@ -64,24 +66,20 @@ fn headers(resolver: &RegistryResolver) -> Result<HeaderMap> {
     Ok(headers)
 }
 
-/// Refuses a directory that says something about the registry, since nothing here reads it.
-fn check_host_dir(resolver: &RegistryResolver, reference: &str) -> Result<()> {
+/// Adds what the directory that the client names says about the registry.
+async fn with_host_dir(
+    options: RegistryOptions,
+    resolver: &RegistryResolver,
+    (reference, purpose): (&str, Purpose),
+) -> Result<RegistryOptions> {
     if resolver.host_dir.is_empty() {
-        return Ok(());
+        return Ok(options);
     }
     let host = Reference::parse_familiar(reference)
         .map(|reference| reference.hostname().to_owned())
         .context(ErrorKind::InvalidArgument, || format!("read reference {reference:?}"))?;
-    let underlined = host.rsplit_once(':').map(|(name, port)| format!("{name}_{port}_"));
-    let names = underlined.into_iter().chain([host, "_default".to_owned()]);
-    let found = names.map(|name| Path::new(&resolver.host_dir).join(name)).find(|dir| dir.is_dir());
-    match found {
-        None => Ok(()),
-        Some(dir) => {
-            let message = format!("use the hosts in {}: this is not built", dir.display());
-            Err(Error::new(ErrorKind::Unsupported, message))
-        }
-    }
+    let dir = PathBuf::from(&resolver.host_dir);
+    blocking(move || options.with_host_dir(&dir, &host, purpose)).await
 }
 
 /// A client that answers questions for credentials over a stream.
