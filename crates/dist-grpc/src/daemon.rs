@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dist::Engine;
 use dist_core::{Error, ErrorKind, Namespace, Result};
-use dist_store::Sharing;
+use dist_store::{Removal, Sharing};
 use prost::Name;
 
 use crate::bus::Bus;
@@ -12,6 +12,7 @@ use crate::gc::{Collector, GcSchedule};
 use crate::metrics::Metrics;
 use crate::settle::Settler;
 use crate::streams::Streams;
+use crate::trash::Emptier;
 
 /// What a daemon is told when it starts.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ struct Inner {
     bus: Bus,
     collector: Collector,
     settler: Settler,
+    emptier: Emptier,
     streams: Streams,
     metrics: Metrics,
 }
@@ -45,10 +47,11 @@ impl Daemon {
     #[must_use]
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
         let collector = Collector::new(options.gc.clone());
-        let engine = engine.with_sharing(options.content_sharing);
-        let (bus, settler, streams) = Default::default();
+        let engine = engine.with_sharing(options.content_sharing).with_removal(Removal::Later);
+        let (bus, settler, emptier, streams) = Default::default();
         let metrics = Metrics::new(&options.version);
-        Self(Arc::new(Inner { engine, options, bus, collector, settler, streams, metrics }))
+        let inner = Inner { engine, options, bus, collector, settler, emptier, streams, metrics };
+        Self(Arc::new(inner))
     }
 
     /// What it was told when it started.
@@ -98,12 +101,21 @@ impl Daemon {
         &self.0.settler
     }
 
-    /// Removes all that nothing keeps now, for requests that ask to wait for it.
+    /// What empties the trash.
+    pub(crate) fn emptier(&self) -> &Emptier {
+        &self.0.emptier
+    }
+
+    /// Removes all that nothing keeps now, for requests that ask to wait for it: its space, and that
+    /// of what was deleted before, is free when this returns.
     ///
     /// # Errors
     /// `Storage`: some of it could not be removed.
     pub(crate) async fn collect(&self) -> Result<()> {
-        self.0.collector.collect(self).await
+        self.0.collector.collect(self).await?;
+        // A collection empties the trash, but not what another task is just unlinking.
+        drop(self.emptier().idle().await);
+        Ok(())
     }
 }
 

@@ -22,6 +22,7 @@ mod services;
 mod settle;
 mod streams;
 mod translate;
+mod trash;
 mod typed;
 
 pub use context::{LEASE_HEADER, NAMESPACE_HEADER};

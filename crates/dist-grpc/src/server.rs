@@ -19,7 +19,7 @@ pub use listen::{Socket, SocketOptions};
 pub use scrape::MetricsSocket;
 
 use crate::services;
-use crate::{Daemon, api, gc, settle};
+use crate::{Daemon, api, gc, settle, trash};
 use connection::incoming;
 use methods::Methods;
 use observe::Observe;
@@ -61,6 +61,7 @@ pub struct Sockets {
 pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = ()>) -> Result<()> {
     let ended = CancellationToken::new();
     let settling = settle::run(&daemon, ended.clone());
+    let emptying = trash::run(&daemon, ended.clone());
     let serving = async {
         let _ended = ended.drop_guard();
         tokio::select! {
@@ -68,7 +69,7 @@ pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = 
             never = gc::run(&daemon) => match never {},
         }
     };
-    tokio::join!(serving, settling).0
+    tokio::join!(serving, settling, emptying).0
 }
 
 async fn serve_sockets(

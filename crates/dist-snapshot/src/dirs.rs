@@ -33,6 +33,7 @@ use crate::tree;
 /// The directories of one snapshotter in one store.
 #[derive(Debug)]
 pub(crate) struct Dirs {
+    store: Store,
     root: PathBuf,
     base: PathBuf,
     snapshotter: &'static str,
@@ -44,7 +45,8 @@ pub(crate) struct Making(#[expect(dead_code, reason = "closing it unlocks")] Fil
 impl Dirs {
     pub(crate) fn new(store: &Store, snapshotter: &'static str) -> Self {
         let root = store.root().to_owned();
-        Self { base: root.join("snapshots").join(snapshotter), root, snapshotter }
+        let base = root.join("snapshots").join(snapshotter);
+        Self { store: store.clone(), base, root, snapshotter }
     }
 
     /// The directory that holds all of a snapshot.
@@ -111,14 +113,28 @@ impl Dirs {
 
     /// Removes the directory of a snapshot that has no row (any more). None there is fine.
     pub(crate) fn discard(&self, id: SnapshotId) -> Result<()> {
+        self.throw_away(id)?.map_or(Ok(()), |trash| remove_tree(&trash))
+    }
+
+    /// As [`Dirs::discard`], but leaves it in the trash where the store says so.
+    pub(crate) fn discard_soon(&self, id: SnapshotId) -> Result<()> {
+        match self.throw_away(id)? {
+            Some(trash) if !self.store.leaves_trash() => remove_tree(&trash),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the directory of a snapshot into the trash; `None` where it is gone, or was removed at
+    /// once because there is not even room for the name.
+    fn throw_away(&self, id: SnapshotId) -> Result<Option<PathBuf>> {
         let name = format!("snapshot-{}-{id}-{}", self.snapshotter, unique());
         let (dir, trash) = (self.dir(id), self.root.join("trash"));
         make_dir(&trash, Mode::RWXU)?;
-        match rustix::fs::rename(&dir, trash.join(&name)) {
-            Ok(()) => remove_tree(&trash.join(name)),
-            Err(Errno::NOENT) => Ok(()),
-            // Not even for the name in the trash.
-            Err(Errno::NOSPC | Errno::DQUOT) => remove_tree(&dir),
+        let trash = trash.join(name);
+        match rustix::fs::rename(&dir, &trash) {
+            Ok(()) => Ok(Some(trash)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOSPC | Errno::DQUOT) => remove_tree(&dir).map(|()| None),
             Err(error) => Err(error).context(errno_kind(error), || at("remove", &dir)),
         }
     }
@@ -164,8 +180,8 @@ impl Dirs {
 
 /// All that is in the trash.
 ///
-/// Whoever moves something there deletes it next, so an entry that is still there was left by a
-/// process that died, or is being deleted right now, which two can do at once.
+/// Whoever moves something there deletes it next, or leaves that to a task of its process; else it
+/// was left by a process that died. Two can delete it at once.
 pub(crate) fn trash(store: &Store) -> Result<Vec<PathBuf>> {
     let trash = store.root().join("trash");
     Ok(names(&trash)?.iter().map(|name| trash.join(name)).collect())

@@ -48,6 +48,15 @@ pub fn purge_measured(store: &Store) -> Result<Vec<Leftover>> {
     Ok(leftovers)
 }
 
+/// Removes all that is in the trash, blobs as well. Safe at any time, as [`purge`] is.
+///
+/// # Errors
+/// The first failure, after all others have been tried.
+pub fn empty_trash(store: &Store) -> Result<()> {
+    store.check_writable()?;
+    empty(store, &mut |_| ())
+}
+
 /// What [`purge`] would remove.
 ///
 /// # Errors
@@ -92,8 +101,14 @@ fn purge_each(store: &Store, tell: &mut dyn FnMut(&Path, Option<SnapshotId>)) ->
             }
         }
     }
+    let emptied = empty(store, &mut |path| tell(path, None));
+    failure.map_or(emptied, Err)
+}
+
+fn empty(store: &Store, tell: &mut dyn FnMut(&Path)) -> Result<()> {
+    let mut failure = None;
     for path in dirs::trash(store)? {
-        tell(&path, None);
+        tell(&path);
         if let Err(error) = dirs::remove_tree(&path) {
             failure = failure.or(Some(error));
         }

@@ -226,7 +226,7 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
         let record = self.records.get(key)?;
         self.dirs.check_idle(record.id).during(|| format!("remove snapshot {key}"))?;
         let record = self.records.remove(key)?;
-        if let Err(error) = self.dirs.discard(record.id) {
+        if let Err(error) = self.dirs.discard_soon(record.id) {
             // The snapshot is gone; a purge takes up what is left of its directory.
             tracing::debug!(%key, ?error, "the directory of a removed snapshot was not removed");
         }

@@ -143,13 +143,11 @@ impl ContentStore {
         })
     }
 
-    /// Takes a blob from this namespace; its file goes when no namespace has it any more.
+    /// Takes a blob from this namespace, durably; its file goes when no namespace has it any more.
     ///
     /// # Errors
     /// `NotFound` where this namespace has no such blob; `Storage`.
     pub fn delete(&self, digest: &Digest) -> Result<()> {
-        let path = self.store.blob_path(digest);
-        let mut removed = Vec::new();
         self.store.db().write_freeing(|transaction| {
             let count = transaction
                 .execute(
@@ -160,16 +158,10 @@ impl ContentStore {
             if count == 0 {
                 return Err(missing(digest));
             }
-            self.scope.release(transaction, &Resource::Content(*digest))?;
-            if known(transaction, digest)?.is_some() {
-                return Ok(());
-            }
-            // A commit of the same blob that runs now finds it gone in its own transaction, and
-            // links it again.
-            removed.extend(fsio::set_aside(&path, &self.store.trash())?);
-            Ok(())
+            self.scope.release(transaction, &Resource::Content(*digest))
         })?;
-        removed.iter().try_for_each(|trash| fsio::remove_all(trash))
+        // Not before: a row without its file is damage, a file without a row is a leak at most.
+        self.store.remove_unowned(digest)
     }
 
     /// Reads a blob to its end and compares it with its digest.
@@ -341,10 +333,6 @@ impl Store {
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root().join("content/blobs").join(digest.algorithm()).join(digest.hex())
-    }
-
-    pub(crate) fn trash(&self) -> PathBuf {
-        self.root().join("trash")
     }
 }
 

@@ -71,6 +71,7 @@ mod schema;
 mod scope;
 mod snapshots;
 mod store;
+mod trash;
 
 pub use blobs::ContentStore;
 pub use check::{BlobOwner, Checked, Finding, Problem, SnapshotRow, Subject, is_database_damaged};
@@ -86,3 +87,4 @@ pub use registration::Registration;
 pub use scope::Scope;
 pub use snapshots::{SnapshotId, SnapshotRecord, SnapshotStore};
 pub use store::{OpenMode, Store, StoreOptions};
+pub use trash::Removal;

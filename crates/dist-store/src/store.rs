@@ -17,7 +17,7 @@ use crate::check::EmptyDatabase;
 use crate::db::{self, Db};
 use crate::format::{self, Allowed};
 use crate::fsio::{self, at};
-use crate::{Durability, ImageStore, Scope, durability, reserve};
+use crate::{Durability, ImageStore, Removal, Scope, durability, reserve};
 
 const DIRS: [&str; 9] = [
     "content",
@@ -66,7 +66,10 @@ impl Default for StoreOptions {
 
 /// One root directory, open. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Inner>);
+pub struct Store {
+    inner: Arc<Inner>,
+    pub(crate) removal: Removal,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -146,50 +149,51 @@ impl Store {
             }
             drop_stale(&db, &boot_id).during(|| at("open store", &root))?;
         }
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             root,
             durability: options.durability,
             read_only,
             boot_id,
             db: Arc::new(db),
             file_systems,
-        })))
+        };
+        Ok(Self { inner: Arc::new(inner), removal: Removal::default() })
     }
 
     /// The root directory, absolute.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.0.root
+        &self.inner.root
     }
 
     /// How much is on the disk before a call answers.
     #[must_use]
     pub fn durability(&self) -> Durability {
-        self.0.durability
+        self.inner.durability
     }
 
     /// Whether nothing can be written.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.0.read_only
+        self.inner.read_only
     }
 
     /// The metadata.
     #[must_use]
     pub fn db(&self) -> &Arc<Db> {
-        &self.0.db
+        &self.inner.db
     }
 
     /// The images of a namespace. Those that expire go into the scope's lease.
     #[must_use]
     pub fn images(&self, scope: impl Into<Scope>) -> ImageStore {
-        ImageStore::new(self.0.db.clone(), scope.into())
+        ImageStore::new(self.inner.db.clone(), scope.into())
     }
 
     /// The id of the running boot, as rows that are not yet durable carry it.
     #[must_use]
     pub fn boot_id(&self) -> &str {
-        &self.0.boot_id
+        &self.inner.boot_id
     }
 
     /// Fails where nothing can be written.
@@ -197,8 +201,8 @@ impl Store {
     /// # Errors
     /// `Storage`.
     pub fn check_writable(&self) -> Result<()> {
-        if self.0.read_only {
-            let message = format!("write store {}: it is read-only", self.0.root.display());
+        if self.inner.read_only {
+            let message = format!("write store {}: it is read-only", self.inner.root.display());
             return Err(Error::new(ErrorKind::Storage, message));
         }
         Ok(())
@@ -206,7 +210,7 @@ impl Store {
 
     /// Writes all that waits for the store's disks, of every process.
     pub(crate) fn sync_file_systems(&self) -> Result<()> {
-        for (path, dir) in &self.0.file_systems {
+        for (path, dir) in &self.inner.file_systems {
             rustix::fs::syncfs(dir)
                 .context(ErrorKind::Storage, || at("sync the file system of", path))?;
         }

@@ -7,7 +7,7 @@ use dist_core::{LeaseId, Namespace, Result, Snapshotter};
 use dist_layer::Limits;
 use dist_registry::RegistryOptions;
 use dist_store::{
-    ContentStore, Durability, ImageStore, OpenMode, Scope, Sharing, Store, StoreOptions,
+    ContentStore, Durability, ImageStore, OpenMode, Removal, Scope, Sharing, Store, StoreOptions,
 };
 
 use crate::Remotes;
@@ -103,6 +103,12 @@ impl Engine {
     #[must_use]
     pub fn with_sharing(&self, sharing: Sharing) -> Self {
         Self { sharing, ..self.clone() }
+    }
+
+    /// The same engine; what it deletes leaves the disk when `removal` says.
+    #[must_use]
+    pub fn with_removal(&self, removal: Removal) -> Self {
+        Self { store: self.store.removing(removal), ..self.clone() }
     }
 
     /// The store below the engine.

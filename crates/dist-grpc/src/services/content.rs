@@ -95,7 +95,14 @@ impl Service {
         let key = key(&request.get_ref().r#ref)?;
         match self.writers.abort(space.content.namespace(), &key).await {
             Some(result) => result,
-            None => blocking(move || space.content.abort(&key)).await,
+            None => {
+                let abort = move || {
+                    space.content.abort(&key)?;
+                    space.daemon.emptier().thrown_away();
+                    Ok(())
+                };
+                blocking(abort).await
+            }
         }
     }
 }
@@ -155,10 +162,13 @@ impl Content for Service {
     ) -> Result<Response<()>, Status> {
         let work = |space: &Space, request: api::DeleteContentRequest| {
             space.content.delete(&digest(&request.digest)?)?;
+            space.daemon.emptier().thrown_away();
             space.changed("/content/delete", &ContentDelete { digest: request.digest }, 1);
             Ok(())
         };
-        answer(request, |metadata, _| self.space(metadata), work).await
+        let deleted = answer(request, |metadata, _| self.space(metadata), work).await?;
+        self.daemon.emptier().make_way(&self.daemon).await;
+        Ok(deleted)
     }
 
     async fn read(
@@ -206,7 +216,9 @@ impl Content for Service {
     }
 
     async fn abort(&self, request: Request<api::AbortRequest>) -> Result<Response<()>, Status> {
-        reply(self.end(request).await)
+        let aborted = self.end(request).await;
+        self.daemon.emptier().make_way(&self.daemon).await;
+        reply(aborted)
     }
 }
 

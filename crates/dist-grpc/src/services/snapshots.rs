@@ -187,6 +187,7 @@ impl Snapshots for Service {
     ) -> Result<Response<()>, Status> {
         let work = |space: &Space, request: RemoveSnapshotRequest| {
             space.snapshotter.remove(&known_key(&request.key)?)?;
+            space.daemon.emptier().thrown_away();
             space.tell(
                 "/snapshot/remove",
                 &SnapshotRemove { key: request.key, snapshotter: request.snapshotter },
@@ -194,7 +195,12 @@ impl Snapshots for Service {
             space.mutated(1);
             Ok(())
         };
-        answer(request, |metadata, request| self.space(metadata, &request.snapshotter), work).await
+        let space = |headers: &MetadataMap, request: &RemoveSnapshotRequest| {
+            self.space(headers, &request.snapshotter)
+        };
+        let removed = answer(request, space, work).await?;
+        self.daemon.emptier().make_way(&self.daemon).await;
+        Ok(removed)
     }
 
     async fn stat(

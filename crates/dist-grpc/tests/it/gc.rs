@@ -6,12 +6,16 @@ use std::time::Duration;
 use dist_core::{
     Expected, GC_EXPIRE, GC_ROOT, Ingest, Ingester as _, Labels, Resource, SnapshotKind,
 };
+use dist_grpc::api::containerd::services::content::v1::DeleteContentRequest;
+use dist_grpc::api::containerd::services::content::v1::content_client::ContentClient;
 use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
 use dist_grpc::api::containerd::services::events::v1::{Envelope, SubscribeRequest};
 use dist_grpc::api::containerd::services::images::v1 as images;
 use dist_grpc::api::containerd::services::images::v1::images_client::ImagesClient;
 use dist_grpc::api::containerd::services::leases::v1 as leases;
 use dist_grpc::api::containerd::services::leases::v1::leases_client::LeasesClient;
+use dist_grpc::api::containerd::services::snapshots::v1::RemoveSnapshotRequest;
+use dist_grpc::api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use dist_grpc::api::containerd::types::Descriptor;
 use dist_store::Store;
 use tonic::Streaming;
@@ -173,4 +177,45 @@ async fn what_another_process_deletes_is_a_reason_to_collect() {
     images.put(&name, &target, &Labels::new()).unwrap();
     images.delete(&name, None).unwrap();
     eventually(|| blobs(&served) == 0).await;
+}
+
+/// What still takes space although it was deleted.
+fn trash(served: &Served) -> usize {
+    std::fs::read_dir(served.engine.store().root().join("trash")).unwrap().count()
+}
+
+#[tokio::test]
+async fn what_requests_delete_leaves_the_disk_without_a_collection() {
+    let served = Served::new("native");
+    let digest = put(&served, b"deleted").to_string();
+    let kept = put(&served, b"kept");
+    snapshot(served.engine.store(), "removed");
+    let mut content = ContentClient::new(served.channel());
+    content.delete(request(DeleteContentRequest { digest })).await.unwrap();
+    let mut snapshots = SnapshotsClient::new(served.channel());
+    let remove = RemoveSnapshotRequest { snapshotter: "native".into(), key: "removed".into() };
+    snapshots.remove(request(remove)).await.unwrap();
+    eventually(|| trash(&served) == 0).await;
+    let left: Vec<_> =
+        served.engine.content().list().unwrap().into_iter().map(|info| info.digest).collect();
+    assert_eq!(left, [kept]);
+}
+
+#[tokio::test]
+async fn what_was_deleted_takes_no_space_when_a_synchronous_delete_answers() {
+    let served = Served::new("native");
+    let mut client = ImagesClient::new(served.channel());
+    client.create(request(image("x", &[]))).await.unwrap();
+    let digests: Vec<_> = (0..100_u32).map(|n| put(&served, &n.to_le_bytes())).collect();
+    for digest in &digests {
+        let digest = digest.to_string();
+        let mut content = ContentClient::new(served.channel());
+        content.delete(request(DeleteContentRequest { digest })).await.unwrap();
+    }
+    // As a daemon that was killed leaves it.
+    let left = served.engine.store().root().join("trash/left");
+    std::fs::write(left, "left").unwrap();
+    let delete = images::DeleteImageRequest { name: "x".into(), sync: true, target: None };
+    client.delete(request(delete)).await.unwrap();
+    assert_eq!(trash(&served), 0);
 }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use dist_core::{ErrorKind, LabelChange, Labels, Namespace, SnapshotKind};
+use dist_store::Removal;
 
 use crate::support::{Bench, fails, for_each_snapshotter, key};
 
@@ -13,6 +14,7 @@ for_each_snapshotter!(
     parents_must_be_committed,
     parents_at_commit,
     parents_stay,
+    what_is_removed_later_is_in_the_trash_until_somebody_empties_it,
     removed_keys_are_free,
     walk_order,
     walk_lets_others_in,
@@ -125,6 +127,23 @@ fn parents_stay(bench: &Bench) {
     assert!(bench.dirs().is_empty());
     let trash = bench.store.root().join("trash");
     assert_eq!(std::fs::read_dir(trash).unwrap().count(), 0);
+}
+
+fn what_is_removed_later_is_in_the_trash_until_somebody_empties_it(bench: &Bench) {
+    let trash = || std::fs::read_dir(bench.store.root().join("trash")).unwrap().count();
+    let later = bench.store.removing(Removal::Later);
+    // Not where the disk that tests run on is nearly full.
+    let left = usize::from(later.leaves_trash());
+    let snapshotter = dist_snapshot::open(&later, Namespace::default(), bench.name).unwrap();
+    bench.prepare("a", None);
+    snapshotter.remove(&key("a")).unwrap();
+    assert!(bench.dirs().is_empty());
+    assert_eq!(trash(), left);
+    bench.prepare("a", None);
+    bench.remove("a").unwrap();
+    assert_eq!(trash(), left, "nobody asked for this one to go later");
+    dist_snapshot::empty_trash(&later).unwrap();
+    assert_eq!(trash(), 0);
 }
 
 fn removed_keys_are_free(bench: &Bench) {

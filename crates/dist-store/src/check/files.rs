@@ -99,7 +99,7 @@ impl Store {
         self.check_writable()?;
         let Subject::Path(path) = &finding.subject else { return Ok(None) };
         match finding.problem {
-            Problem::BlobUnowned => self.remove_unowned(path)?,
+            Problem::BlobUnowned => self.remove_unowned_at(path)?,
             Problem::Lock => remove_lock(path)?,
             Problem::Trash if is_free(path)? => fsio::remove_all(path)?,
             Problem::Stray => return fsio::set_aside(path, &self.root().join("quarantine")),
@@ -108,19 +108,14 @@ impl Store {
         Ok(None)
     }
 
-    fn remove_unowned(&self, path: &Path) -> Result<()> {
+    fn remove_unowned_at(&self, path: &Path) -> Result<()> {
         let text = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
         let digest = path.parent().and_then(text).zip(text(path));
         let Some(digest) = digest.and_then(|(kind, hex)| format!("{kind}:{hex}").parse().ok())
         else {
             return Ok(());
         };
-        // Whoever has just linked it and makes the row next links it again.
-        let moved = self.db().write_freeing(|transaction| match known(transaction, &digest)? {
-            Some(_) => Ok(None),
-            None => fsio::set_aside(path, &self.trash()),
-        })?;
-        moved.map_or(Ok(()), |trash| fsio::remove_all(&trash))
+        self.remove_unowned(&digest)
     }
 }
 

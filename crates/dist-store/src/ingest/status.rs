@@ -147,8 +147,10 @@ impl ContentStore {
         loop {
             match IngestDir::try_lock(&path)? {
                 Attempt::Locked(dir) => {
-                    dir.remove()?;
-                    return self.release_ingest(key);
+                    let thrown_away = self.store.throw_away(dir.path())?;
+                    drop(dir);
+                    self.release_ingest(key)?;
+                    return self.store.free(thrown_away.as_slice());
                 }
                 Attempt::Gone => return Err(missing(key)),
                 Attempt::Busy if Instant::now() < deadline => {

@@ -13,7 +13,7 @@ use dist_core::{
     Cancel, Committed, ContentMismatch, Digest, ErrorKind, Expected, Ingest, IngestKey,
     Ingester as _, LabelChange, Labels, Namespace, Provider as _, Writer,
 };
-use dist_store::{ContentStore, Durability, OpenMode, Store, StoreOptions};
+use dist_store::{ContentStore, Durability, OpenMode, Removal, Store, StoreOptions};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -90,6 +90,29 @@ fn get(content: &ContentStore, digest: &Digest) -> Vec<u8> {
     blob.file.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len() as u64, blob.size);
     bytes
+}
+
+#[test]
+fn what_is_removed_later_is_gone_at_once_and_takes_space_until_then() {
+    let f = Fixture::new();
+    let later = f.store.removing(Removal::Later);
+    assert!(!f.store.leaves_trash());
+    // Not where the disk that tests run on is nearly full.
+    let left = usize::from(later.leaves_trash());
+    let content = later.content(Namespace::default());
+    let digest = put(&content, b"hello");
+    let mut writer = begin(&content, "half", Expected::default());
+    writer.write_all(b"half").unwrap();
+    drop(writer);
+    content.delete(&digest).unwrap();
+    assert_eq!(content.open(&digest).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!((f.entries("content/blobs/sha256"), f.entries("trash")), (0, left));
+    content.abort(&"half".parse().unwrap()).unwrap();
+    assert_eq!((f.entries("content/ingest"), f.entries("trash")), (0, 2 * left));
+    // It can be brought again meanwhile, and goes at once where nobody said anything else.
+    put(&content, b"hello");
+    f.content().delete(&digest).unwrap();
+    assert_eq!((f.entries("content/blobs/sha256"), f.entries("trash")), (0, 2 * left));
 }
 
 #[test]
