@@ -76,7 +76,7 @@ pub fn leftovers(store: &Store) -> Result<Vec<Leftover>> {
 #[must_use]
 pub fn directory_bytes(store: &Store, snapshotter: &str, id: SnapshotId) -> u64 {
     let name = NAMES.into_iter().find(|name| *name == snapshotter);
-    name.map_or(0, |name| bytes(&Dirs::new(store, name).dir(id)))
+    name.map_or(0, |name| disk_bytes(&Dirs::new(store, name).dir(id)))
 }
 
 /// Tells of each thing before it removes it.
@@ -117,10 +117,12 @@ fn empty(store: &Store, tell: &mut dyn FnMut(&Path)) -> Result<()> {
 }
 
 fn measured(path: &Path, id: Option<SnapshotId>) -> Leftover {
-    Leftover { path: path.into(), id, bytes: bytes(path) }
+    Leftover { path: path.into(), id, bytes: disk_bytes(path) }
 }
 
-fn bytes(path: &Path) -> u64 {
+/// What a file or directory takes on the disk; 0 where it can't be measured.
+#[must_use]
+pub fn disk_bytes(path: &Path) -> u64 {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => usage::measure(path).map_or(0, |usage| usage.bytes),
         Ok(meta) => meta.blocks() * 512,

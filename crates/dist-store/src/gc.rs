@@ -37,7 +37,8 @@ pub struct GcOptions {
 pub struct Collected {
     /// What nothing kept, in the order in which it went.
     pub removed: Vec<Removed>,
-    /// Files that belonged to nothing: what processes left that were killed.
+    /// Files that belonged to nothing: what processes left that were killed, and what had been in
+    /// quarantine.
     pub leaked: Vec<Leak>,
     /// The next moment at which something ends, in nanoseconds since the epoch: nobody has to
     /// change anything for the next collection to find more.
@@ -74,13 +75,15 @@ pub enum Why {
     OnlyBy(Object),
 }
 
-/// A file or directory that belonged to nothing.
+/// A file or directory that belonged to nothing, or was long enough in quarantine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leak {
     /// Where it was.
     pub path: PathBuf,
     /// The space it took; 0 where that is not known.
     pub bytes: u64,
+    /// When its time in quarantine ended, in nanoseconds since the epoch.
+    pub ended: Option<i64>,
 }
 
 /// Whether something is kept, and by what.

@@ -22,8 +22,8 @@ use crate::user_namespace;
     args_conflicts_with_subcommands = true,
     after_help = "\
 Removes blobs, snapshots and broken-off writes that no image, no lease and no label keeps, leases and
-images that have ended, and what killed processes left behind; in all namespaces. Others may use the
-store meanwhile.
+images that have ended, what killed processes left behind, and what has been in quarantine for a week;
+in all namespaces. Others may use the store meanwhile.
 
 Columns: KIND (lease, image, snapshot, blob, ingest, file), NAME, SIZE that comes free, NAMESPACE,
 WHY. The last line says how much it is in all. With --format json: kind, name, snapshotter (of a
@@ -180,7 +180,11 @@ fn removed_row(removed: &Removed) -> Row<'_> {
 }
 
 fn leak_row(leak: &Leak) -> Row<'_> {
-    let (name, why) = (leak.path.to_string_lossy(), "it belongs to nothing".into());
+    let why = leak.ended.map_or_else(
+        || "it belongs to nothing".into(),
+        |at| format!("it was in quarantine until {}", rfc3339(at)),
+    );
+    let name = leak.path.to_string_lossy();
     Row { kind: "file", name, snapshotter: None, size: leak.bytes, namespace: None, why }
 }
 

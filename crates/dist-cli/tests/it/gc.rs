@@ -36,7 +36,7 @@ fn verify_clean(dist: &Dist) {
         .map(|name| entries(&dist.root().join("snapshots").join(name)))
         .sum();
     assert_eq!(dirs, snapshots.lines().count(), "directories without rows");
-    for name in ["trash", "locks", "content/ingest"] {
+    for name in ["trash", "locks", "content/ingest", "quarantine"] {
         assert_eq!(entries(&dist.root().join(name)), 0, "something is left in {name}");
     }
 }
@@ -219,6 +219,9 @@ fn littered(registry: &Registry) -> (Dist, String, Image) {
     let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o444);
     fs_err::set_permissions(&leak, read_only).expect("protect a leak");
     fs_err::write(root.join("trash/leak-1"), "leak").expect("write a leak");
+    let ended = root.join("quarantine/leak-1000000000000000000-7-0");
+    fs_err::create_dir(&ended).expect("make a leak");
+    fs_err::write(ended.join("file"), "leak").expect("write a leak");
     fs_err::create_dir_all(root.join("snapshots/overlayfs/999/fs")).expect("make a leak");
     fs_err::write(root.join("locks/leak"), "").expect("write a leak");
     fs_err::create_dir(root.join("content/ingest/leak")).expect("make a leak");
@@ -227,6 +230,33 @@ fn littered(registry: &Registry) -> (Dist, String, Image) {
     leases.create_lazily(&labels, &[]).expect("make a lease");
     let (reference, image) = images.swap_remove(0);
     (dist, reference, image)
+}
+
+#[test]
+fn what_was_put_aside_is_kept_for_a_week() {
+    let dist = dist();
+    let bytes = dist.dir().join("bytes");
+    fs_err::write(&bytes, "right").expect("write a file");
+    let digest = Digest::sha256(b"right");
+    dist.ok(&["ingest", bytes.to_str().expect("a path in UTF-8")]);
+    let path = dist.root().join("content/blobs/sha256").join(digest.hex());
+    let writable = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs_err::set_permissions(&path, writable).expect("open a blob");
+    fs_err::write(&path, "wrong").expect("damage a blob");
+    assert!(!dist.run(&["fsck", "--deep", "--repair"]).status.success(), "nobody has it");
+    let quarantine = dist.root().join("quarantine");
+    assert_eq!(entries(&quarantine), 1);
+    dist.ok(&["gc"]);
+    assert_eq!(entries(&quarantine), 1, "it was put there just now");
+
+    fs_err::write(quarantine.join("mine"), "mine").expect("write a file");
+    let name = format!("{}-1000000000000000000-7-0", digest.hex());
+    fs_err::write(quarantine.join(&name), "wrong").expect("write a file");
+    let dry = dist.ok(&["gc", "--dry-run", "--format", "json"]).json();
+    assert_eq!(dry[0]["why"], "it was in quarantine until 2001-09-16T01:46:40Z");
+    assert_eq!(dist.ok(&["gc"]).text().lines().last(), Some("removed 1 file, 4.0 KiB"));
+    assert!(!quarantine.join(&name).exists());
+    assert_eq!(entries(&quarantine), 2);
 }
 
 #[test]

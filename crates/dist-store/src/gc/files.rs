@@ -86,7 +86,7 @@ pub(super) fn remove_locks(store: &Store) -> Result<()> {
 
 impl Orphan {
     fn leak(&self) -> Leak {
-        Leak { path: self.path.clone(), bytes: self.bytes }
+        Leak { path: self.path.clone(), bytes: self.bytes, ended: None }
     }
 }
 

@@ -199,5 +199,5 @@ fn freed(world: &World, rows: &[NodeId]) -> HashMap<NodeId, u64> {
 }
 
 fn leak(entry: &IngestEntry) -> Leak {
-    Leak { path: entry.path().into(), bytes: entry.status.offset }
+    Leak { path: entry.path().into(), bytes: entry.status.offset, ended: None }
 }
