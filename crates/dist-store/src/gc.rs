@@ -1,7 +1,8 @@
 //! Garbage: what no root leads to.
 //!
 //! Roots are leases and images that have not ended, blobs and snapshots with the label
-//! [`dist_core::GC_ROOT`], and ingests that are being written or were within a day. From there
+//! [`dist_core::GC_ROOT`], and ingests that are being written or were within a day. A lease has not
+//! ended while whoever made it works under it. From there
 //! labels, image targets, snapshot parents and what leases hold lead on, always within one
 //! namespace. Raw namespaces are left alone.
 
@@ -135,8 +136,8 @@ pub enum Reason {
         /// When it ends, in nanoseconds since the epoch.
         expires: Option<i64>,
     },
-    /// It is being written right now.
-    BeingWritten,
+    /// It is an ingest that is being written right now, or a lease that somebody works under.
+    InUse,
     /// This label of its own says so.
     Labelled(Box<str>),
     /// The lease holds it.
@@ -167,7 +168,7 @@ impl Store {
     pub fn collect(&self, options: GcOptions, collected: &mut Collected) -> Result<()> {
         if options.dry_run {
             let ingests = self.all_ingests()?;
-            let plan = self.db().read(|connection| Plan::make(connection, ingests, fsio::now()))?;
+            let plan = self.db().read(|connection| Plan::make(self, connection, ingests))?;
             collected.next_end = plan.next_end();
             collected.removed.extend(plan.all());
             collected.leaked.extend(files::leaks(self, &plan)?);
@@ -184,7 +185,7 @@ impl Store {
     fn collect_rows(&self, session: &mut Session<'_>, collected: &mut Collected) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let ingests = self.all_ingests()?;
-            let plan = session.read(|rows| Plan::make(rows, ingests, fsio::now()))?;
+            let plan = session.read(|rows| Plan::make(self, rows, ingests))?;
             collected.next_end = plan.next_end();
             let mut undisturbed = true;
             for chunk in plan.chunks() {
@@ -203,7 +204,7 @@ impl Store {
         // There is always somebody who writes: they wait this once.
         let ingests = self.all_ingests()?;
         let plan = session.write(|transaction| {
-            let plan = Plan::make(transaction, ingests.clone(), fsio::now())?;
+            let plan = Plan::make(self, transaction, ingests.clone())?;
             plan.chunks().try_for_each(|chunk| plan.delete(transaction, chunk))?;
             Ok(plan)
         })?;
@@ -218,7 +219,7 @@ impl Store {
     /// `NotFound` where it is not there; `Storage`.
     pub fn explain(&self, namespace: &Namespace, resource: &Resource) -> Result<Explanation> {
         let ingests = self.all_ingests()?;
-        let plan = self.db().read(|connection| Plan::make(connection, ingests, fsio::now()))?;
+        let plan = self.db().read(|connection| Plan::make(self, connection, ingests))?;
         plan.explain(namespace, resource)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{resource} is not there")))
     }

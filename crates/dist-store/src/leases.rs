@@ -10,7 +10,7 @@ use dist_core::{
 use rusqlite::{Connection, Transaction, params};
 
 use crate::db::{Db, SqlContext as _};
-use crate::{Store, fsio, labels, scope};
+use crate::{LockGuard, Store, fsio, labels, scope};
 
 /// The leases of one namespace.
 #[derive(Clone, Debug)]
@@ -25,6 +25,28 @@ impl Store {
     pub fn leases(&self, namespace: &Namespace) -> LeaseStore {
         LeaseStore { db: Arc::clone(self.db()), namespace: namespace.clone() }
     }
+
+    /// Keeps a lease beyond the end that its label says, until the guard is dropped or this process
+    /// has died: however long the work takes, and whatever is done to the clock.
+    ///
+    /// # Errors
+    /// `Busy` where somebody does so already; `Storage`.
+    pub fn use_lease(&self, namespace: &Namespace, id: &LeaseId) -> Result<LockGuard> {
+        self.try_lock(&use_of(namespace, id))?.ok_or_else(|| {
+            let message = format!("use lease {:?}: somebody else does", id.as_str());
+            Error::new(ErrorKind::Busy, message)
+        })
+    }
+
+    /// Whether a lease is being used, see [`Store::use_lease`].
+    pub(crate) fn is_lease_used(&self, namespace: &Namespace, id: &LeaseId) -> Result<bool> {
+        self.is_locked(&use_of(namespace, id))
+    }
+}
+
+/// The lock of whoever uses a lease.
+fn use_of(namespace: &Namespace, id: &LeaseId) -> String {
+    format!("lease {}/{}", namespace.as_str(), id.as_str())
 }
 
 impl LeaseStore {

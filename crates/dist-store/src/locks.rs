@@ -69,9 +69,28 @@ impl Store {
         }
     }
 
+    /// Whether somebody holds the lock `name` now. Changes nothing.
+    pub(crate) fn is_locked(&self, name: &str) -> Result<bool> {
+        let path = self.path_of_lock(name);
+        let what = || at("lock", &path);
+        match File::open(&path) {
+            Ok(file) => {
+                let free = try_shared(&file).context(ErrorKind::Storage, what)?;
+                unlock(&file);
+                Ok(!free)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context(ErrorKind::Storage, what),
+        }
+    }
+
     fn lock_path(&self, name: &str) -> Result<PathBuf> {
         self.check_writable()?;
-        Ok(self.root().join("locks").join(Digest::sha256(name.as_bytes()).hex()))
+        Ok(self.path_of_lock(name))
+    }
+
+    fn path_of_lock(&self, name: &str) -> PathBuf {
+        self.root().join("locks").join(Digest::sha256(name.as_bytes()).hex())
     }
 }
 

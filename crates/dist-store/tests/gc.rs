@@ -113,6 +113,27 @@ fn snapshot(name: &str) -> Resource {
     Resource::Snapshot { snapshotter: "native".into(), key: name.parse().unwrap() }
 }
 
+#[test]
+fn a_lease_that_somebody_works_under_does_not_end() {
+    let f = Fixture::new();
+    let blob = put(&f.content("a"), b"held", &[]);
+    let lease = f.lease(&[(GC_EXPIRE, PAST)], &[content(blob)]);
+    let used = f.store.use_lease(&namespace("a"), &lease).unwrap();
+    let twice = f.store.use_lease(&namespace("a"), &lease).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::Busy);
+    // The same id in another namespace is another lease.
+    f.store
+        .leases(&namespace("b"))
+        .create(Some(lease.clone()), &labels(&[(GC_EXPIRE, PAST)]))
+        .unwrap();
+    assert_eq!(f.collect().removed.len(), 1);
+    let Explanation::Kept(path) = f.explain(&content(blob)) else { panic!("it goes") };
+    assert_eq!(path[0].reason, Reason::InUse);
+    drop(used);
+    assert_eq!(f.collect().removed.len(), 2);
+    assert!(f.store.leases(&namespace("a")).get(&lease).is_err());
+}
+
 fn objects(collected: &Collected) -> Vec<String> {
     collected.removed.iter().map(|removed| removed.object.to_string()).collect()
 }

@@ -1,13 +1,14 @@
 //! The lease around one operation of this process: what it finds and brings is not collected before
 //! names and labels keep it.
 //!
-//! The lease ends a day after its process died. One that failed ends after an hour: trying again
-//! finds what was brought. An engine that works under somebody else's lease uses that one.
+//! The lease is kept for as long as the operation runs, however long that is. It ends a day after
+//! an operation began whose process died. One that failed ends after an hour: trying again finds
+//! what was brought. An engine that works under somebody else's lease uses that one.
 
 use std::collections::BTreeSet;
 
 use dist_core::{GC_EXPIRE, GC_ROOT, Image, LabelChange, Labels, LeaseId, Resource, Result};
-use dist_store::{Registration, Scope};
+use dist_store::{LockGuard, Registration, Scope};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     outer: Scope,
     /// The lease, where it is ours.
     own: Option<LeaseId>,
+    /// Keeps our lease while we live.
+    _alive: Option<LockGuard>,
     held: BTreeSet<Resource>,
 }
 
@@ -36,7 +39,8 @@ impl Session {
     /// `NotFound` for somebody else's lease that is gone; `Storage`.
     pub(crate) fn begin(engine: &Engine, needs: BTreeSet<Resource>) -> Result<Self> {
         let outer = engine.scope().clone();
-        let mut session = Self { engine: engine.clone(), outer, own: None, held: BTreeSet::new() };
+        let held = BTreeSet::new();
+        let mut session = Self { engine: engine.clone(), outer, own: None, _alive: None, held };
         if session.outer.lease.is_some() {
             session.hold(needs)?;
         } else if !engine.store().is_read_only() {
@@ -44,7 +48,8 @@ impl Session {
             let list: Vec<_> = needs.iter().cloned().collect();
             let lease = leases.create_lazily(&lease_labels(), &list)?;
             session.engine = engine.leased(lease.clone());
-            session.own = Some(lease);
+            session.own = Some(lease.clone());
+            session._alive = Some(engine.store().use_lease(engine.namespace(), &lease)?);
             session.held = needs;
         }
         Ok(session)

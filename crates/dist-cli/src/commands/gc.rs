@@ -271,7 +271,7 @@ fn reason(reason: &Reason) -> String {
     match reason {
         Reason::Registered { expires } => format!("it is registered{}", until(expires)),
         Reason::Unexpired { expires } => format!("it lasts{}", until(expires)),
-        Reason::BeingWritten => "it is being written".into(),
+        Reason::InUse => "somebody works with it".into(),
         Reason::Labelled(label) => format!("its label {label}"),
         Reason::Held => "the lease holds it".into(),
         Reason::Target => "the image is this".into(),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use dist_core::{
-    Digest, GC_EXPIRE, GC_ROOT, Labels, LeaseId, Namespace, Resource, SnapshotKey, UNCOMPRESSED,
+    Digest, GC_EXPIRE, GC_ROOT, LabelChange, Labels, LeaseId, Namespace, Resource, SnapshotKey,
+    UNCOMPRESSED,
 };
 use dist_store::{OpenMode, Store, StoreOptions};
 use dist_testutil::{Dist, Fault, FaultProxy, Gate, Image, Registry, Rule, timed};
 
-use crate::support::{dist, pull, quick};
+use crate::support::{dist, pull, quick, verify_image};
 
 /// The store of the binary, for a look.
 fn store(dist: &Dist) -> Store {
@@ -141,6 +142,31 @@ fn what_is_brought_by_hand_is_a_root() {
         assert!(root(&found[&layer.digest]), "{found:?}");
         assert_eq!((found.len(), leases(dist)), (1, Vec::new()));
     }
+}
+
+#[test]
+fn a_pull_that_outlasts_its_lease_loses_nothing() {
+    let _timed = timed("leases");
+    let (registry, image) = (Registry::start(), Image::random(64, &[3000, 2000]));
+    image.push(&registry, "test/long", "1");
+    let proxy = FaultProxy::start(registry.address());
+    let (dist, gate) = (dist(), Gate::default());
+    proxy.add(Rule::get(image.layer(1), Fault::Hold(100, gate.clone())).times(1));
+    let running = dist.spawn(&["pull", &proxy.reference("test/long:1")]);
+    gate.wait_held(1);
+    // As a clock that is set does, or a pull of more than a day.
+    let ended = LabelChange::Merge([(GC_EXPIRE.to_owned(), "2001-01-01T00:00:00Z".into())].into());
+    let (id, ..) = leases(&dist).remove(0);
+    let store = store(&dist).leases(&Namespace::default());
+    store.update_lazily(&id, &ended).expect("end a lease");
+    assert_eq!(dist.ok(&["gc"]).text(), "removed nothing, 0 B\n");
+    let why = dist.ok(&["gc", "why", &image.digest()]).text();
+    assert!(why.contains("somebody works with it"), "{why}");
+    gate.open();
+    running.wait().ok();
+    assert_eq!(leases(&dist), []);
+    dist.ok(&["gc"]);
+    verify_image(&dist, &proxy.reference("test/long:1"), &image);
 }
 
 #[test]

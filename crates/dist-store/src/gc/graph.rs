@@ -47,7 +47,7 @@ pub(super) struct Node {
     pub(super) bytes: u64,
     /// When a lease, an image or an ingest ends.
     pub(super) expires: Option<i64>,
-    /// An ingest's writer is at it, or a label says that it is kept (then which).
+    /// Somebody works with it, or a label says that it is kept (then which).
     root: Option<Root>,
     flat: bool,
     edges: Vec<Edge>,
@@ -109,8 +109,13 @@ impl Graph {
     pub(super) fn ends(&mut self, node: NodeId, at: i64, active: bool) {
         self.nodes[node].expires = Some(at);
         if active {
-            self.nodes[node].root = Some(Root::Active);
+            self.uses(node);
         }
+    }
+
+    /// Says that somebody writes to an ingest, or works under a lease.
+    pub(super) fn uses(&mut self, node: NodeId) {
+        self.nodes[node].root = Some(Root::Active);
     }
 
     /// Adds an edge between two nodes.
@@ -299,7 +304,7 @@ impl Graph {
         match reason {
             RootReason::Registered => Reason::Registered { expires: node.expires },
             RootReason::Labelled(label) => Reason::Labelled(self.labels[label].clone()),
-            RootReason::Active => Reason::BeingWritten,
+            RootReason::Active => Reason::InUse,
             RootReason::Unexpired => Reason::Unexpired { expires: node.expires },
         }
     }

@@ -11,7 +11,7 @@ use super::graph::{Graph, NodeId, Via};
 use super::label::{RANGE, parse_time};
 use crate::db::SqlContext as _;
 use crate::ingest::IngestEntry;
-use crate::leases;
+use crate::{Store, leases};
 
 /// Everything of all namespaces that are not raw.
 #[derive(Debug, Default)]
@@ -101,6 +101,20 @@ impl World {
     fn leases(&mut self, connection: &Connection) -> Result<HashMap<i64, NodeId>> {
         let query = "SELECT id, namespace, name, '', 0 FROM leases";
         self.rows(connection, query, |row| Ok(Object::Lease(name(&row.2)?)))
+    }
+
+    /// Finds the leases that ended before `now` although somebody works under them.
+    pub(super) fn used_leases(&mut self, store: &Store, now: i64) -> Result<()> {
+        for id in 0..self.graph.nodes.len() {
+            let node = &self.graph.nodes[id];
+            if let Object::Lease(lease) = &node.object
+                && node.expires.is_some_and(|at| at < now)
+                && store.is_lease_used(&self.namespaces[node.namespace], lease)?
+            {
+                self.graph.uses(id);
+            }
+        }
+        Ok(())
     }
 
     fn images(&mut self, connection: &Connection) -> Result<HashMap<i64, NodeId>> {

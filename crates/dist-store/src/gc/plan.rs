@@ -10,7 +10,7 @@ use super::load::World;
 use super::{Collected, Explanation, Leak, Object, Removed, Step, Why};
 use crate::db::SqlContext as _;
 use crate::ingest::IngestEntry;
-use crate::{SnapshotId, Store};
+use crate::{SnapshotId, Store, fsio};
 
 /// Rows that go in one transaction: a few milliseconds.
 const CHUNK: usize = 512;
@@ -30,13 +30,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Reads and judges a state.
+    /// Reads a state and judges it by the clock. `ingests` were listed before.
     pub(super) fn make(
+        store: &Store,
         connection: &Connection,
         ingests: Vec<IngestEntry>,
-        now: i64,
     ) -> Result<Self> {
+        let now = fsio::now();
         let mut world = World::load(connection, ingests)?;
+        world.used_leases(store, now)?;
         let marks = world.graph.mark(now);
         let referrers = world.graph.dead_referrers(&marks);
         let dead = (0..world.graph.nodes.len()).filter(|node| !marks.is_kept(*node));

@@ -267,7 +267,7 @@ proptest! {
                     path[0].1,
                     Reason::Registered { .. }
                         | Reason::Unexpired { .. }
-                        | Reason::BeingWritten
+                        | Reason::InUse
                         | Reason::Labelled(_)
                 );
                 prop_assert!(root, "{:?}", path);
