@@ -54,6 +54,8 @@ impl Ingester for ContentStore {
         self.store.check_writable()?;
         self.store.db().demand_space().during(|| format!("write ingest {key}"))?;
         let dir = IngestDir::lock(&self.store, &self.scope.namespace, key, cancel)?;
+        // Whoever tries again, perhaps tomorrow and under another lease, finds what has come.
+        dir.set_leased(&self.store, false)?;
         if let Some(digest) = expected.digest
             && let Some(info) = self.claim(&digest, expected.size, cancel)?
         {

@@ -9,8 +9,8 @@ use dist_core::{
     Namespace, Provider as _, Resource, SnapshotKind, Usage,
 };
 use dist_store::{
-    Collected, ContentStore, Explanation, GcOptions, Object, Reason, Sharing, Store, StoreOptions,
-    Why,
+    Collected, ContentStore, Explanation, GcOptions, Object, Reason, Scope, Sharing, Store,
+    StoreOptions, Why,
 };
 
 const PAST: &str = "2001-01-01T00:00:00Z";
@@ -339,6 +339,41 @@ fn ingests_end_a_day_after_their_last_write_unless_leased_or_written_to() {
     left.sort();
     assert_eq!(left, ["active", "leased", "new", "raw"]);
     drop(active);
+}
+
+#[test]
+fn an_ingest_that_was_begun_under_a_lease_ends_with_it() {
+    let f = Fixture::new();
+    let lease = f.lease(&[], &[]);
+    let leased = Scope { namespace: namespace("a"), lease: Some(lease.clone()) };
+    let open = |scope: &Scope, key: &str| {
+        let content = f.store.content(scope);
+        let mut writer = content
+            .open_writer(&key.parse().unwrap(), Expected::default(), Sharing::Shared)
+            .unwrap();
+        writer.write(b"some").unwrap();
+        writer
+    };
+    drop(open(&leased, "left"));
+    let live = open(&leased, "live");
+    drop(open(&leased, "taken over"));
+    drop(open(&leased, "another boot"));
+    for entry in f.store.all_ingests().unwrap() {
+        assert!(entry.leased, "{entry:?}");
+        if entry.status.key.as_str() == "another boot" {
+            std::fs::write(entry.path().join("leased"), "another").unwrap();
+        }
+    }
+    assert_eq!(f.collect().removed, [], "the lease holds them");
+    f.store.leases(&namespace("a")).delete(&lease).unwrap();
+    // The last one to open it says whether it needs a lease.
+    drop(open(&namespace("a").into(), "taken over"));
+    let collected = f.collect();
+    assert_eq!(objects(&collected), ["ingest left"]);
+    assert_eq!(collected.removed[0].why, Why::Unreferenced);
+    drop(live);
+    assert_eq!(objects(&f.collect()), ["ingest live"]);
+    assert_eq!(f.store.all_ingests().unwrap().len(), 2);
 }
 
 #[test]

@@ -235,10 +235,8 @@ fn littered(registry: &Registry) -> (Dist, String, Image) {
 #[test]
 fn what_was_put_aside_is_kept_for_a_week() {
     let dist = dist();
-    let bytes = dist.dir().join("bytes");
-    fs_err::write(&bytes, "right").expect("write a file");
     let digest = Digest::sha256(b"right");
-    dist.ok(&["ingest", bytes.to_str().expect("a path in UTF-8")]);
+    dist.feed(&["ingest", "a-key"], b"right").ok();
     let path = dist.root().join("content/blobs/sha256").join(digest.hex());
     let writable = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     fs_err::set_permissions(&path, writable).expect("open a blob");

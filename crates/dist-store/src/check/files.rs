@@ -30,7 +30,7 @@ const ROOT: [&str; 14] = [
 ];
 
 /// What an ingest may hold.
-const INGEST: [&str; 10] = [
+const INGEST: [&str; 11] = [
     "ref",
     "namespace",
     "data",
@@ -41,6 +41,7 @@ const INGEST: [&str; 10] = [
     "startedat",
     "updatedat",
     "state",
+    "leased",
 ];
 
 impl Store {

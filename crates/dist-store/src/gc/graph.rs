@@ -105,9 +105,9 @@ impl Graph {
         self.places.get(&(namespace, resource.clone())).copied()
     }
 
-    /// Says when an ingest ends, and whether its writer is at it.
-    pub(super) fn ends(&mut self, node: NodeId, at: i64, active: bool) {
-        self.nodes[node].expires = Some(at);
+    /// Says until when an ingest is kept for its own sake, if it is, and whether its writer is at it.
+    pub(super) fn ends(&mut self, node: NodeId, at: Option<i64>, active: bool) {
+        self.nodes[node].expires = at;
         if active {
             self.uses(node);
         }
@@ -249,7 +249,9 @@ impl Graph {
             (_, Some(Root::Active)) => Some(RootReason::Active),
             (Object::Lease(_), _) if unexpired => Some(RootReason::Unexpired),
             (Object::Resource(Resource::Image(_)), _) if unexpired => Some(RootReason::Registered),
-            (Object::Resource(Resource::Ingest(_)), _) if unexpired => Some(RootReason::Unexpired),
+            (Object::Resource(Resource::Ingest(_)), _) if unexpired && node.expires.is_some() => {
+                Some(RootReason::Unexpired)
+            }
             _ => None,
         }
     }

@@ -107,7 +107,9 @@ impl Plan {
     }
 
     fn orphans(&self) -> impl Iterator<Item = &IngestEntry> {
-        let ended = |entry: &&IngestEntry| !entry.status.active && entry.expires_at() < self.now;
+        let ended = |entry: &&IngestEntry| {
+            !entry.status.active && entry.expires_at().is_none_or(|at| at < self.now)
+        };
         self.world.orphans.iter().filter(ended)
     }
 
@@ -165,7 +167,7 @@ impl Plan {
 
     /// The next moment at which something ends.
     pub(super) fn next_end(&self) -> Option<i64> {
-        let orphans = self.world.orphans.iter().map(IngestEntry::expires_at);
+        let orphans = self.world.orphans.iter().filter_map(IngestEntry::expires_at);
         let orphans = orphans.filter(|at| *at >= self.now);
         self.world.graph.next_change(self.now).into_iter().chain(orphans).min()
     }

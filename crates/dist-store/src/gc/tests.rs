@@ -76,7 +76,7 @@ fn build(things: &[Thing]) -> Graph {
         }
         if thing.kind == Kind::Ingest {
             // Odd ones are old.
-            graph.ends(*id, NOW + if thing.number % 2 == 1 { -1 } else { 1 }, false);
+            graph.ends(*id, Some(NOW + if thing.number % 2 == 1 { -1 } else { 1 }), false);
         }
         for (kind, number) in &thing.holds {
             graph.refer(*id, &resource(*kind, *number), Via::Held);

@@ -18,6 +18,9 @@ const SMALL: u64 = 8 << 10;
 /// The files of an ingest that can hold its bytes.
 pub(super) const DATA: [&str; 2] = ["data", "shared"];
 
+/// Holds the id of the boot in which the ingest was last begun or resumed under a lease of a client's.
+pub(super) const LEASED: &str = "leased";
+
 /// How long [`IngestDir::lock_now`] tries: others hold the lock for a moment to list ingests, or to
 /// remove one that has no key yet.
 const NOW: Duration = Duration::from_millis(20);
@@ -143,7 +146,17 @@ impl IngestDir {
         open().context(ErrorKind::Storage, || at("open", &path))
     }
 
-    /// Empties the directory.
+    /// Says whether the end of a lease is the end of this ingest.
+    pub(super) fn set_leased(&self, store: &Store, leased: bool) -> Result<()> {
+        if leased {
+            // After a power cut nobody knows what the lease held.
+            self.write(LEASED, store.boot_id())
+        } else {
+            fsio::remove_all(&self.file(LEASED))
+        }
+    }
+
+    /// Empties the directory, but for what was said with [`IngestDir::set_leased`].
     pub(super) fn clear(&self) -> Result<()> {
         self.clear_but("")
     }
@@ -155,7 +168,7 @@ impl IngestDir {
             .context(ErrorKind::Storage, || at("list", &self.path))?;
         entries
             .iter()
-            .filter(|entry| entry.file_name() != kept)
+            .filter(|entry| entry.file_name() != kept && entry.file_name() != LEASED)
             .try_for_each(|entry| fsio::remove_all(&entry.path()))
     }
 

@@ -110,6 +110,7 @@ impl ContentStore {
             let message = format!("ingest {key} is locked by another writer");
             return Err(Error::new(ErrorKind::Busy, message));
         };
+        dir.set_leased(&self.store, self.scope.lease.is_some())?;
         if let Some(digest) = said.digest {
             // A row that `find` did not believe: its file is synced now, or the row is dropped.
             let owned = self.store.db().read(|connection| self.load(connection, &digest))?;

@@ -17,7 +17,7 @@ use crate::{Store, leases, locks};
 /// How long [`ContentStore::abort`] tries: others look at the lock for a moment to list ingests.
 const ABORT_WAIT: Duration = Duration::from_millis(200);
 
-/// How long an ingest without a lease is kept after it was last written to, in nanoseconds.
+/// How long an ingest that was begun without a lease is kept after it was last written to, in nanoseconds.
 pub const INGEST_LIFETIME: i64 = 24 * 60 * 60 * 1_000_000_000;
 
 /// An ingest of any namespace.
@@ -27,15 +27,17 @@ pub struct IngestEntry {
     pub namespace: Option<Namespace>,
     /// How far it is.
     pub status: IngestStatus,
+    /// Whether it was opened under a lease of a client's: the end of the lease is its end.
+    pub leased: bool,
     path: PathBuf,
 }
 
 impl IngestEntry {
-    /// When it may be removed unless a lease holds it or somebody writes to it, in nanoseconds
-    /// since the epoch.
+    /// Until when it is kept although no lease holds it and nobody writes to it, in nanoseconds
+    /// since the epoch; `None` where it is not.
     #[must_use]
-    pub fn expires_at(&self) -> i64 {
-        self.status.updated_at.saturating_add(INGEST_LIFETIME)
+    pub fn expires_at(&self) -> Option<i64> {
+        (!self.leased).then(|| self.status.updated_at.saturating_add(INGEST_LIFETIME))
     }
 
     /// Its directory.
@@ -56,7 +58,7 @@ impl Store {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&root).context(ErrorKind::Storage, what)? {
             let path = entry.context(ErrorKind::Storage, what)?.path();
-            match read(&path)? {
+            match read(&path, self.boot_id())? {
                 Some(entry) => found.push(entry),
                 None if !self.is_read_only() => remove_nameless(&path)?,
                 None => (),
@@ -72,10 +74,10 @@ impl Store {
     /// `Storage`.
     pub fn remove_ingest(&self, entry: &IngestEntry) -> Result<bool> {
         let Attempt::Locked(dir) = IngestDir::try_lock(&entry.path)? else { return Ok(false) };
-        let same = facts(dir.path())?.is_some_and(|(namespace, status)| {
-            namespace == entry.namespace
-                && status.key == entry.status.key
-                && status.updated_at == entry.status.updated_at
+        let same = facts(dir.path(), self.boot_id())?.is_some_and(|now| {
+            (&now.namespace, now.leased) == (&entry.namespace, entry.leased)
+                && now.status.key == entry.status.key
+                && now.status.updated_at == entry.status.updated_at
         });
         if !same {
             return Ok(false);
@@ -133,7 +135,7 @@ impl ContentStore {
     /// `NotFound`, `Storage`.
     pub fn ingest_status(&self, key: &IngestKey) -> Result<IngestStatus> {
         let path = dir::find(&self.store, &self.scope.namespace, key)?;
-        read(&path)?.map(|entry| entry.status).ok_or_else(|| missing(key))
+        read(&path, self.store.boot_id())?.map(|entry| entry.status).ok_or_else(|| missing(key))
     }
 
     /// Removes an ingest that has no writer, and all it holds.
@@ -166,21 +168,21 @@ impl ContentStore {
 }
 
 /// Reads what an ingest's directory says; `None` where it is gone or has no key yet.
-fn read(path: &Path) -> Result<Option<IngestEntry>> {
-    let Some((namespace, mut status)) = facts(path)? else { return Ok(None) };
+fn read(path: &Path, boot_id: &str) -> Result<Option<IngestEntry>> {
+    let Some(mut entry) = facts(path, boot_id)? else { return Ok(None) };
     let what = || at("read ingest", path);
     let Some(lock) = dir::open_dir(path).context(ErrorKind::Storage, what)? else {
         return Ok(None);
     };
-    status.active = !locks::try_shared(&lock).context(ErrorKind::Storage, what)?;
-    if !status.active {
+    entry.status.active = !locks::try_shared(&lock).context(ErrorKind::Storage, what)?;
+    if !entry.status.active {
         locks::unlock(&lock);
     }
-    Ok(Some(IngestEntry { namespace, status, path: path.into() }))
+    Ok(Some(entry))
 }
 
 /// As [`read`], without asking whether somebody writes.
-fn facts(path: &Path) -> Result<Option<(Option<Namespace>, IngestStatus)>> {
+fn facts(path: &Path, boot_id: &str) -> Result<Option<IngestEntry>> {
     let Some(key) = dir::read(path, "ref")?.and_then(|text| text.parse().ok()) else {
         return Ok(None);
     };
@@ -207,7 +209,8 @@ fn facts(path: &Path) -> Result<Option<(Option<Namespace>, IngestStatus)>> {
         updated_at: updated_at.unwrap_or(started_at).max(started_at),
         active: false,
     };
-    Ok(Some((namespace, status)))
+    let leased = dir::read(path, dir::LEASED)?.is_some_and(|text| text == boot_id);
+    Ok(Some(IngestEntry { namespace, status, leased, path: path.into() }))
 }
 
 fn parse_namespace(text: &str) -> Option<Namespace> {
