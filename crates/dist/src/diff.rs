@@ -250,9 +250,24 @@ pub fn diff_blob(
                 content.update_labels(&digest, &LabelChange::Merge(labels))?;
             }
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            if options.key.is_none() {
+                remove_left(content, &key);
+            }
+            return Err(error);
+        }
     }
     Ok(Descriptor::new(MediaType::Layer(options.compression), digest, size))
+}
+
+/// Removes what a failed commit left, under a key that nobody knows.
+fn remove_left(content: &ContentStore, key: &IngestKey) {
+    match content.abort(key) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::debug!(?error, %key, "the ingest of a layer was not removed");
+        }
+        _ => (),
+    }
 }
 
 fn write(

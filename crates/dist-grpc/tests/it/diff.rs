@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use dist_core::{Digest, Expected, Provider as _};
+use dist::DiffBlob;
+use dist_core::{Cancel, Digest, ErrorKind, Expected, Provider as _};
 use dist_grpc::api::containerd::services::content::v1::content_client::ContentClient;
 use dist_grpc::api::containerd::services::content::v1::{
     ReadContentRequest, WriteAction, WriteContentRequest,
@@ -231,6 +232,19 @@ async fn times_are_bounded_by_the_epoch_of_the_source() {
     let copy = trees.copy("copy");
     apply(served.channel(), layer, bind(&copy, "rw")).await;
     assert_eq!(tree(&copy).0[Path::new("other")].mtime, 77_000_000_000);
+}
+
+#[tokio::test]
+async fn a_layer_that_cannot_be_committed_leaves_no_ingest_but_a_client_s_own() {
+    let served = Served::new("overlayfs");
+    let content = served.engine.content();
+    for (key, left) in [(None, 0), (Some("mine".parse().unwrap()), 1)] {
+        let labels = [("a".to_owned(), "b".repeat(5000))].into();
+        let options = DiffBlob { key, labels, ..DiffBlob::default() };
+        let made = dist::diff_blob(&content, &[], &[], &options, &Cancel::default());
+        assert_eq!(made.unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(content.ingests().unwrap().len(), left);
+    }
 }
 
 #[tokio::test]
