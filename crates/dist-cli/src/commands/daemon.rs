@@ -34,6 +34,8 @@ pub(crate) struct Args {
 
 const ONE: &str = "stop that daemon, or name another --root";
 
+const OTHER: &str = "stop what listens there, or name another address with --metrics";
+
 pub(crate) fn run(config: &Config) -> Result<()> {
     let access = access(&config.daemon)?;
     // What can't be right is found before a store is made.
@@ -88,7 +90,13 @@ fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
     let metrics = daemon
         .metrics
         .as_deref()
-        .map(|address| MetricsSocket::bind(address, &options(Path::new(address))?, access.clone()))
+        .map(|address| {
+            let bound = MetricsSocket::bind(address, &options(Path::new(address))?, access.clone());
+            bound.map_err(|error| match error.kind() {
+                ErrorKind::Busy => report::advise(error, OTHER),
+                _ => error,
+            })
+        })
         .transpose()?;
     let (api, backend) = match passed(0)? {
         Some(api) => (api, passed(1)?),

@@ -212,6 +212,11 @@ fn metrics_are_for_this_machine_only() {
     for bad in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9", "localhost", "9100"] {
         dist.run(&["daemon", "--address", address, "--metrics", bad]).exit(2).says(bad);
     }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+    let port = taken.local_addr().expect("an address").to_string();
+    dist.run(&["daemon", "--address", address, "--metrics", &port])
+        .exit(9)
+        .says(&format!("serve metrics on {port}: another process listens there"));
 }
 
 #[test]
@@ -236,9 +241,10 @@ fn the_config_file_says_how_it_listens() {
         .collect();
     let request = lines
         .iter()
-        .map(|line| &line["fields"])
-        .find(|fields| fields["method"] == "containerd.services.version.v1.Version/Version")
+        .find(|line| line["fields"]["method"] == "containerd.services.version.v1.Version/Version")
         .unwrap_or_else(|| panic!("no request in {log}"));
+    assert!(request["span"].is_null(), "each field once: {request}");
+    let request = &request["fields"];
     assert!(request["id"].is_u64() && request["ms"].is_u64() && request["code"] == "OK");
     assert!(request["peer"].as_str().is_some_and(|peer| peer.starts_with("uid 0 ")), "{request}");
     let bad = config(&dist, "[daemon]\n\nmodes = \"0600\"\n");

@@ -194,15 +194,16 @@ impl Record {
         let code = name(status.code());
         self.metrics.request_ends(&self.method, code, took);
         let text = status.message();
+        // Not in the request's span, which would say the same once more.
         match status.code() {
-            Code::Ok => tracing::debug!(id, method, code, ms, peer, "answered"),
+            Code::Ok => tracing::debug!(parent: None, id, method, code, ms, peer, "answered"),
             Code::Unknown | Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
-                tracing::error!(id, method, code, ms, peer, text, "failed");
+                tracing::error!(parent: None, id, method, code, ms, peer, text, "failed");
             }
             Code::PermissionDenied => {
-                tracing::warn!(id, method, code, ms, peer, text, "refused");
+                tracing::warn!(parent: None, id, method, code, ms, peer, text, "refused");
             }
-            _ => tracing::debug!(id, method, code, ms, peer, text, "answered"),
+            _ => tracing::debug!(parent: None, id, method, code, ms, peer, text, "answered"),
         }
     }
 }

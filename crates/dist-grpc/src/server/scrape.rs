@@ -1,6 +1,7 @@
 //! `GET /metrics`, on a socket of its own: a unix socket or a loopback port, nothing else.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ impl MetricsSocket {
     /// Of `options` all but the path counts, and only for a unix socket.
     ///
     /// # Errors
-    /// `InvalidArgument` for another address; as [`Socket::bind`].
+    /// `InvalidArgument` for another address; `Busy` where somebody listens there; as
+    /// [`Socket::bind`].
     pub fn bind(address: &str, options: &SocketOptions, access: Access) -> Result<Self> {
         if address.starts_with('/') {
             let options = SocketOptions { path: address.into(), ..options.clone() };
@@ -56,11 +58,26 @@ impl MetricsSocket {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let listener = TcpListener::bind(parsed).context(ErrorKind::Storage, what)?;
+        let listener = TcpListener::bind(parsed).map_err(|error| refused(parsed, error))?;
         listener.set_nonblocking(true).context(ErrorKind::Storage, what)?;
         let bound = listener.local_addr().context(ErrorKind::Storage, what)?;
         tracing::info!(address = %bound, "serving metrics");
         Ok(Self::Loopback(listener))
+    }
+}
+
+/// Why nobody can listen at a loopback address.
+fn refused(address: SocketAddr, error: io::Error) -> Error {
+    let message = format!("serve metrics on {address}");
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            Error::new(ErrorKind::Busy, message + ": another process listens there")
+        }
+        // There are no such addresses here, as where IPv6 is turned off.
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported => {
+            Error::new(ErrorKind::InvalidArgument, message).with_source(error)
+        }
+        _ => Error::new(ErrorKind::Storage, message).with_source(error),
     }
 }
 
