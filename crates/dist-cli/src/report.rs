@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use dist_core::{ContentMismatch, Error, ErrorKind, Limit};
+use dist_store::{DamagedDatabase, is_database_damaged};
 use rustix::io::Errno;
 
 use crate::commands::{Kept, Reported};
@@ -66,7 +67,9 @@ pub(crate) fn report(error: &Error) -> u8 {
     if find::<Reported>(error).is_some() {
         return exit_code(error);
     }
-    let mut text = format!("dist: {}\n", one_line(error));
+    // What SQLite says of a damaged file is for `dist fsck`.
+    let line = line(error, |cause| cause.is::<DamagedDatabase>());
+    let mut text = format!("dist: {line}\n");
     if let Some(bad) = find::<BadReference>(error) {
         text.push_str(&bad.caret());
     }
@@ -102,6 +105,11 @@ fn write(text: &str) {
 
 /// The error and its causes in one line, safe for a terminal.
 pub(crate) fn one_line(error: &dyn StdError) -> String {
+    line(error, |_| false)
+}
+
+/// The error and its causes, down to the one after which all is told.
+fn line(error: &dyn StdError, is_told: impl Fn(&(dyn StdError + 'static)) -> bool) -> String {
     let mut line = printable(&error.to_string());
     let mut next = error.source();
     while let Some(cause) = next {
@@ -110,6 +118,9 @@ pub(crate) fn one_line(error: &dyn StdError) -> String {
         if !text.is_empty() && !line.ends_with(&text) {
             line.push_str(": ");
             line.push_str(&text);
+        }
+        if is_told(cause) {
+            break;
         }
         next = cause.source();
     }
@@ -177,6 +188,9 @@ fn hints(error: &Error) -> Vec<String> {
     if find::<NoUserNamespace>(error).is_some() {
         hints
             .push("`dist fetch` and `dist unpack` need none; nor does --snapshotter native".into());
+    }
+    if is_database_damaged(error) {
+        hints.push("`dist fsck` says more, and what to do".into());
     }
     hints.extend(tls_hint(error).map(Into::into));
     // What is printed goes where the caller sent it: no other root would help there.

@@ -8,7 +8,7 @@
 mod files;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dist_core::{
     Cancel, Context as _, Digest, Error, ErrorKind, Labels, Namespace, Result, SnapshotKey,
@@ -150,6 +150,7 @@ pub fn is_database_damaged(error: &Error) -> bool {
     while let Some(error) = next {
         let code = error.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
         if error.is::<EmptyDatabase>()
+            || error.is::<DamagedDatabase>()
             || matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
         {
             return true;
@@ -157,6 +158,36 @@ pub fn is_database_damaged(error: &Error) -> bool {
         next = error.source();
     }
     false
+}
+
+/// The cause of an error about a database that SQLite can't read.
+///
+/// What is below it in the chain is SQLite's, and nothing that its user could do something about.
+#[derive(Debug)]
+pub struct DamagedDatabase {
+    path: PathBuf,
+    error: Error,
+}
+
+impl fmt::Display for DamagedDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the database {} is damaged", self.path.display())
+    }
+}
+
+impl std::error::Error for DamagedDatabase {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+/// Says of a failure because of a damaged database that it is one, and which.
+pub(crate) fn name_damage(error: Error, path: &Path) -> Error {
+    if error.find::<DamagedDatabase>().is_some() || !is_database_damaged(&error) {
+        return error;
+    }
+    let message = error.to_string();
+    Error::new(error.kind(), message).with_source(DamagedDatabase { path: path.into(), error })
 }
 
 /// The cause of an error about a database whose file has no bytes.

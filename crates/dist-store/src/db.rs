@@ -21,6 +21,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use rustix::fs::FlockOperation;
 
 pub(crate) use self::session::Session;
+use crate::check::name_damage;
 use crate::reserve;
 use crate::schema::{self, VERSION};
 
@@ -57,8 +58,7 @@ impl Db {
             let connection = db.connect()?;
             Ok((version(&connection, &db.path)?, connection))
         };
-        let (version, connection) =
-            reserve::with(root, open).map_err(|error| reserve::explain(error, root))?;
+        let (version, connection) = reserve::with(root, open).map_err(|error| db.explain(error))?;
         match version {
             VERSION => db.give_back(connection),
             1..VERSION => {
@@ -136,12 +136,14 @@ impl Db {
             db.access = Access::Immutable;
             opened = db.connect().and_then(|c| Ok((version(&c, &db.path)?, c)));
         }
-        let (version, connection) = opened.map_err(|error| reserve::explain(error, root))?;
+        let (version, connection) = opened.map_err(|error| db.explain(error))?;
         db.setup = schema::stand_in(version).ok_or_else(|| db.wrong_version(version))?;
-        if crate::durability::has_stale(&connection, boot_id)? {
+        let has_stale = crate::durability::has_stale(&connection, boot_id);
+        if has_stale.map_err(|error| db.explain(error))? {
             db.setup.push_str(&crate::durability::hiding_views(boot_id));
         }
-        connection.execute_batch(&db.setup).sql(|| at("read database", &db.path))?;
+        let set_up = connection.execute_batch(&db.setup).sql(|| at("read database", &db.path));
+        set_up.map_err(|error| db.explain(error))?;
         db.give_back(connection);
         Ok(db)
     }
@@ -251,7 +253,7 @@ impl Db {
     }
 
     fn explain(&self, error: Error) -> Error {
-        reserve::explain(error, self.root())
+        name_damage(reserve::explain(error, self.root()), &self.path)
     }
 
     /// Whether [`Db::write`] always fails.

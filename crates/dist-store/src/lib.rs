@@ -75,7 +75,10 @@ mod store;
 mod trash;
 
 pub use blobs::ContentStore;
-pub use check::{BlobOwner, Checked, Finding, Problem, SnapshotRow, Subject, is_database_damaged};
+pub use check::{
+    BlobOwner, Checked, DamagedDatabase, Finding, Problem, SnapshotRow, Subject,
+    is_database_damaged,
+};
 pub use db::Db;
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
 pub use gc::{Collected, Explanation, GcOptions, Leak, Object, Reason, Removed, Step, Why};

@@ -385,6 +385,11 @@ fn a_database_that_cannot_be_read_is_a_finding() {
     for (bytes, said) in [(&pages[..], "malformed"), (&head[..], "not a database"), (b"", "empty")]
     {
         fs_err::write(&database, bytes).unwrap();
+        for command in [&["images"][..], &["gc"], &["pull", &pulled.reference]] {
+            let ran =
+                pulled.dist.run(command).exit(8).says("meta.db").says("`dist fsck` says more");
+            assert!(!ran.stderr.contains("rror code"), "{}", ran.stderr);
+        }
         let found = pulled.fsck(&[], 8);
         assert_eq!(problems(&found), [("database", true, false)], "{said}");
         assert!(found[0]["detail"].as_str().unwrap().contains(said), "{found:?}");

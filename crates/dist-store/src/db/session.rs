@@ -28,11 +28,14 @@ impl Session<'_> {
     /// As [`Db::read`].
     pub(crate) fn read<T>(&mut self, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let what = || at("read database", &self.db.path);
-        let transaction = self.connection.unchecked_transaction().sql(what)?;
-        self.seen = Some(data_version(&transaction).sql(what)?);
-        let value = f(&transaction)?;
-        transaction.finish().sql(what)?;
-        Ok(value)
+        let read = || {
+            let transaction = self.connection.unchecked_transaction().sql(what)?;
+            self.seen = Some(data_version(&transaction).sql(what)?);
+            let value = f(&transaction)?;
+            transaction.finish().sql(what)?;
+            Ok(value)
+        };
+        read().map_err(|error| self.db.explain(error))
     }
 
     /// Writes, if nobody but this session has written anything since it last read; else `None`.
