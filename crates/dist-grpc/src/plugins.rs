@@ -39,6 +39,9 @@ pub(crate) fn all(root: &Path) -> Vec<Plugin> {
     for (name, works) in dist_snapshot::all() {
         let dir = root.join("snapshots").join(name);
         let mut snapshotter = plugin(SNAPSHOTTER, name, &[]).exporting(&dir).on_this_platform();
+        if dist_snapshot::can_rebase(name) {
+            snapshotter.capabilities.push("rebase".to_owned());
+        }
         if !works {
             snapshotter.init_err = Some(Status {
                 code: Code::Unimplemented as i32,

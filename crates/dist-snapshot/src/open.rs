@@ -43,6 +43,13 @@ pub fn all() -> [(&'static str, bool); 2] {
     NAMES.map(|name| (name, name != overlay::NAME || overlay::is_mountable()))
 }
 
+/// Whether snapshots of the snapshotter `name` may get their parent when they are committed, so that
+/// layers can be unpacked in any order.
+#[must_use]
+pub fn can_rebase(name: &str) -> bool {
+    name == overlay::NAME
+}
+
 /// The directories of the snapshot `key` and of those below it, nearest first.
 ///
 /// For `overlayfs` each holds one layer; for `native` the first holds all of them.

@@ -172,7 +172,8 @@ fn bind(source: PathBuf) -> Mount {
 
 /// Whether an overlay's directories are written as paths and nothing else.
 fn is_plain(mount: &Mount) -> bool {
-    let lower = mount.option("lowerdir").unwrap_or_default();
+    // A layer that gets its parent at commit has nothing below it yet.
+    let Some(lower) = mount.option("lowerdir") else { return true };
     !lower.contains('\\') && lower.split(':').all(|dir| dir.starts_with('/'))
 }
 

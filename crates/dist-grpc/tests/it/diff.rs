@@ -153,6 +153,26 @@ async fn a_layer_of_two_trees_makes_the_one_into_the_other() {
     assert!(diff_ids.iter().all(|it| *it == diff_ids[0]));
 }
 
+/// Clients that unpack layers at once prepare each without a parent, and ask for an overlay's marks
+/// by an overlay that has nothing below.
+#[tokio::test]
+async fn a_layer_whose_parent_comes_later_keeps_its_marks() {
+    let (served, trees) = (Served::new("overlayfs"), Trees::new());
+    let layer = diff(served.channel(), trees.request(PLAIN)).await;
+    let upper = trees.path("alone");
+    fs_err::create_dir(&upper).unwrap();
+    let alone = Mount {
+        r#type: "overlay".into(),
+        source: "overlay".into(),
+        target: String::new(),
+        options: vec!["rw".into(), format!("upperdir={}", upper.display())],
+    };
+    apply(served.channel(), layer.clone(), alone).await;
+    let stacked = overlay(&upper, &trees.path("a"));
+    let request = DiffRequest { right: vec![stacked], ..trees.request(PLAIN) };
+    assert_eq!(diff(served.channel(), request).await, layer);
+}
+
 #[tokio::test]
 async fn a_second_layer_on_the_same_overlay_hides_what_the_first_brought() {
     let (served, trees) = (Served::new("overlayfs"), Trees::new());

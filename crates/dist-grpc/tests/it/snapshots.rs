@@ -7,6 +7,8 @@ use dist_core::{Labels, Namespace};
 use dist_grpc::api::containerd::events::{SnapshotCommit, SnapshotPrepare, SnapshotRemove};
 use dist_grpc::api::containerd::services::events::v1::SubscribeRequest;
 use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
+use dist_grpc::api::containerd::services::introspection::v1::PluginsRequest;
+use dist_grpc::api::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
 use dist_grpc::api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use dist_grpc::api::containerd::services::snapshots::v1::{
     CleanupRequest, CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, MountsRequest,
@@ -324,6 +326,18 @@ async fn a_parent_at_commit_is_for_those_without_one() {
     native.layer("one", "").await;
     native.prepare("bare", "", &[]).await.unwrap();
     refused(native.commit("two", "bare", "one").await, Code::FailedPrecondition);
+
+    // Clients look here whether they may ask for it.
+    let asked = PluginsRequest { filters: vec!["type==io.containerd.snapshotter.v1".into()] };
+    let plugins = IntrospectionClient::new(served.channel()).plugins(asked).await.unwrap();
+    let mut said: Vec<_> = plugins
+        .into_inner()
+        .plugins
+        .into_iter()
+        .map(|plugin| (plugin.id, plugin.capabilities.join(",")))
+        .collect();
+    said.sort_unstable();
+    assert_eq!(said, [("native".into(), String::new()), ("overlayfs".into(), "rebase".into())]);
 }
 
 #[tokio::test]
