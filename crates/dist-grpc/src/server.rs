@@ -2,9 +2,11 @@
 
 mod access;
 mod connection;
+mod health;
 mod listen;
 mod methods;
 mod observe;
+mod reflection;
 mod scrape;
 
 use std::time::Duration;
@@ -13,13 +15,14 @@ use dist_core::{Context as _, Error, ErrorKind, Result};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
 
 pub use access::Access;
 pub use listen::{Socket, SocketOptions};
 pub use scrape::MetricsSocket;
 
 use crate::services;
-use crate::{Daemon, api, gc, settle, trash};
+use crate::{Daemon, gc, settle, trash};
 use connection::incoming;
 use methods::Methods;
 use observe::Observe;
@@ -52,7 +55,7 @@ pub struct Sockets {
 
 /// Serves the API until `stop` ends, and then ends in order.
 ///
-/// Nobody is accepted any more, event streams end, and requests may go on for five seconds. What
+/// Nobody is accepted any more, event streams and watches of its health end, and requests may go on for five seconds. What
 /// is still open then is told `Unavailable`; what was written into an ingest stays. Snapshots that
 /// were committed are on the disk when it returns, as far as the store's durability asks for it.
 ///
@@ -136,7 +139,7 @@ async fn serve_socket(
     drain: CancellationToken,
 ) -> Result<()> {
     let what = || "serve a socket".to_owned();
-    let routes = with_operation(routes, names).await?;
+    let routes = with_operation(routes, names, drain.clone())?;
     let incoming = incoming(socket).context(ErrorKind::Internal, what)?;
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -149,22 +152,12 @@ async fn serve_socket(
 }
 
 /// Adds health and reflection.
-async fn with_operation(routes: Routes, names: &'static [&'static str]) -> Result<Routes> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    for service in names {
-        reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
-    }
-    let reflection = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(api::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(methods::HEALTH);
-        names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
-    };
-    let what = || "describe the services".into();
-    let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());
-    Ok(routes
-        .add_service(health)
-        .add_service(v1.context(ErrorKind::Internal, what)?)
-        .add_service(v1alpha.context(ErrorKind::Internal, what)?))
+fn with_operation(
+    routes: Routes,
+    names: &'static [&'static str],
+    drain: CancellationToken,
+) -> Result<Routes> {
+    let (v1, v1alpha) = reflection::services(names)?;
+    let health = HealthServer::new(health::Service::new(names, drain));
+    Ok(routes.add_service(health).add_service(v1).add_service(v1alpha))
 }

@@ -1,6 +1,7 @@
 //! containerd's own content and snapshotter suites, over a socket.
 //!
-//! `tests/conformance` is the driver, in Go; suites and compiler are Debian's.
+//! `tests/conformance` is the driver, in Go; suites and compiler are Debian's. `tests/operation` asks
+//! for health and reflection with Debian's stubs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,6 +52,49 @@ pub(crate) fn go(command: &str, flags: &[&str], package: &str, name: &str) -> Pa
         String::from_utf8_lossy(&built.stderr)
     );
     program
+}
+
+/// Asks the server at `socket` for its health and descriptions, with stubs that are not ours.
+#[track_caller]
+fn described(program: &Path, socket: &Path, services: &[&str]) {
+    let ran = Command::new(program)
+        .arg("-test.v")
+        .env("DIST_ADDRESS", socket)
+        .env("DIST_SERVICES", services.join(" "))
+        .output()
+        .expect("ask for health and descriptions");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(said.matches("--- PASS: ").count(), 5, "{said}");
+}
+
+#[test]
+fn go_is_told_of_health_and_of_what_is_served_and_nothing_else() {
+    let _timed = timed("conformance");
+    let program = go("test", &["-c"], "tests/operation", "operation");
+    let everywhere = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ];
+    let backend =
+        ["containerd.services.content.v1.Content", "containerd.services.snapshots.v1.Snapshots"];
+    let more = [
+        "containerd.services.diff.v1.Diff",
+        "containerd.services.events.v1.Events",
+        "containerd.services.images.v1.Images",
+        "containerd.services.introspection.v1.Introspection",
+        "containerd.services.leases.v1.Leases",
+        "containerd.services.namespaces.v1.Namespaces",
+        "containerd.services.streaming.v1.Streaming",
+        "containerd.services.transfer.v1.Transfer",
+        "containerd.services.version.v1.Version",
+    ];
+    let dist = dist();
+    let daemon = dist.daemon();
+    described(&program, daemon.address(), &[&everywhere[..], &backend, &more].concat());
+    described(&program, &daemon.backend(), &[&everywhere[..], &backend].concat());
+    daemon.stop().ok();
 }
 
 /// Runs all suites against the server at `socket` and judges what Go printed.

@@ -9,12 +9,20 @@ use tonic::Status;
 
 use crate::api;
 
-/// The health service.
-pub(super) const HEALTH: &str = "grpc.health.v1.Health";
-
 /// What is served on every socket.
-const EVERYWHERE: [&str; 3] =
-    [HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+pub(super) const EVERYWHERE: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+/// The descriptors of all that may be served, encoded.
+pub(super) const DESCRIPTORS: [&[u8]; 4] = [
+    api::DESCRIPTORS,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
 
 /// Every method of every service.
 pub(super) struct Methods {
@@ -28,12 +36,7 @@ impl Methods {
     pub(super) fn new(names: &[&'static str]) -> Self {
         let served: HashSet<&str> = names.iter().copied().chain(EVERYWHERE).collect();
         let mut by_path = HashMap::new();
-        for set in [
-            api::DESCRIPTORS,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ] {
+        for set in DESCRIPTORS {
             for (service, method) in methods(set) {
                 if served.contains(&*service) {
                     let name = format!("{service}/{method}");

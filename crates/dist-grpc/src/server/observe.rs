@@ -16,7 +16,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -93,6 +94,9 @@ where
             let text = format!("{} may not use this daemon: permission denied", record.peer);
             return answer(record, &Status::permission_denied(text));
         }
+        if let Some((code, status)) = no_grpc(&request) {
+            return answer_with(record, &status, code);
+        }
         if let Err(status) = shared.methods.check(request.uri().path()) {
             return answer(record, &status);
         }
@@ -128,11 +132,38 @@ where
 }
 
 fn answer(
-    mut record: Record,
+    record: Record,
     status: &Status,
 ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+    answer_with(record, status, StatusCode::OK)
+}
+
+fn answer_with(
+    mut record: Record,
+    status: &Status,
+    code: StatusCode,
+) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
     record.end(status);
-    std::future::ready(Ok(status_response(status))).boxed()
+    let mut response = status_response(status);
+    *response.status_mut() = code;
+    std::future::ready(Ok(response)).boxed()
+}
+
+/// What is said to HTTP that is no gRPC, in the terms of both.
+fn no_grpc(request: &Request<Body>) -> Option<(StatusCode, Status)> {
+    let method = request.method();
+    if method != Method::POST {
+        let text = format!("gRPC is sent by POST, not by {method}: invalid argument");
+        return Some((StatusCode::METHOD_NOT_ALLOWED, Status::invalid_argument(text)));
+    }
+    let kind = request.headers().get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let rest = kind.strip_prefix(b"application/grpc").map(<[u8]>::first);
+    if matches!(rest, Some(None | Some(b'+' | b';'))) {
+        return None;
+    }
+    let kind = String::from_utf8_lossy(kind);
+    let text = format!("read content of type {kind:?}: it is no gRPC: invalid argument");
+    Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::invalid_argument(text)))
 }
 
 fn status_response(status: &Status) -> Response<Body> {

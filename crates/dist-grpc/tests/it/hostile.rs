@@ -54,7 +54,7 @@ impl Decoder for Raw {
 }
 
 /// The paths of all methods but those that wait for what never comes.
-fn paths() -> Vec<String> {
+pub(crate) fn paths() -> Vec<String> {
     let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let mut paths = vec!["/grpc.health.v1.Health/Check".to_owned(), "/no.such/Method".to_owned()];
     for file in &set.file {
@@ -68,7 +68,7 @@ fn paths() -> Vec<String> {
 }
 
 /// Reproducible noise.
-fn noise(seed: u64, length: usize) -> Bytes {
+pub(crate) fn noise(seed: u64, length: usize) -> Bytes {
     let mut state = seed | 1;
     let next = || {
         state ^= state << 13;
