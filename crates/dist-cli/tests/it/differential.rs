@@ -7,6 +7,9 @@ mod content;
 mod different;
 mod images;
 mod metadata;
+mod races;
+mod registries;
+mod sharing;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -17,7 +20,7 @@ use tonic::Status;
 
 use crate::support::dist;
 use crate::wire::Server;
-use different::DIFFERENT;
+use different::{DIFFERENT, Difference};
 
 /// Calls and what came back.
 #[derive(Default)]
@@ -31,8 +34,14 @@ impl Log {
         answer: Result<T, Status>,
         fact: impl FnOnce(T) -> String,
     ) {
-        let said =
-            answer.map_or_else(|status| error(&status), |answer| format!("ok {}", fact(answer)));
+        self.say(
+            call,
+            &answer.map_or_else(|status| error(&status), |answer| format!("ok {}", fact(answer))),
+        );
+    }
+
+    /// Notes what came of something.
+    pub(crate) fn say(&mut self, call: &str, said: &str) {
         let mut call = call.to_owned();
         while self.0.contains_key(&call) {
             call.push_str(", again");
@@ -73,6 +82,7 @@ fn all(socket: &Path, fragile: bool) -> Log {
         content::calls(&server, &mut log).await;
         metadata::calls(&server, &mut log).await;
         snapshots::calls(&server, &mut log).await;
+        races::calls(&server, &mut log).await;
         log
     })
 }
@@ -80,12 +90,19 @@ fn all(socket: &Path, fragile: bool) -> Log {
 #[test]
 fn the_daemon_answers_like_containerd() {
     let _timed = timed("differential");
-    let theirs = all(Containerd::start().socket(), true).0;
+    let theirs = all(Containerd::start().socket(), true);
     let dist = dist();
-    let ours = all(dist.daemon().address(), false).0;
+    let ours = all(dist.daemon().address(), false);
+    compare(theirs, ours, DIFFERENT);
+}
+
+/// Fails the test where two logs differ in more than `different` says, or in less.
+#[track_caller]
+fn compare(theirs: Log, ours: Log, different: &'static [(&str, &[Difference])]) {
+    let (theirs, ours) = (theirs.0, ours.0);
     let absent = "no such call".to_owned();
     let mut wrong = Vec::new();
-    let mut listed: BTreeMap<&str, (&str, &str)> = DIFFERENT
+    let mut listed: BTreeMap<&str, (&str, &str)> = different
         .iter()
         .flat_map(|(_, calls)| *calls)
         .map(|(call, a, b)| (*call, (*a, *b)))

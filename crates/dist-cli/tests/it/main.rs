@@ -36,6 +36,7 @@ mod pull;
 mod resume;
 mod rootless;
 mod sweep;
+mod systemd;
 mod tls;
 mod trees;
 mod wire;

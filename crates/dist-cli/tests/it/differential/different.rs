@@ -1,7 +1,7 @@
 //! Where the daemon answers otherwise than containerd 1.6.20, and why.
 
 /// A call, containerd's answer and ours.
-type Difference = (&'static str, &'static str, &'static str);
+pub(crate) type Difference = (&'static str, &'static str, &'static str);
 
 /// The differences, by their reasons.
 pub(crate) const DIFFERENT: &[(&str, &[Difference])] = &[
@@ -209,4 +209,44 @@ pub(crate) const DIFFERENT: &[(&str, &[Difference])] = &[
             "ok offset 6 total 6 digest sha256:5d28a90f4498a81461efbaf6f628a19d9778390bb5c81a393dd936181cc3d826",
         )],
     ),
+    (
+        "an abort ends the stream that writes; containerd goes on writing to what is removed",
+        &[
+            (
+                "abort: a question",
+                "ok offset 5 digest sha256:5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5",
+                "Aborted: aborted",
+            ),
+            (
+                "abort: more bytes",
+                "ok offset 10 digest sha256:c775e7b757ede630cd0aa1113bd102661ab38829ca52a6422ab782862f268646",
+                "Aborted: aborted",
+            ),
+            ("abort: the end", "Unknown: …", "Aborted: aborted"),
+        ],
+    ),
+    (
+        "newer containerds give a snapshot without a parent the one that its commit names, where the \
+         snapshotter can do that; this one does not read it",
+        &[
+            ("native: parent at commit: a ghost", "ok", "FailedPrecondition: failed precondition"),
+            ("native: parent at commit: a ghost, then", BARE, "NotFound: not found"),
+            (
+                "native: parent at commit: it has none",
+                "ok",
+                "FailedPrecondition: failed precondition",
+            ),
+            ("native: parent at commit: it has none, then", BARE, "NotFound: not found"),
+            ("overlayfs: parent at commit: a ghost", "ok", "NotFound: not found"),
+            ("overlayfs: parent at commit: a ghost, then", BARE, "NotFound: not found"),
+            (
+                "overlayfs: parent at commit: it has none, then",
+                BARE,
+                "ok kind 3 of \"two\" with 0 labels",
+            ),
+        ],
+    ),
 ];
+
+/// A committed snapshot without a parent.
+const BARE: &str = "ok kind 3 of \"\" with 0 labels";
