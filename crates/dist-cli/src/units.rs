@@ -60,6 +60,33 @@ pub(crate) fn binary_size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} {}", UNITS[0]) } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
+/// Writes a size as [`parse_size`] reads it, to the byte: `8MiB`, `4097`.
+pub(crate) fn exact_size(bytes: u64) -> String {
+    let units = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1_u64 << 10)];
+    match units.into_iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
+        None => bytes.to_string(),
+    }
+}
+
+/// Writes a duration as [`parse_duration`] reads it, to the nanosecond: `10s`, `1h30m`, `0s`.
+pub(crate) fn exact_duration(time: Duration) -> String {
+    let (seconds, nanoseconds) = (time.as_secs(), u64::from(time.subsec_nanos()));
+    let text: String = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (nanoseconds / 1_000_000, "ms"),
+        (nanoseconds / 1000 % 1000, "us"),
+        (nanoseconds % 1000, "ns"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, unit)| format!("{count}{unit}"))
+    .collect();
+    if text.is_empty() { "0s".into() } else { text }
+}
+
 /// Prints how long ago something was, in the largest unit that fits: `3 minutes`.
 pub(crate) fn age(since: Duration) -> String {
     let seconds = since.as_secs();
@@ -148,6 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn exact_ones() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1000, "1000"),
+            (1024, "1KiB"),
+            (8 << 20, "8MiB"),
+            ((8 << 20) + 1, "8388609"),
+        ] {
+            assert_eq!(exact_size(bytes), text);
+        }
+        for (milliseconds, text) in [
+            (0, "0s"),
+            (200, "200ms"),
+            (10_000, "10s"),
+            (90_500, "1m30s500ms"),
+            (5_400_000, "1h30m"),
+        ] {
+            assert_eq!(exact_duration(Duration::from_millis(milliseconds)), text);
+        }
+    }
+
+    #[test]
     fn ages() {
         for (seconds, text) in [
             (0, "now"),
@@ -174,6 +223,13 @@ mod tests {
         fn parsing_never_panics(text in "\\PC{0,24}") {
             drop(parse_size(&text));
             drop(parse_duration(&text));
+        }
+
+        #[test]
+        fn what_is_written_is_read(bytes: u64, seconds in 0_u64..1 << 32, nanoseconds in 0_u32..1_000_000_000) {
+            prop_assert_eq!(parse_size(&exact_size(bytes)), Ok(bytes));
+            let time = Duration::new(seconds, nanoseconds);
+            prop_assert_eq!(parse_duration(&exact_duration(time)), Ok(time));
         }
 
         #[test]

@@ -1,18 +1,63 @@
 //! Content: committed blobs are read, ingests are written.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::name::{name, opaque};
-use crate::{Cancel, Descriptor, Digest, Labels, Result};
+use crate::{Cancel, Descriptor, Digest, Error, Labels, Result};
 
 /// A committed blob: read only, verified when it was written.
+///
+/// Reading it reads its file, and fails where the file is filled by somebody who has failed.
 #[derive(Debug)]
 pub struct Blob {
-    /// The open file, positioned at its start.
+    /// The open file, positioned at its start. It may be a pipe.
     pub file: File,
     /// Its length in bytes.
     pub size: u64,
+    break_off: BreakOff,
+}
+
+impl Blob {
+    /// A blob in a file.
+    #[must_use]
+    pub fn new(file: File, size: u64) -> Self {
+        Self { file, size, break_off: BreakOff::default() }
+    }
+
+    /// A blob that arrives through a pipe, and how to say that it does not arrive whole.
+    #[must_use]
+    pub fn arriving(pipe: File, size: u64) -> (Self, BreakOff) {
+        let break_off = BreakOff::default();
+        (Self { file: pipe, size, break_off: break_off.clone() }, break_off)
+    }
+}
+
+impl Read for Blob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.file.read(buffer)? {
+            0 if !buffer.is_empty() => {
+                self.break_off.take().map_or(Ok(0), |why| Err(why.into_io()))
+            }
+            length => Ok(length),
+        }
+    }
+}
+
+/// Why a blob ends before its last byte, for its reader.
+#[derive(Clone, Debug, Default)]
+pub struct BreakOff(Arc<Mutex<Option<Error>>>);
+
+impl BreakOff {
+    /// Says why. It is said before the pipe is closed, for the reader looks when that ends.
+    pub fn because(&self, why: Error) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// Opens committed content.
@@ -83,8 +128,8 @@ pub struct IngestStatus {
     pub started_at: i64,
     /// When it was last written to, in nanoseconds since the epoch.
     pub updated_at: i64,
-    /// Whether a live writer holds it now.
-    pub active: bool,
+    /// Whether a live writer holds it now; `None` where nobody can say without disturbing it.
+    pub active: Option<bool>,
 }
 
 /// Begins or resumes the writing of content.

@@ -123,8 +123,7 @@ pub fn children(provider: &dyn Provider, desc: &Descriptor) -> Result<Vec<Descri
     }
     let blob = provider.open(&desc.digest)?;
     let mut bytes = Vec::new();
-    blob.file
-        .take(MAX_DOCUMENT_BYTES + 1)
+    blob.take(MAX_DOCUMENT_BYTES + 1)
         .read_to_end(&mut bytes)
         .context(ErrorKind::Storage, || format!("read {}", desc.digest))?;
     let document = Document::parse(media_type, &bytes)

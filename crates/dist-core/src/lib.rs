@@ -29,7 +29,8 @@ mod remote;
 mod snapshot;
 
 pub use content::{
-    Blob, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Provider, Writer,
+    Blob, BreakOff, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Provider,
+    Writer,
 };
 pub use descriptor::Descriptor;
 pub use diff::{Applied, Applier, Diffed, Differ, Warning};

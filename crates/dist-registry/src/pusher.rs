@@ -135,7 +135,7 @@ impl Push<'_> {
             Session::Mounted => return Ok(Pushed::Mounted),
             Session::Opened(location) => location,
         };
-        let Blob { file, size } = self.open().await?;
+        let Blob { file, size, .. } = self.open().await?;
         self.progress.event(Event::Started { desc: self.desc, offset: 0 });
         let upload = Upload::new(file, digest, size, Arc::clone(&self.progress));
         let mut ask = self.ask(Method::PUT, String::new());
@@ -261,7 +261,7 @@ impl Push<'_> {
     async fn read(&self) -> Result<Bytes> {
         let expected = self.desc.digest;
         let what = move || format!("read {expected}");
-        let Blob { file, size } = self.open().await?;
+        let Blob { file, size, .. } = self.open().await?;
         if size > MAX_DOCUMENT_BYTES {
             let source = dist_core::Limit { name: "manifest-size", limit: MAX_DOCUMENT_BYTES };
             return Err(Error::new(ErrorKind::ResourceExhausted, what()).with_source(source));

@@ -312,7 +312,7 @@ impl Provider for ContentStore {
         };
         let meta = file.metadata().context(ErrorKind::Storage, || at("stat", &path))?;
         match Found::of(&meta) {
-            Found::File { size, .. } if size == info.size => Ok(Blob { file, size }),
+            Found::File { size, .. } if size == info.size => Ok(Blob::new(file, size)),
             found => Err(lost(digest, info.size, found)),
         }
     }

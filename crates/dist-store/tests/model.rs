@@ -242,7 +242,7 @@ impl World {
             .model
             .ingests
             .iter()
-            .map(|(&(namespace, blob), at)| ((namespace, key(blob)), (*at as u64, false)))
+            .map(|(&(namespace, blob), at)| ((namespace, key(blob)), (*at as u64, Some(false))))
             .collect();
         assert_eq!(left, expected);
     }

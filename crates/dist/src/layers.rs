@@ -207,8 +207,7 @@ pub fn read_document(provider: &dyn Provider, desc: &Descriptor) -> Result<Vec<u
     check_document_size(desc)?;
     let blob = provider.open(&desc.digest)?;
     let mut bytes = Vec::new();
-    blob.file
-        .take(MAX_DOCUMENT_BYTES + 1)
+    blob.take(MAX_DOCUMENT_BYTES + 1)
         .read_to_end(&mut bytes)
         .context(ErrorKind::Storage, || format!("read {}", desc.digest))?;
     Ok(bytes)

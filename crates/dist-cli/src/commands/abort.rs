@@ -15,7 +15,7 @@ use crate::units::{parse_duration, since};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints each ingest that it removed. One that a live process writes is busy (exit 9); with
---older-than such ones are passed over.
+--older-than such ones are passed over. A daemon can't tell: through it they are thrown away, too.
 
 Examples:
   dist abort layer-sha256:4f4fb700ef54461cfa02571ae0db9a0dc1e0cdb5577484a6d75e68dc38e8acc1
@@ -40,7 +40,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     };
     let mut is_old = BTreeMap::new();
     for ingest in content.ingests()? {
-        let old = !ingest.active && since(ingest.updated_at) >= limit;
+        let old = ingest.active != Some(true) && since(ingest.updated_at) >= limit;
         is_old.insert(ingest.key, old);
     }
     let all: Vec<IngestKey> = is_old.keys().cloned().collect();

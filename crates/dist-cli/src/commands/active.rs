@@ -12,10 +12,10 @@ use crate::units::{age, binary_size, rfc3339, since};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Columns: REF, SIZE so far, TOTAL where known, AGE since the first writer began, ACTIVE: whether a
-live process writes it now. What no one writes can be resumed by the command that began it, or
-thrown away by `dist abort`.
+live process writes it now, which is unknown through a daemon. What no one writes can be resumed by
+the command that began it, or thrown away by `dist abort`.
 With --format json: ref, offset and total (bytes, total may be null), expected (digest or null),
-started_at, updated_at, active.
+started_at, updated_at, active (null where unknown).
 
 Examples:
   dist active
@@ -36,7 +36,7 @@ struct Row {
     expected: Option<String>,
     started_at: String,
     updated_at: String,
-    active: bool,
+    active: Option<bool>,
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
@@ -72,7 +72,11 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             binary_size(ingest.offset),
             ingest.total.map_or_else(|| "-".into(), binary_size),
             age(since(ingest.started_at)),
-            if ingest.active { "yes".into() } else { "no".into() },
+            match ingest.active {
+                Some(true) => "yes".into(),
+                Some(false) => "no".into(),
+                None => "unknown".into(),
+            },
         ]);
     }
     output::print(|out| table.print(out))

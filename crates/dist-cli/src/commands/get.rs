@@ -26,7 +26,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     if got == expected {
         return Ok(());
     }
-    // What a daemon sends can break off.
+    // A daemon ended it as if it were whole.
     Err(Error::new(ErrorKind::Unavailable, what())
         .with_source(ContentMismatch::Size { expected, got }))
 }
@@ -37,7 +37,7 @@ fn copy(mut blob: Blob) -> io::Result<Result<u64>> {
     let mut buffer = vec![0; 256 << 10];
     let mut total = 0;
     loop {
-        let length = blob.file.read(&mut buffer)?;
+        let length = blob.read(&mut buffer)?;
         if length == 0 {
             return Ok(out.flush().map(|()| total).map_err(output::output_error));
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dist::Contents;
-use dist_core::{Digest, Image, ImageConfig, ImageName, Result};
+use dist_core::{Digest, ErrorKind, Image, ImageConfig, ImageName, Result};
 use serde::Serialize;
 
 use super::documents::manifests;
@@ -16,7 +16,8 @@ use crate::units::{binary_size, rfc3339};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Columns: REF, TYPE (the media type of what it names), DIGEST, SIZE of manifests, configs and layers
-that are in the store, PLATFORM of those. SIZE and PLATFORM are `-` where nothing is there any more.
+that are in the store, PLATFORM of those, COMPLETE: whether all blobs of these platforms are there.
+SIZE and PLATFORM are `-` where nothing is there any more.
 With --format json: name, media_type, digest, size (bytes or null), platforms, complete (whether
 all blobs of these platforms are there), created_at, updated_at, labels.
 
@@ -63,7 +64,10 @@ fn print(args: &Args, images: &[Image], content: Option<&dyn Contents>) -> Resul
     }
     let mut rows = Vec::new();
     for image in images {
-        let found = content.map(|content| measure(content, image)).unwrap_or_default();
+        let found = match content {
+            Some(content) => measure(content, image)?,
+            None => Found::default(),
+        };
         rows.push(Row {
             name: image.name.as_str(),
             media_type: image.target.media_type.as_str(),
@@ -79,7 +83,7 @@ fn print(args: &Args, images: &[Image], content: Option<&dyn Contents>) -> Resul
     if args.listing.format == Format::Json {
         return output::json_array(&rows);
     }
-    let mut table = Table::new(&["REF", "TYPE", "DIGEST", "SIZE", "PLATFORM"]);
+    let mut table = Table::new(&["REF", "TYPE", "DIGEST", "SIZE", "PLATFORM", "COMPLETE"]);
     for row in rows {
         let platforms = row.platforms.join(",");
         table.row([
@@ -88,6 +92,7 @@ fn print(args: &Args, images: &[Image], content: Option<&dyn Contents>) -> Resul
             row.digest,
             row.size.map_or_else(|| "-".into(), binary_size),
             if platforms.is_empty() { "-".into() } else { platforms },
+            if row.complete { "yes".into() } else { "no".into() },
         ]);
     }
     output::print(|out| table.print(out))
@@ -102,14 +107,14 @@ struct Found {
     platforms: Vec<String>,
 }
 
-fn measure(content: &dyn Contents, image: &Image) -> Found {
+fn measure(content: &dyn Contents, image: &Image) -> Result<Found> {
     let mut found = Found::default();
-    found.count(content, &image.target.digest);
+    found.count(content, &image.target.digest)?;
     for (desc, manifest) in manifests(content, &image.target) {
-        found.count(content, &desc.digest);
-        let has_config = found.count(content, &manifest.config.digest);
+        found.count(content, &desc.digest)?;
+        let has_config = found.count(content, &manifest.config.digest)?;
         for layer in &manifest.layers {
-            found.count(content, &layer.digest);
+            found.count(content, &layer.digest)?;
         }
         let config = has_config.then(|| dist::read_document(content, &manifest.config));
         let platform = match config {
@@ -121,23 +126,25 @@ fn measure(content: &dyn Contents, image: &Image) -> Found {
             found.platforms.push(platform);
         }
     }
-    found
+    Ok(found)
 }
 
 impl Found {
     /// Counts a blob where it is there, and says whether it is.
-    fn count(&mut self, content: &dyn Contents, digest: &Digest) -> bool {
+    fn count(&mut self, content: &dyn Contents, digest: &Digest) -> Result<bool> {
         if self.blobs.contains_key(digest) {
-            return true;
+            return Ok(true);
         }
-        let size = content.info(digest).map(|info| info.size);
-        match size {
-            Ok(size) => self.blobs.insert(*digest, size),
-            Err(_) => {
-                self.missing += 1;
-                return false;
+        match content.info(digest) {
+            Ok(info) => {
+                self.blobs.insert(*digest, info.size);
+                Ok(true)
             }
-        };
-        true
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.missing += 1;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing::level_filters::LevelFilter;
 
+use crate::units::{exact_duration, exact_size};
+
 /// One setting in force.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -114,11 +116,11 @@ shown! {
     u16 => |number| *number;
     u64 => |number| *number;
     f64 => |number| *number;
-    super::Size => |size| size.0.to_string();
+    super::Size => |size| exact_size(size.0);
     PathBuf => |path| path.to_string_lossy();
     Vec<PathBuf> => |paths| paths.iter().map(|path| path.to_string_lossy()).collect::<Vec<_>>();
     Vec<String> => |texts| texts.clone();
-    Duration => |time| format!("{time:?}");
+    Duration => |time| exact_duration(*time);
     LevelFilter => |level| level.to_string();
     dist_store::Sharing => |sharing| sharing.to_string();
     dist_core::Namespace => |name| name.as_str();

@@ -1,6 +1,8 @@
 //! What the client does itself through a daemon leaves what the same command leaves without one.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
 
 use dist_testutil::{
     Certificates, Dist, Fault, FaultProxy, Gate, Image, ImageOptions, Layer, Registry, Rule,
@@ -212,5 +214,90 @@ fn flags_that_a_daemon_does_not_know_are_refused() {
     fs_err::write(&file, "jobs = 2\n[network]\nretries = 0\ninsecure = true\n").expect("write");
     let file = file.to_str().expect("a path in UTF-8");
     remote.run(&through.args(&["--config-file", file, "pull", "localhost:1/a"])).exit(5);
+    daemon.stop().ok();
+}
+
+#[test]
+fn a_blob_that_breaks_off_is_an_error_with_its_reason() {
+    let _timed = timed("address");
+    let remote = dist();
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    // More than the pipes and windows between the two hold.
+    let data: Vec<u8> = (0..64_000_000_u32).map(|n| (n % 253) as u8).collect();
+    let digest = dist_core::Digest::sha256(&data).to_string();
+    remote.feed(&["ingest", "large", "--expected-digest", &digest], &data).ok();
+    let mut command = remote.command(&through.args(&["get", &digest]));
+    let mut get = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start a get");
+    let mut first = [0; 1000];
+    get.stdout.as_mut().expect("a pipe").read_exact(&mut first).expect("read the first bytes");
+    assert_eq!(first, data[..1000]);
+    drop(daemon.kill());
+    let rest = get.wait_with_output().expect("wait for the get");
+    let said = String::from_utf8_lossy(&rest.stderr);
+    assert_eq!(rest.status.code(), Some(5), "{said}");
+    assert!(said.contains("the connection broke"), "{said}");
+}
+
+#[test]
+fn a_second_writer_waits_for_the_first_and_active_does_not_guess() {
+    let _timed = timed("address");
+    let remote = dist();
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    let data = vec![7; 3_000_000];
+    let digest = dist_core::Digest::sha256(&data).to_string();
+    let ingest = through.args(&["ingest", "one", "--expected-digest", &digest]);
+    let start = || {
+        let mut command = remote.command(&ingest);
+        command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start an ingest")
+    };
+    let mut first = start();
+    let mut input = first.stdin.take().expect("a pipe");
+    input.write_all(&data[..2_500_000]).expect("write the first part");
+    while rows(&remote, &["active"])[0]["offset"].as_u64() < Some(2_000_000) {}
+    let active =
+        |args: &[&str]| remote.ok(&[args, &["active", "--format", "json"]].concat()).json();
+    assert_eq!(active(&[])[0]["active"], true);
+    assert_eq!(active(&through.args(&[]))[0]["active"], Value::Null);
+    let table = remote.ok(&through.args(&["active"])).text();
+    assert!(table.lines().nth(1).is_some_and(|line| line.ends_with("unknown")), "{table}");
+    let second = start();
+    input.write_all(&data[2_500_000..]).expect("write the rest");
+    drop(input);
+    for ingest in [first, second] {
+        let ended = ingest.wait_with_output().expect("wait for an ingest");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    assert_eq!(remote.ok(&["list", "-q"]).text().trim(), digest);
+    daemon.stop().ok();
+}
+
+#[test]
+fn an_image_without_all_its_blobs_is_shown_as_such() {
+    let _timed = timed("address");
+    let (registry, image) = (Registry::start(), Image::varied());
+    image.push(&registry, "test/varied", "1");
+    let remote = dist();
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    let shown = || {
+        let table = through.same(&["images"]);
+        let json = through.same(&["images", "--format", "json"]);
+        let json: Value = serde_json::from_str(&json).expect("JSON");
+        let last = table.lines().nth(1).and_then(|line| line.split_whitespace().last());
+        (last.expect("a row").to_owned(), json[0]["complete"].clone())
+    };
+    remote.ok(&through.args(&["pull", &registry.reference("test/varied:1")]));
+    assert_eq!(shown(), ("yes".to_owned(), Value::Bool(true)));
+    remote.ok(&through.args(&["delete", &image.layer(0)]));
+    assert_eq!(shown(), ("no".to_owned(), Value::Bool(false)));
+    remote.ok(&through.args(&["delete", &image.digest()]));
+    assert_eq!(shown(), ("no".to_owned(), Value::Bool(false)));
     daemon.stop().ok();
 }

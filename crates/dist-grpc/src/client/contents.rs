@@ -14,7 +14,7 @@ use super::{Client, MESSAGE_LIMIT, write};
 use crate::api::containerd::services::content::v1::content_client::ContentClient;
 use crate::api::containerd::services::content::v1::{
     self as api, AbortRequest, DeleteContentRequest, InfoRequest, ListContentRequest,
-    ListStatusesRequest, ReadContentRequest, UpdateRequest,
+    ListStatusesRequest, ReadContentRequest, StatusRequest, UpdateRequest,
 };
 use crate::translate;
 
@@ -28,6 +28,18 @@ pub(super) struct RemoteContents {
 impl RemoteContents {
     pub(super) fn new(client: Client, labels: Labels) -> Self {
         Self { client, labels }
+    }
+
+    /// How many bytes an ingest has; `None` where there is none.
+    pub(super) fn written(&self, key: &IngestKey) -> Result<Option<u64>> {
+        let request = StatusRequest { r#ref: key.to_string() };
+        let answer = self.client.call(request, |channel, request| async move {
+            service(channel).status(request).await
+        });
+        match answer {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            answer => Ok(Some(status(translate::required(answer?.status, "status")?)?.offset)),
+        }
     }
 
     /// Gives a blob those of `labels` that it lacks.
@@ -70,7 +82,7 @@ impl Provider for RemoteContents {
         let answer = self.client.call(request, |channel, request| async move {
             service(channel).read(request).await
         })?;
-        pipe(&self.client, *digest, info.size, answer)
+        pipe(&self.client, info.size, answer)
     }
 }
 
@@ -144,6 +156,6 @@ fn status(status: api::Status) -> Result<IngestStatus> {
         expected: status.expected.parse().ok(),
         started_at: nanoseconds(status.started_at),
         updated_at: nanoseconds(status.updated_at),
-        active: false,
+        active: None,
     })
 }

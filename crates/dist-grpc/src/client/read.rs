@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 
-use dist_core::{Blob, Context as _, Digest, ErrorKind, Result};
+use dist_core::{Blob, Context as _, ErrorKind, Result};
 use prost_types::Timestamp;
 use tonic::Streaming;
 
@@ -18,14 +18,15 @@ pub(super) fn nanoseconds(time: Option<Timestamp>) -> i64 {
 
 /// Turns an answer to `Read` into a file to read from: a pipe, which is filled as it is emptied.
 ///
-/// A broken answer ends the pipe early, so that the reader finds fewer bytes than `size`.
+/// A broken answer ends the pipe early, and the reader finds the reason at its end.
 pub(super) fn pipe(
     client: &Client,
-    digest: Digest,
     size: u64,
     mut answer: Streaming<ReadContentResponse>,
 ) -> Result<Blob> {
     let (reader, writer) = std::io::pipe().context(ErrorKind::Internal, || "make a pipe".into())?;
+    let reader = File::from(std::os::fd::OwnedFd::from(reader));
+    let (blob, break_off) = Blob::arriving(reader, size);
     let (send, mut chunks) = tokio::sync::mpsc::channel(4);
     client.runtime.spawn(async move {
         loop {
@@ -37,7 +38,7 @@ pub(super) fn pipe(
                 }
                 Ok(None) => return,
                 Err(status) => {
-                    tracing::warn!(%digest, error = ?error(status), "a blob broke off");
+                    break_off.because(error(status));
                     return;
                 }
             }
@@ -51,5 +52,5 @@ pub(super) fn pipe(
             }
         }
     });
-    Ok(Blob { file: File::from(std::os::fd::OwnedFd::from(reader)), size })
+    Ok(blob)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use dist::Contents as _;
@@ -21,16 +21,17 @@ use crate::translate;
 /// Bytes that are sent at once.
 const CHUNK: usize = 1 << 20;
 
-/// How long is waited before a key that another writer holds is asked for again.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Opens `key`, and waits while another writer has it.
+/// Opens `key`, and waits while another writer has it, as long as that one writes.
+///
+/// # Errors
+/// Those of [`dist_core::Ingester::ingest`]; `Busy` where the other writer writes nothing more.
 pub(super) fn open(
     contents: &RemoteContents,
     key: &IngestKey,
     expected: Expected,
     cancel: &Cancel,
 ) -> Result<Ingest> {
+    let mut turn = Turn::new(Instant::now());
     loop {
         cancel.check()?;
         match RemoteWriter::open(contents.clone(), key.clone(), expected) {
@@ -41,11 +42,51 @@ pub(super) fn open(
                     return contents.add_labels(info, &contents.labels).map(Ingest::Exists);
                 }
                 (ErrorKind::Unavailable, _) if error.to_string().contains("locked") => {
-                    std::thread::sleep(PAUSE);
+                    let written = contents.written(key)?;
+                    let Some(pause) = turn.pause(written, Instant::now()) else {
+                        let message = format!(
+                            "open ingest {key}: another writer has it and wrote nothing for \
+                             {PATIENCE:?}"
+                        );
+                        return Err(Error::new(ErrorKind::Busy, message));
+                    };
+                    std::thread::sleep(pause);
                 }
                 _ => return Err(error),
             },
         }
+    }
+}
+
+/// How long another writer may write nothing while somebody waits for its key.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The first pause before a held key is asked for again; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Waits for a key that another writer has. The API has no call that waits.
+struct Turn {
+    pause: Duration,
+    written: Option<u64>,
+    /// When the other writer was last seen to have written.
+    since: Instant,
+}
+
+impl Turn {
+    fn new(now: Instant) -> Self {
+        Self { pause: FIRST_PAUSE, written: None, since: now }
+    }
+
+    /// How long to wait now that so many bytes are written; `None` where waiting has no end.
+    fn pause(&mut self, written: Option<u64>, now: Instant) -> Option<Duration> {
+        if written != self.written {
+            self.written = written;
+            self.since = now;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        (now.duration_since(self.since) < PATIENCE).then_some(pause)
     }
 }
 
@@ -229,4 +270,31 @@ async fn next(answers: &mut Streaming<WriteContentResponse>) -> Result<WriteCont
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_comes_as_long_as_the_other_writes() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut turn = Turn::new(start);
+        let milliseconds = |pause: Option<Duration>| pause.map(|pause| pause.as_millis());
+        for expected in [10, 20, 40, 80, 160, 320, 500, 500] {
+            assert_eq!(milliseconds(turn.pause(Some(0), at(1))), Some(expected));
+        }
+        for (written, seconds, expected) in [
+            (Some(0), 60, Some(500)),
+            (Some(1), 61, Some(500)),
+            (Some(1), 120, Some(500)),
+            // Gone: the key is about to be free.
+            (None, 121, Some(500)),
+            (None, 181, None),
+        ] {
+            let pause = turn.pause(written, at(seconds));
+            assert_eq!(milliseconds(pause), expected, "{written:?} {seconds}");
+        }
+    }
 }

@@ -24,7 +24,7 @@ impl Provider for Blobs {
         let path = self.0.join("blobs/sha256").join(digest.hex());
         let file = std::fs::File::open(path).context(ErrorKind::NotFound, || "open".into())?;
         let size = file.metadata().context(ErrorKind::Storage, || "stat".into())?.len();
-        Ok(dist_core::Blob { file, size })
+        Ok(dist_core::Blob::new(file, size))
     }
 }
 

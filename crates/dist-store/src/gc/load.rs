@@ -144,7 +144,8 @@ impl World {
             let Some(namespace) = self.namespace(namespace)? else { continue };
             let object = Object::Resource(Resource::Ingest(entry.status.key.clone()));
             let node = self.graph.add(namespace, object, 0, entry.status.offset);
-            self.graph.ends(node, entry.expires_at(), entry.status.active);
+            let active = entry.status.active == Some(true);
+            self.graph.ends(node, entry.expires_at(), active);
             self.ingests.insert(node, entry);
         }
         Ok(())

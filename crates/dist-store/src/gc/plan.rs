@@ -108,7 +108,7 @@ impl Plan {
 
     fn orphans(&self) -> impl Iterator<Item = &IngestEntry> {
         let ended = |entry: &&IngestEntry| {
-            !entry.status.active && entry.expires_at().is_none_or(|at| at < self.now)
+            entry.status.active != Some(true) && entry.expires_at().is_none_or(|at| at < self.now)
         };
         self.world.orphans.iter().filter(ended)
     }

@@ -201,7 +201,7 @@ impl IngestWriter {
             expected: self.said.digest,
             started_at: times.started_at,
             updated_at: times.updated_at,
-            active: true,
+            active: Some(true),
         })
     }
 

@@ -99,7 +99,7 @@ impl Store {
     /// its name as a blob.
     pub(crate) fn files_being_written(&self) -> Result<HashSet<(u64, u64)>> {
         let mut files = HashSet::new();
-        for entry in self.all_ingests()?.iter().filter(|entry| entry.status.active) {
+        for entry in self.all_ingests()?.iter().filter(|entry| entry.status.active == Some(true)) {
             for name in dir::DATA {
                 if let Ok(meta) = std::fs::symlink_metadata(entry.path.join(name)) {
                     files.insert((meta.dev(), meta.ino()));
@@ -174,10 +174,11 @@ fn read(path: &Path, boot_id: &str) -> Result<Option<IngestEntry>> {
     let Some(lock) = dir::open_dir(path).context(ErrorKind::Storage, what)? else {
         return Ok(None);
     };
-    entry.status.active = !locks::try_shared(&lock).context(ErrorKind::Storage, what)?;
-    if !entry.status.active {
+    let is_free = locks::try_shared(&lock).context(ErrorKind::Storage, what)?;
+    if is_free {
         locks::unlock(&lock);
     }
+    entry.status.active = Some(!is_free);
     Ok(Some(entry))
 }
 
@@ -207,7 +208,7 @@ fn facts(path: &Path, boot_id: &str) -> Result<Option<IngestEntry>> {
         expected: parse(dir::read(path, "expected")?),
         started_at,
         updated_at: updated_at.unwrap_or(started_at).max(started_at),
-        active: false,
+        active: None,
     };
     let leased = dir::read(path, dir::LEASED)?.is_some_and(|text| text == boot_id);
     Ok(Some(IngestEntry { namespace, status, leased, path: path.into() }))

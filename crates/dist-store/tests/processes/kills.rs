@@ -14,12 +14,12 @@ fn a_killed_writer_is_resumed_at_its_last_byte() {
     let mut writer = start(&[], &root.job("partial", &format!("k 3,20000000 {count}")));
     assert_eq!(answer(&mut writer), "ready");
     let store = open(&root.path()).unwrap();
-    assert!(store.ingest_status(&key("k")).unwrap().active);
+    assert_eq!(store.ingest_status(&key("k")).unwrap().active, Some(true));
     assert_eq!(store.abort(&key("k")).unwrap_err().kind(), ErrorKind::Busy);
     writer.kill().unwrap();
     writer.wait().unwrap();
     let status = store.ingest_status(&key("k")).unwrap();
-    assert!(!status.active);
+    assert_eq!(status.active, Some(false));
     assert_eq!(status.offset, count);
     let Ingest::Writer(mut writer) =
         store.ingest(&key("k"), expect(&bytes), &Cancel::default()).unwrap()

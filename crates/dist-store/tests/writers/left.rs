@@ -108,7 +108,7 @@ fn ingests_expire_a_day_after_the_last_write() {
     );
     let mut expired = all;
     expired.retain(|entry| !entry.namespace.as_ref().is_some_and(Namespace::is_raw));
-    expired.retain(|entry| !entry.status.active);
+    expired.retain(|entry| entry.status.active != Some(true));
     expired.sort_by(|a, b| a.status.key.cmp(&b.status.key));
     let names: Vec<_> = expired
         .iter()
