@@ -24,7 +24,7 @@ const CHUNK: usize = 32 << 10;
 const WINDOW: i32 = 64 << 10;
 /// Chunks that wait between a stream and the thread that reads or writes them.
 const WAITING: usize = 8;
-/// How long a client that has all bytes may take to say that it has used them.
+/// How long a client may take to say that it has used all bytes, or to be told why there are no more.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The blocking end of bytes that a client sends.
@@ -152,7 +152,7 @@ impl Drain {
                 let _ = tokio::time::timeout(GRACE, window.used()).await;
             }
             Err(error) if window.sent => {
-                let _ = to.send(Err(status(error))).await;
+                let _ = tokio::time::timeout(GRACE, to.send(Err(status(error)))).await;
             }
             Err(_) => {}
         }

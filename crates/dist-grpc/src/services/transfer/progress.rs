@@ -114,10 +114,8 @@ impl Reporter {
     pub(crate) async fn end(mut self) {
         let telling = self.telling.take();
         drop(self);
-        if let Some(mut telling) = telling
-            && tokio::time::timeout(GRACE, &mut telling).await.is_err()
-        {
-            telling.abort();
+        if let Some(telling) = telling {
+            ended(telling).await;
         }
     }
 }
@@ -126,6 +124,19 @@ impl Drop for Reporter {
     fn drop(&mut self) {
         // Nobody to be told is no failure.
         let _ = self.tree.send.send(Note::End);
+        // The transfer was given up.
+        if let Some(telling) = self.telling.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(ended(telling));
+        }
+    }
+}
+
+/// Waits for the last messages, as long as a client may take for them.
+async fn ended(mut telling: JoinHandle<()>) {
+    if tokio::time::timeout(GRACE, &mut telling).await.is_err() {
+        telling.abort();
     }
 }
 
