@@ -34,6 +34,7 @@ use crate::warnings::Warnings;
 use crate::whiteout::{Marks, STAGING_PREFIX};
 
 pub(crate) use self::attributes::{copy_xattrs, set_mode, set_times, timestamps};
+pub(crate) use self::settle::IMPLICIT_MODE;
 pub(crate) use self::unpack::time_of;
 
 /// Unpacks layers into directories; any number of them at a time.

@@ -198,6 +198,11 @@ impl<C: Chunks> Tar<C> {
         }
     }
 
+    /// Where the next byte of the current entry's body is in the uncompressed stream.
+    pub(crate) fn position(&self) -> u64 {
+        self.offset
+    }
+
     /// The next bytes of the current entry's body; empty at its end.
     pub(crate) fn chunk(&mut self) -> Result<&[u8]> {
         let (left, at) = (self.body, self.offset);

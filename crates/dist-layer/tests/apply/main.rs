@@ -5,6 +5,8 @@
 mod archive;
 mod ends;
 mod hostile;
+#[path = "../support/image.rs"]
+mod image;
 #[path = "../support/tree.rs"]
 mod tree;
 mod whiteouts;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use archive::{Item, archive, device, dir, file, hard_link, item, symlink};
 use dist_core::LayerForm;
+use image::Image;
 use tree::{STACKED, apply, assert_same, require_root};
 
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -42,21 +45,27 @@ impl Drop for Overlay {
     }
 }
 
-/// Unpacks layers both ways, compares overlayfs's view of the one with the other; returns it.
+/// Unpacks layers in every way, compares overlayfs's views of directories and of images with the
+/// merged tree; returns that.
 fn both_forms(layers: &[Vec<u8>]) -> tree::Tree {
     require_root();
     let temp = tempfile::tempdir().unwrap();
     let merged = temp.path().join("merged");
     let mut stacked: Vec<PathBuf> = Vec::new();
+    let mut images: Vec<Image> = Vec::new();
     for (at, layer) in layers.iter().enumerate() {
         apply(LayerForm::Merged, layer, &merged).unwrap();
         let dir = temp.path().join(at.to_string());
         let applied = apply(STACKED, layer, &dir).unwrap();
         dist_layer::inherit_dirs(&dir, &stacked, &applied.implicit_dirs).unwrap();
         stacked.insert(0, dir);
+        images.insert(0, Image::above(layer, &temp.path().join(format!("image {at}")), &images));
     }
     let overlay = Overlay::new(&temp.path().join("overlay"), &stacked);
+    let mounted: Vec<PathBuf> = images.iter().map(|image| image.at.clone()).collect();
+    let of_images = Overlay::new(&temp.path().join("of images"), &mounted);
     let (mut seen, mut merged) = (tree::read(&overlay.0), tree::read(&merged));
+    assert_same(&seen, &tree::read(&of_images.0));
     // The root of a merged tree without an entry of its own is the caller's.
     for tree in [&mut seen, &mut merged] {
         tree.remove(Path::new(""));

@@ -1,0 +1,127 @@
+//! Layers as EROFS images: one file that is the tar, with what a kernel needs to mount it around.
+//!
+//! The tar is written once, as it comes; files of the image are blocks of it, so nothing is copied
+//! and the tar can be read back byte for byte. Whiteouts and opaque directories are overlayfs's.
+//! The format is that of `fs/erofs/erofs_fs.h` in Linux; mounting a file that is no block device
+//! needs Linux 6.12.
+
+mod build;
+mod format;
+mod inherit;
+mod read;
+mod sparse;
+mod tree;
+mod write;
+
+use std::fs::File;
+use std::io::{Read, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
+
+use dist_core::{Applied, Cancel, Context as _, Descriptor, DiffId, ErrorKind, Result};
+
+use self::build::{Builder, Built};
+pub use self::inherit::inherit_erofs_dirs;
+use crate::Limits;
+use crate::compression::{Chunks, Inflater, Stream, split};
+use crate::tar::Tar;
+
+/// Where the tar begins in an image.
+const BASE: u64 = 4096;
+
+/// How a layer becomes an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErofsOptions {
+    /// What a layer may cost.
+    pub limits: Limits,
+    /// Whether overlayfs will be mounted with `userxattr`, which names opaque directories otherwise.
+    pub user_xattr: bool,
+    /// Whether inflating gets a thread of its own.
+    pub split: bool,
+}
+
+/// Writes a layer as an EROFS image to an empty file that can be read and written.
+///
+/// The same layer makes the same image, whoever writes it; nothing is synced. An image that was not
+/// written to its end can't be mounted.
+///
+/// # Errors
+/// As of [`crate::LayerApplier`]; `ResourceExhausted` also where the image would be larger than
+/// 2 TiB.
+pub fn write_erofs(
+    layer: &Descriptor,
+    input: impl Read + Send,
+    file: &File,
+    options: ErofsOptions,
+    cancel: &Cancel,
+) -> Result<Applied> {
+    let inflater = Inflater::new(&layer.media_type, input, options.limits)?;
+    if !options.split {
+        return image(Stream::over(Tee::new(inflater, file, cancel)), file, options, cancel);
+    }
+    std::thread::scope(|scope| {
+        let (pump, ring) = split(inflater);
+        std::thread::Builder::new()
+            .name("inflate".into())
+            .spawn_scoped(scope, || pump.run())
+            .context(ErrorKind::Internal, || "start a thread".into())?;
+        image(Stream::over(Tee::new(ring, file, cancel)), file, options, cancel)
+    })
+}
+
+/// Reads the tar that an image was written from, of `size` bytes.
+///
+/// # Errors
+/// Where the file can't be read or is no image, in the reader's own errors.
+pub fn erofs_tar(mut file: File, size: u64) -> std::io::Result<impl Read> {
+    file.seek(SeekFrom::Start(BASE))?;
+    Ok(file.take(size))
+}
+
+fn image(
+    stream: Stream<impl Chunks>,
+    file: &File,
+    options: ErofsOptions,
+    cancel: &Cancel,
+) -> Result<Applied> {
+    let tar = Tar::new(stream, options.limits);
+    let Built { mut tree, mut sparse, warnings, tar } =
+        Builder::new(options.user_xattr, BASE, cancel).run(tar)?;
+    let (diff_id, size) = tar.finish()?;
+    let end = (BASE + size).next_multiple_of(format::BLOCK);
+    let tail = sparse::place(&mut tree, &mut sparse, file, (BASE, end), cancel)?;
+    write::write(&tree, file, tail, uuid(&diff_id))?;
+    let implicit_dirs = tree.implicit_dirs();
+    Ok(Applied { diff_id, size, implicit_dirs, warnings: warnings.into_vec() })
+}
+
+/// What tells images apart is what they are made from.
+fn uuid(diff_id: &DiffId) -> [u8; 16] {
+    let digest = diff_id.0.as_bytes();
+    std::array::from_fn(|at| digest.get(at).copied().unwrap_or(0))
+}
+
+/// Writes chunks down as they pass.
+struct Tee<'a, C> {
+    chunks: C,
+    file: &'a File,
+    at: u64,
+    cancel: &'a Cancel,
+}
+
+impl<'a, C> Tee<'a, C> {
+    fn new(chunks: C, file: &'a File, cancel: &'a Cancel) -> Self {
+        Self { chunks, file, at: BASE, cancel }
+    }
+}
+
+impl<C: Chunks> Chunks for Tee<'_, C> {
+    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
+        let made = self.chunks.next(buffer)?;
+        self.cancel.check()?;
+        self.file
+            .write_all_at(&buffer[..made], self.at)
+            .context(ErrorKind::Storage, || "write image".into())?;
+        self.at += made as u64;
+        Ok(made)
+    }
+}
