@@ -77,8 +77,22 @@ pub enum LayerForm {
         /// namespace).
         user_xattr: bool,
     },
+    /// The layer alone in an image beside the directory it would be unpacked to; the rest as for
+    /// `Stacked`.
+    Image {
+        /// As for `Stacked`.
+        user_xattr: bool,
+    },
     /// The layer on top of a copy of its parent; whiteouts delete.
     Merged,
+}
+
+impl LayerForm {
+    /// Whether layers can be unpacked in any order and get their parent at commit.
+    #[must_use]
+    pub fn is_independent(self) -> bool {
+        self != Self::Merged
+    }
 }
 
 /// Makes, commits and removes snapshots.

@@ -27,6 +27,7 @@ use self::unpack::{Unpacked, Unpacker};
 use crate::ApplyOptions;
 use crate::beneath::{Tree, each, failed, open_dir_at, remove_tree};
 use crate::compression::{Chunks, Inflater, Stream, split};
+use crate::erofs::{ErofsOptions, beside};
 use crate::ledger::{Final, Finals};
 use crate::merge::merge;
 use crate::tar::Tar;
@@ -71,8 +72,15 @@ impl Applier for LayerApplier {
                 format!("unpack layer {}: its mounts have no directory to write in", layer.digest),
             )
         })?;
-        let applied = Job::new(self.options, layer, cancel, &target)
-            .and_then(|(job, tree)| job.run(input, tree, &target))?;
+        let applied = match self.options.form {
+            LayerForm::Image { user_xattr } => {
+                let ApplyOptions { limits, split, .. } = self.options;
+                let options = ErofsOptions { limits, user_xattr, split };
+                beside::write_layer(layer, input, &target, options, cancel)?
+            }
+            _ => Job::new(self.options, layer, cancel, &target)
+                .and_then(|(job, tree)| job.run(input, tree, &target))?,
+        };
         for warning in &applied.warnings {
             tracing::debug!(what = warning.what, count = warning.count, first = warning.first);
         }
@@ -138,6 +146,9 @@ impl<'a> Job<'a> {
                     done.finals.replace(b"", Final::Implicit);
                 }
                 self.settle(&mut tree, done)
+            }
+            LayerForm::Image { .. } => {
+                Err(Error::new(ErrorKind::Internal, "unpack an image into a directory"))
             }
             LayerForm::Merged if is_empty(&tree)? => {
                 let done = self.unpack(stream, &mut tree, Marks::Ignored)?;

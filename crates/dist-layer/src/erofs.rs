@@ -5,7 +5,9 @@
 //! The format is that of `fs/erofs/erofs_fs.h` in Linux; mounting a file that is no block device
 //! needs Linux 6.12.
 
+pub(crate) mod beside;
 mod build;
+mod dir;
 mod format;
 mod inherit;
 mod read;
@@ -19,7 +21,9 @@ use std::os::unix::fs::FileExt as _;
 
 use dist_core::{Applied, Cancel, Context as _, Descriptor, DiffId, ErrorKind, Result};
 
+pub use self::beside::image_path;
 use self::build::{Builder, Built};
+pub use self::dir::write_erofs_dir;
 pub use self::inherit::inherit_erofs_dirs;
 use crate::Limits;
 use crate::compression::{Chunks, Inflater, Stream, split};

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::apply::{copy_xattrs, time_of, timestamps};
 use crate::beneath::{Dir, Tree, each, failed, open_child};
+use crate::erofs::beside;
 use crate::name::join;
 
 /// Gives directories of a stacked layer the mode, owner, times and extended attributes they have
@@ -20,12 +21,16 @@ use crate::name::join;
 /// `target` is the layer's directory, `parents` those of the layers below it, nearest first, and
 /// `dirs` what [`dist_core::Applied::implicit_dirs`] named. A directory that a layer in between
 /// hides, by a whiteout, an opaque directory or anything else in its place, keeps what it has.
-/// What this process may not set (an owner, as ordinary user) is left.
+/// What this process may not set (an owner, as ordinary user) is left. Where the layer is an image
+/// ([`dist_core::LayerForm::Image`]), so are those below it, and the directories are its own.
 ///
 /// # Errors
 /// `Storage`.
 pub fn inherit_dirs(target: &Path, parents: &[PathBuf], dirs: &[Vec<u8>]) -> Result<()> {
     if parents.is_empty() {
+        return Ok(());
+    }
+    if beside::inherit(target, parents, dirs)? {
         return Ok(());
     }
     let mut target = Tree::open(target)?;

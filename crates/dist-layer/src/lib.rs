@@ -31,6 +31,8 @@ pub use apply::LayerApplier;
 pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader};
 pub use compression::{Compressor, decompress, detect};
 pub use diff::{DiffOptions, LayerDiffer, first_difference};
-pub use erofs::{ErofsOptions, erofs_tar, inherit_erofs_dirs, write_erofs};
+pub use erofs::{
+    ErofsOptions, erofs_tar, image_path, inherit_erofs_dirs, write_erofs, write_erofs_dir,
+};
 pub use inherit::inherit_dirs;
 pub use limits::{ApplyOptions, Limits};

@@ -1,0 +1,70 @@
+//! Images that stand for directories: each is beside the directory that its layer would be unpacked
+//! to.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use dist_core::{Applied, Cancel, Context as _, Descriptor, ErrorKind, Result};
+
+use super::{ErofsOptions, inherit_erofs_dirs, write_erofs};
+
+const NAME: &str = "layer.erofs";
+
+/// The image that stands for the directory `dir`.
+#[must_use]
+pub fn image_path(dir: &Path) -> PathBuf {
+    dir.with_file_name(NAME)
+}
+
+/// Writes a layer as the image that stands for `dir`, in the place of one that is there.
+pub(crate) fn write_layer(
+    layer: &Descriptor,
+    input: &mut (dyn Read + Send),
+    dir: &Path,
+    options: ErofsOptions,
+    cancel: &Cancel,
+) -> Result<Applied> {
+    replace(&image_path(dir), |file| write_erofs(layer, input, file, options, cancel))
+}
+
+/// Makes a file that has its name only when it is whole.
+pub(super) fn replace<T>(path: &Path, write: impl FnOnce(&File) -> Result<T>) -> Result<T> {
+    let new = path.with_extension("new");
+    let during = || format!("write {}", path.display());
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&new)
+        .context(ErrorKind::Storage, during)?;
+    let made = write(&file).and_then(|made| {
+        std::fs::rename(&new, path).context(ErrorKind::Storage, during).map(|()| made)
+    });
+    if made.is_err()
+        && let Err(error) = std::fs::remove_file(&new)
+    {
+        tracing::debug!(path = %new.display(), %error, "an unfinished image was not removed");
+    }
+    made
+}
+
+/// Does what [`crate::inherit_dirs`] says where an image stands for `target`; says whether one does.
+pub(crate) fn inherit(target: &Path, parents: &[PathBuf], dirs: &[Vec<u8>]) -> Result<bool> {
+    let open = |path: &Path, write: bool| {
+        File::options()
+            .read(true)
+            .write(write)
+            .open(path)
+            .context(ErrorKind::Storage, || format!("open {}", path.display()))
+    };
+    let image = image_path(target);
+    if !image.exists() {
+        return Ok(false);
+    }
+    let parents: Vec<File> =
+        parents.iter().map(|parent| open(&image_path(parent), false)).collect::<Result<_>>()?;
+    inherit_erofs_dirs(&open(&image, true)?, &parents, dirs)?;
+    Ok(true)
+}
