@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use dist_core::{Cancel, Context, Error, ErrorKind, Result};
+use dist_core::{Cancel, Context, Error, ErrorKind, Result, Usage};
 use dist_store::{Checked, Problem, SnapshotId, SnapshotRow, Store, Subject};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::dirs::{Dirs, at};
-use crate::{NAMES, leftovers, mounted, tree, usage};
+use crate::{NAMES, erofs, leftovers, mounted, tree, usage};
 
 /// Looks at the snapshots of all namespaces and snapshotters: that each has its directory, that
 /// the committed ones have as many inodes as when they were committed, and what belongs to none.
@@ -41,7 +41,7 @@ pub fn check(store: &Store, cancel: &Cancel, checked: &mut Checked) -> Result<Ve
         }
         if row.committed {
             let path = dirs.fs(row.id);
-            match usage::measure(&path) {
+            match measure(&row.snapshotter, &path) {
                 Ok(usage) if usage.inodes != row.inodes => {
                     let detail = format!("it has {} inodes, not {}", usage.inodes, row.inodes);
                     checked.add(Problem::SnapshotInodes, subject(), detail);
@@ -122,6 +122,11 @@ fn dirs(store: &Store, snapshotter: &str) -> Option<Dirs> {
     NAMES.into_iter().find(|name| *name == snapshotter).map(|name| Dirs::new(store, name))
 }
 
+/// What a committed snapshot takes on the disk.
+fn measure(snapshotter: &str, tree: &Path) -> std::io::Result<Usage> {
+    if snapshotter == erofs::NAME { erofs::measure(tree) } else { usage::measure(tree) }
+}
+
 /// Notes what is in the directories of snapshots and no part of one.
 fn strays(store: &Store, checked: &mut Checked) -> Result<()> {
     let top = store.root().join("snapshots");
@@ -130,7 +135,7 @@ fn strays(store: &Store, checked: &mut Checked) -> Result<()> {
         note(&top.join(name), checked, |name| SnapshotId::parse(name).is_some())?;
         let dirs = Dirs::new(store, name);
         for id in dirs.list()? {
-            let known = ["fs", "new", "old", "work", "links"];
+            let known = ["fs", "new", "old", "work", "links", "layer.erofs", "layer.new"];
             note(&dirs.dir(id), checked, |name| known.contains(&name))?;
         }
     }

@@ -13,6 +13,7 @@
 //! a row without `fs` is a snapshot whose maker died. All lie side by side under short names, so
 //! that the options of a mount of many layers stay short.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -27,6 +28,7 @@ use dist_store::{SnapshotId, Store};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+use crate::erofs;
 use crate::mount::errno_kind;
 use crate::tree;
 
@@ -92,9 +94,13 @@ impl Dirs {
         rustix::fs::rename(&new, dir.join("fs")).context(ErrorKind::Storage, || at("rename", &new))
     }
 
-    /// Fails with `Busy` where something is mounted on one of the snapshot's directories.
+    /// Fails with `Busy` where something is mounted on one of the snapshot's directories, but for
+    /// its own image, which is unmounted where nobody uses it.
     pub(crate) fn check_idle(&self, id: SnapshotId) -> Result<()> {
         let dir = self.dir(id);
+        if self.snapshotter == erofs::NAME {
+            erofs::detach(&self.fs(id))?;
+        }
         for path in [dir.join("fs"), dir.join("work"), dir] {
             let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
             match rustix::fs::statx(CWD, &path, flags, StatxFlags::empty()) {
@@ -109,6 +115,28 @@ impl Dirs {
             }
         }
         Ok(())
+    }
+
+    /// Unmounts the images of snapshots that nothing writable or visible stands on any more.
+    pub(crate) fn release(
+        &self,
+        ids: &[SnapshotId],
+        used: impl FnOnce() -> Result<BTreeSet<SnapshotId>>,
+    ) {
+        if self.snapshotter != erofs::NAME || ids.is_empty() {
+            return;
+        }
+        let release = || {
+            // Whoever makes a snapshot now may have mounted them and have no row yet.
+            let Some(_alone) = self.making_alone()? else { return Ok(()) };
+            let used = used()?;
+            ids.iter()
+                .filter(|id| !used.contains(id))
+                .try_for_each(|id| erofs::detach(&self.fs(*id)))
+        };
+        if let Err(error) = release() {
+            tracing::debug!(?error, "an image stays mounted");
+        }
     }
 
     /// Removes the directory of a snapshot that has no row (any more). None there is fine.

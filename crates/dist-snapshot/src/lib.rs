@@ -1,7 +1,7 @@
 //! Snapshotters: stacks of layers as directories and mounts.
 //!
-//! `overlayfs` keeps each layer in a directory of its own and lets the kernel stack them; `native`
-//! keeps whole copies. Both share the records of [`dist_store::SnapshotStore`] and the layout
+//! `overlayfs` keeps each layer in a directory of its own and lets the kernel stack them; `erofs` does
+//! the same with images; `native` keeps whole copies. All share the records of [`dist_store::SnapshotStore`] and the layout
 //!
 //! ```text
 //! ROOT/snapshots/<snapshotter>/<id>/fs
@@ -17,6 +17,7 @@ mod check;
 mod copy;
 mod dirs;
 mod driver;
+mod erofs;
 pub mod mount;
 mod mounted;
 mod native;

@@ -40,11 +40,11 @@ impl Driver for Native {
         remove_tree(&staging)
     }
 
-    fn mounts(&self, dir: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Vec<Mount> {
+    fn mounts(&self, dir: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Result<Vec<Mount>> {
         let source = match parents.first() {
             Some(parent) if kind == SnapshotKind::View => parent.clone(),
             _ => dir.join("fs"),
         };
-        vec![bind(source, kind)]
+        Ok(vec![bind(source, kind)])
     }
 }

@@ -7,25 +7,27 @@ use dist_core::{Error, ErrorKind, Namespace, Result, SnapshotKey, Snapshotter};
 use dist_store::{Scope, Store};
 
 use crate::dirs::Dirs;
+use crate::erofs::Erofs;
 use crate::native::Native;
 use crate::overlay::Overlay;
 use crate::snapshots::Snapshots;
-use crate::{native, overlay};
+use crate::{erofs, native, overlay};
 
 /// The names of all snapshotters there are.
-pub const NAMES: [&str; 2] = [overlay::NAME, native::NAME];
+pub const NAMES: [&str; 3] = [overlay::NAME, erofs::NAME, native::NAME];
 
 /// Opens the snapshotter `name` of a store and a namespace. What is made goes into the scope's
 /// lease.
 ///
 /// # Errors
-/// `InvalidArgument` for an unknown name, and where `overlayfs` can't write the store's path in
+/// `InvalidArgument` for an unknown name, and where `overlayfs` or `erofs` can't write the store's path in
 /// mount options.
 pub fn open(store: &Store, scope: impl Into<Scope>, name: &str) -> Result<Arc<dyn Snapshotter>> {
     let name = known(name)?;
     let (records, dirs) = (store.snapshots(scope, name), Dirs::new(store, name));
     Ok(match name {
         overlay::NAME => Arc::new(Snapshots::new(records, dirs, Overlay::new(store.root())?)),
+        erofs::NAME => Arc::new(Snapshots::new(records, dirs, Erofs::new(store.root())?)),
         _ => Arc::new(Snapshots::new(records, dirs, Native)),
     })
 }
@@ -39,8 +41,15 @@ pub fn default_name() -> &'static str {
 
 /// Every snapshotter there is, and whether this process can mount what it makes.
 #[must_use]
-pub fn all() -> [(&'static str, bool); 2] {
-    NAMES.map(|name| (name, name != overlay::NAME || overlay::is_mountable()))
+pub fn all() -> [(&'static str, bool); 3] {
+    NAMES.map(|name| {
+        let mountable = match name {
+            overlay::NAME => overlay::is_mountable(),
+            erofs::NAME => erofs::is_mountable(),
+            _ => true,
+        };
+        (name, mountable)
+    })
 }
 
 /// Whether snapshots of the snapshotter `name` may get their parent when they are committed, so that
@@ -52,7 +61,7 @@ pub fn can_rebase(name: &str) -> bool {
 
 /// The directories of the snapshot `key` and of those below it, nearest first.
 ///
-/// For `overlayfs` each holds one layer; for `native` the first holds all of them.
+/// For `overlayfs` and `erofs` each holds one layer; for `native` the first holds all of them.
 ///
 /// # Errors
 /// `InvalidArgument` for an unknown snapshotter, `NotFound`, `Storage`.
@@ -74,7 +83,7 @@ pub fn layer_dirs(
 /// `InvalidArgument` for a name that is none.
 pub fn known(name: &str) -> Result<&'static str> {
     NAMES.into_iter().find(|known| *known == name).ok_or_else(|| {
-        let message = format!("open snapshotter {name:?}: there are {}", NAMES.join(" and "));
+        let message = format!("open snapshotter {name:?}: there are {}", NAMES.join(", "));
         Error::new(ErrorKind::InvalidArgument, message)
     })
 }

@@ -51,6 +51,11 @@ impl Overlay {
         }
         Ok(Self { support: support() })
     }
+
+    /// Whether marks are `user.overlay.*`.
+    pub(crate) fn user_xattr(&self) -> bool {
+        self.support.user_xattr
+    }
 }
 
 impl Driver for Overlay {
@@ -71,7 +76,7 @@ impl Driver for Overlay {
         inherit(parent, new).context(ErrorKind::Storage, || at("inherit the attributes of", parent))
     }
 
-    fn mounts(&self, dir: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Vec<Mount> {
+    fn mounts(&self, dir: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Result<Vec<Mount>> {
         let mut options = Vec::new();
         if self.support.index {
             options.push("index=off".into());
@@ -80,17 +85,18 @@ impl Driver for Overlay {
             options.push("userxattr".into());
         }
         match (kind, parents) {
-            (_, []) => return vec![bind(dir.join("fs"), kind)],
+            (_, []) => return Ok(vec![bind(dir.join("fs"), kind)]),
             (SnapshotKind::Active, _) => {
                 options.push(format!("workdir={}", dir.join("work").display()));
                 options.push(format!("upperdir={}", dir.join("fs").display()));
             }
-            (_, [parent]) => return vec![bind(parent.clone(), kind)],
+            (_, [parent]) => return Ok(vec![bind(parent.clone(), kind)]),
             _ => (),
         }
         let lower: Vec<_> = parents.iter().map(|parent| parent.display().to_string()).collect();
         options.push(format!("lowerdir={}", lower.join(":")));
-        vec![Mount { fstype: "overlay".into(), source: "overlay".into(), target: None, options }]
+        let source = "overlay".into();
+        Ok(vec![Mount { fstype: "overlay".into(), source, target: None, options }])
     }
 }
 
@@ -116,6 +122,11 @@ pub(crate) fn is_mountable() -> bool {
     support().mountable
 }
 
+/// Whether the kernel is of this version or a later one.
+pub(crate) fn kernel_is_at_least(version: (u32, u32)) -> bool {
+    kernel_version(&read("/proc/sys/kernel/osrelease")) >= version
+}
+
 /// Asks the kernel, once a process.
 fn support() -> Support {
     static SUPPORT: OnceLock<Support> = OnceLock::new();
@@ -123,7 +134,7 @@ fn support() -> Support {
         // Loads the module where it is one, and needs the right to mount.
         let known = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).is_ok();
         let user_namespace = !is_initial_map(&read("/proc/self/uid_map"));
-        let modern = kernel_version(&read("/proc/sys/kernel/osrelease")) >= (5, 11);
+        let modern = kernel_is_at_least((5, 11));
         Support {
             mountable: known && (!user_namespace || modern),
             index: Path::new("/sys/module/overlay/parameters/index").exists(),
@@ -162,7 +173,7 @@ mod tests {
         let dir = Path::new("/r/snapshots/overlayfs/9");
         let (one, two) = (PathBuf::from("/r/1/fs"), PathBuf::from("/r/2/fs"));
         let shape = |kind, parents: &[PathBuf]| {
-            let [mount] = &overlay(false).mounts(dir, parents, kind)[..] else { panic!() };
+            let [mount] = &overlay(false).mounts(dir, parents, kind).unwrap()[..] else { panic!() };
             format!("{} {} {}", mount.fstype, mount.source.display(), mount.options.join(","))
         };
         use SnapshotKind::{Active, View};
@@ -178,7 +189,7 @@ mod tests {
             "overlay overlay index=off,workdir=/r/snapshots/overlayfs/9/work,\
              upperdir=/r/snapshots/overlayfs/9/fs,lowerdir=/r/1/fs"
         );
-        let [mount] = &overlay(true).mounts(dir, &[one], Active)[..] else { panic!() };
+        let [mount] = &overlay(true).mounts(dir, &[one], Active).unwrap()[..] else { panic!() };
         assert_eq!(mount.options[..2], ["index=off", "userxattr"]);
     }
 

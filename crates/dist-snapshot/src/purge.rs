@@ -100,6 +100,7 @@ fn purge_each(store: &Store, tell: &mut dyn FnMut(&Path, Option<SnapshotId>)) ->
                 Ok(()) => (),
             }
         }
+        dirs.release(&dirs.list()?, || store.snapshots_below_open(name));
     }
     let emptied = empty(store, &mut |path| tell(path, None));
     failure.map_or(emptied, Err)

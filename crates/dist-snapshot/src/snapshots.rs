@@ -11,7 +11,6 @@ use dist_store::{SnapshotRecord, SnapshotStore};
 
 use crate::dirs::{Dirs, at, io_kind};
 use crate::driver::Driver;
-use crate::usage;
 
 /// The snapshots of one namespace and one driver.
 #[derive(Debug)]
@@ -44,7 +43,7 @@ impl<D: Driver> Snapshots<D> {
             }
             return Err(error);
         }
-        Ok(self.driver.mounts(&self.dirs.dir(record.id), &parents, kind))
+        self.driver.mounts(&self.dirs.dir(record.id), &parents, kind)
     }
 
     /// Takes the key away from a snapshot whose maker died before it was whole.
@@ -134,9 +133,10 @@ impl<D: Driver> Snapshots<D> {
         }
     }
 
-    fn measure(&self, record: &SnapshotRecord) -> Result<Usage> {
+    fn measure(&self, record: &SnapshotRecord, kind: SnapshotKind) -> Result<Usage> {
         let path = self.dirs.fs(record.id);
-        usage::measure(&path)
+        self.driver
+            .measure(&path, kind)
             .map_err(|error| Error::new(io_kind(&error), at("measure", &path)).with_source(error))
     }
 }
@@ -161,7 +161,7 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
         match record.info.kind {
             SnapshotKind::Active => {
                 self.check_whole(&record)?;
-                self.measure(&record)
+                self.measure(&record, SnapshotKind::Active)
             }
             SnapshotKind::View => Ok(Usage::default()),
             SnapshotKind::Committed => Ok(record.usage),
@@ -176,7 +176,7 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         }
         self.check_whole(&record)?;
-        Ok(self.driver.mounts(&self.dirs.dir(record.id), &self.parents(&record), kind))
+        self.driver.mounts(&self.dirs.dir(record.id), &self.parents(&record), kind)
     }
 
     fn prepare(
@@ -205,7 +205,6 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
         labels: &Labels,
     ) -> Result<()> {
         let record = self.records.get(key)?;
-        let mut usage = Usage::default();
         if record.info.kind == SnapshotKind::Active {
             self.check_whole(&record)?;
             self.dirs.check_idle(record.id)?;
@@ -217,15 +216,23 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
                 );
                 return Err(Error::new(ErrorKind::FailedPrecondition, message));
             }
-            usage = self.measure(&record)?;
+            let tree = self.dirs.fs(record.id);
+            let frozen = self.driver.freeze(&tree)?;
+            let usage = self.measure(&record, SnapshotKind::Committed)?;
+            let result = self.records.commit(name, key, parent, labels, usage);
+            if frozen && let Err(error) = self.driver.frozen(&tree, result.is_ok()) {
+                tracing::debug!(%key, ?error, "what a frozen snapshot leaves was not removed");
+            }
+            return result;
         }
-        self.records.commit(name, key, parent, labels, usage)
+        self.records.commit(name, key, parent, labels, Usage::default())
     }
 
     fn remove(&self, key: &SnapshotKey) -> Result<()> {
         let record = self.records.get(key)?;
         self.dirs.check_idle(record.id).during(|| format!("remove snapshot {key}"))?;
         let record = self.records.remove(key)?;
+        self.dirs.release(&record.parents, || self.records.below_open());
         if let Err(error) = self.dirs.discard_soon(record.id) {
             // The snapshot is gone; a purge takes up what is left of its directory.
             tracing::debug!(%key, ?error, "the directory of a removed snapshot was not removed");

@@ -18,7 +18,7 @@ use dist_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use self::row::{FIND, LIST, PARENTS, RawRow, TREE};
+use self::row::{BELOW_OPEN, FIND, LIST, PARENTS, RawRow, TREE};
 use crate::db::{Db, SqlContext};
 use crate::{Scope, Store, fsio, labels};
 
@@ -103,6 +103,15 @@ impl Store {
         })
     }
 
+    /// The directories of all snapshots of a snapshotter, in all namespaces, that an active one or a
+    /// view stands on: those that can be part of a mount.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn snapshots_below_open(&self, snapshotter: &str) -> Result<BTreeSet<SnapshotId>> {
+        below_open(self.db(), snapshotter)
+    }
+
     /// The highest id that any snapshot ever had; `None` where there was none.
     ///
     /// # Errors
@@ -117,6 +126,18 @@ impl Store {
                 .sql(|| "find the last snapshot".into())
         })
     }
+}
+
+fn below_open(db: &Db, snapshotter: &str) -> Result<BTreeSet<SnapshotId>> {
+    db.read(|connection| {
+        let ids = || {
+            connection
+                .prepare(BELOW_OPEN)?
+                .query_map([snapshotter], |row| row.get(0).map(SnapshotId))?
+                .collect::<rusqlite::Result<_>>()
+        };
+        ids().sql(|| "list the snapshots that others stand on".into())
+    })
 }
 
 impl SnapshotStore {
@@ -158,6 +179,14 @@ impl SnapshotStore {
                 })
                 .collect()
         })
+    }
+
+    /// As [`Store::snapshots_below_open`].
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn below_open(&self) -> Result<BTreeSet<SnapshotId>> {
+        below_open(&self.db, &self.snapshotter)
     }
 
     /// Adds an active snapshot or a view.

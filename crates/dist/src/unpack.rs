@@ -18,8 +18,7 @@ use std::time::Duration;
 
 use dist_core::{
     Applied, Applier as _, ChainId, Context as _, Descriptor, Error, ErrorKind, Event, Labels,
-    LayerForm, Mount, Namespace, Result, ResultExt as _, SnapshotKey, SnapshotKind, Snapshotter,
-    Warning,
+    Mount, Namespace, Result, ResultExt as _, SnapshotKey, SnapshotKind, Snapshotter, Warning,
 };
 use dist_layer::{ApplyOptions, LayerApplier, Limits, inherit_dirs};
 use dist_store::{LockGuard, Store};
@@ -66,7 +65,7 @@ impl Unpacker {
 
     /// Brings all layers of `plan` into the store and unpacks those that are not.
     pub(crate) async fn run(self, plan: &Plan) -> Result<Vec<Warning>> {
-        let stacked = matches!(self.snapshotter.layer_form(), LayerForm::Stacked { .. });
+        let stacked = self.snapshotter.layer_form().is_independent();
         if !stacked {
             // Layers go onto a copy of their parent one by one; their blobs arrive together.
             use futures_util::{StreamExt as _, TryStreamExt as _};

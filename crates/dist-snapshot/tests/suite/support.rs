@@ -20,6 +20,9 @@ macro_rules! for_each_snapshotter {
         mod overlayfs {
             $(#[test] fn $test() { super::$test(&$crate::support::Bench::new("overlayfs")); })+
         }
+        mod erofs {
+            $(#[test] fn $test() { super::$test(&$crate::support::Bench::new("erofs")); })+
+        }
         mod native {
             $(#[test] fn $test() { super::$test(&$crate::support::Bench::new("native")); })+
         }

@@ -32,6 +32,15 @@ pub(super) const LIST: &str = "
     FROM tree JOIN snapshots s ON s.id = tree.id LEFT JOIN snapshots p ON p.id = s.parent_id
     ORDER BY tree.depth, s.id";
 
+/// All that an active snapshot or a view stands on.
+pub(super) const BELOW_OPEN: &str = "
+    WITH RECURSIVE below (id) AS (
+        SELECT parent_id FROM snapshots
+        WHERE snapshotter = ?1 AND kind <> 'committed'
+        UNION SELECT s.parent_id FROM snapshots s JOIN below ON s.id = below.id
+    )
+    SELECT id FROM below WHERE id IS NOT NULL";
+
 /// A snapshot and all that stand on it.
 pub(super) const TREE: &str = "
     WITH RECURSIVE tree (id) AS (

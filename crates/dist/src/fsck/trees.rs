@@ -1,6 +1,8 @@
 //! Snapshots are compared with what their layers unpack to, and made again from them.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +11,7 @@ use dist_core::{
     Applier as _, Cancel, ChainId, Context as _, Error, ErrorKind, LayerForm, Mount, Namespace,
     Provider as _, Result, ResultExt as _, SnapshotKey,
 };
-use dist_layer::{ApplyOptions, LayerApplier, first_difference, inherit_dirs};
+use dist_layer::{ApplyOptions, LayerApplier, first_difference, image_path, inherit_dirs};
 use dist_store::{Finding, Problem, SnapshotRow, Subject};
 use rustix::fs::FlockOperation;
 
@@ -117,7 +119,8 @@ impl<'a> Trees<'a> {
         };
         let content = self.engine.in_namespace(row.namespace.clone()).content();
         let needed = if row.snapshotter == "native" { layers } else { &layers[layers.len() - 1..] };
-        let lost = |dir: &PathBuf| !dir.exists();
+        let image = self.is_image(row)?;
+        let lost = |dir: &PathBuf| !dir.exists() || (image && !image_path(dir).exists());
         let parent = layers[layers.len() - 1].parent;
         let below = parent.map_or_else(|| Ok(Vec::new()), |parent| self.below(row, parent));
         if needed.iter().any(|layer| content.open(&layer.desc.digest).is_err())
@@ -126,12 +129,16 @@ impl<'a> Trees<'a> {
             return Ok(None); // nothing to compare it with, which is told of what is lost
         }
         let beside = Beside::new(self.engine.store().root())?;
-        match self.unpack(row, layers, &beside.path) {
+        match self.unpack(row, layers, &beside.tree) {
             // Its blob is damaged, which is told.
             Err(error) if blames_content(error.kind()) => return Ok(None),
             unpacked => unpacked?,
         }
-        let difference = match first_difference(&beside.path, &dir, self.cancel) {
+        if image {
+            let same = same_bytes(&image_path(&beside.tree), &image_path(&dir))?;
+            return Ok((!same).then(|| "its image differs from its layer".to_owned()));
+        }
+        let difference = match first_difference(&beside.tree, &dir, self.cancel) {
             // Removed meanwhile.
             Err(error) if error.kind() == ErrorKind::Aborted && !dir.exists() => return Ok(None),
             difference => difference?,
@@ -147,6 +154,12 @@ impl<'a> Trees<'a> {
         };
         dist_snapshot::rebuild(self.engine.store(), row, |new| self.unpack(row, layers, new))
             .during(what)
+    }
+
+    fn is_image(&self, row: &SnapshotRow) -> Result<bool> {
+        let engine = self.engine.in_namespace(row.namespace.clone());
+        let form = engine.with_snapshotter(&row.snapshotter).snapshotter()?.layer_form();
+        Ok(matches!(form, LayerForm::Image { .. }))
     }
 
     /// Unpacks the last of `layers`, or for whole copies all of them, into an empty directory.
@@ -194,10 +207,35 @@ fn blames_content(kind: ErrorKind) -> bool {
     )
 }
 
+fn same_bytes(left: &Path, right: &Path) -> Result<bool> {
+    let compare = || {
+        let (mut left, mut right) = (File::open(left)?, File::open(right)?);
+        let (mut a, mut b) = (vec![0; 256 << 10], vec![0; 256 << 10]);
+        if left.metadata()?.len() != right.metadata()?.len() {
+            return Ok(false);
+        }
+        loop {
+            let count = left.read(&mut a)?;
+            right.read_exact(&mut b[..count])?;
+            if a[..count] != b[..count] {
+                return Ok(false);
+            }
+            if count == 0 {
+                return Ok(true);
+            }
+        }
+    };
+    compare()
+        .map_err(|error: std::io::Error| error)
+        .context(ErrorKind::Storage, || format!("compare {}", right.display()))
+}
+
 /// A directory in the store that is gone with this value; one that a killed process left is found
 /// as trash, because nobody holds its lock.
 struct Beside {
     path: PathBuf,
+    /// The tree, which an image may come to stand beside.
+    tree: PathBuf,
     _lock: std::fs::File,
 }
 
@@ -207,9 +245,11 @@ impl Beside {
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         // Not in the trash, which everybody empties.
         let path = root.join("quarantine").join(format!("fsck-{}-{next}", std::process::id()));
+        let tree = path.join("fs");
         let make = || {
             std::fs::create_dir(&path)?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+            std::fs::create_dir(&tree)?;
+            std::fs::set_permissions(&tree, std::fs::Permissions::from_mode(0o755))?;
             let lock = std::fs::File::open(&path)?;
             rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
             Ok(lock)
@@ -217,7 +257,7 @@ impl Beside {
         let lock = make()
             .map_err(|error: std::io::Error| error)
             .context(ErrorKind::Storage, || format!("create directory {}", path.display()))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, tree, _lock: lock })
     }
 }
 
