@@ -24,7 +24,8 @@ pub fn check(store: &Store, cancel: &Cancel, checked: &mut Checked) -> Result<Ve
         cancel.check()?;
         let Some(dirs) = dirs(store, &row.snapshotter) else { continue };
         let subject = || Subject::Snapshot(row.clone());
-        if !dirs.is_whole(row.id)? {
+        let whole = if row.committed { dirs.is_there(row.id)? } else { dirs.is_whole(row.id)? };
+        if !whole {
             if !is_there(store, row)? {
                 continue; // removed meanwhile
             }

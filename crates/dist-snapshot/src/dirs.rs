@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use dist_core::{Context, Error, ErrorKind, Result};
+use dist_layer::image_path;
 use dist_store::{SnapshotId, Store};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -69,6 +70,12 @@ impl Dirs {
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", &path)),
         }
+    }
+
+    /// Whether a snapshot that was committed has what it then had.
+    pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool> {
+        let image = self.snapshotter != erofs::NAME || image_path(&self.fs(id)).exists();
+        Ok(image && self.is_whole(id)?)
     }
 
     /// Makes the directory of a snapshot; `fill` puts its content into the empty tree it is given.

@@ -102,7 +102,7 @@ impl<D: Driver> Snapshots<D> {
         }
         let mut lost = None;
         for id in std::iter::once(record.id).chain(record.parents.iter().copied()) {
-            if !self.dirs.is_whole(id)? {
+            if !self.dirs.is_there(id)? {
                 lost = Some(id); // in the end the lowest
             }
         }
