@@ -143,7 +143,7 @@ pub(crate) struct Network {
 }
 
 /// Every snapshotter there is.
-pub(crate) const SNAPSHOTTERS: [&str; 2] = ["overlayfs", "native"];
+pub(crate) const SNAPSHOTTERS: [&str; 3] = ["overlayfs", "erofs", "native"];
 
 /// The most jobs that may be asked for.
 pub(crate) const MOST_JOBS: u16 = 64;
