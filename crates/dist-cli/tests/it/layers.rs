@@ -45,7 +45,7 @@ fn changed(dist: &Dist, registry: &Registry) -> (String, Tree) {
 fn the_layer_of_a_snapshot_makes_its_tree_of_its_parents() {
     let _timed = timed("layers");
     let registry = Registry::start();
-    for snapshotter in ["overlayfs", "native"] {
+    for snapshotter in ["overlayfs", "erofs", "native"] {
         let dist = dist().with(&["--snapshotter", snapshotter]);
         let (chain, expected) = changed(&dist, &registry);
         let key = dist.dir().join("mine").display().to_string();
