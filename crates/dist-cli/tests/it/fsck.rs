@@ -507,3 +507,27 @@ fn what_others_do_meanwhile_is_no_damage() {
         dist.script("dist snapshots ls -q | xargs -r dist snapshots rm").ok();
     }
 }
+
+#[test]
+fn images_are_compared_with_their_layers_and_written_again() {
+    let _timed = timed("fsck");
+    let pulled = Pulled::new("erofs");
+    pulled.assert_healthy();
+    let image = |tree: &PathBuf| tree.with_file_name("layer.erofs");
+    let images: Vec<PathBuf> = pulled.trees("erofs").iter().map(image).collect();
+    for path in &images {
+        let mut bytes = fs_err::read(path).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        fs_err::write(path, bytes).unwrap();
+    }
+    assert_eq!(pulled.fsck(&[], 0), [] as [Value; 0], "their sizes are right");
+    let found = pulled.fsck(&["--deep", "--repair"], 0);
+    let each = vec![("snapshot-contents", true, true); images.len()];
+    assert_eq!(problems(&found), each);
+    pulled.assert_healthy();
+    fs_err::remove_file(&images[0]).unwrap();
+    let found = pulled.fsck(&["--repair"], 0);
+    assert_eq!(problems(&found), [("snapshot-lost", true, true)]);
+    pulled.assert_healthy();
+}

@@ -31,7 +31,7 @@ fn verify_clean(dist: &Dist) {
     let listed = dist.ok(&["list", "-q"]).text();
     assert_eq!(blobs_on_disk(dist.root()).len(), listed.lines().count(), "blobs without rows");
     let snapshots = dist.ok(&["snapshots", "ls", "-q"]).text();
-    let dirs: usize = ["overlayfs", "native"]
+    let dirs: usize = ["overlayfs", "erofs", "native"]
         .iter()
         .map(|name| entries(&dist.root().join("snapshots").join(name)))
         .sum();

@@ -78,7 +78,7 @@ fn a_pull_labels_everything_and_leaves_no_lease() {
     image.push(&registry, "test/labels", "1");
     image.push(&registry, "test/again", "1");
     let host = format!("127.0.0.1:{}", registry.port());
-    for snapshotter in ["overlayfs", "native"] {
+    for snapshotter in ["overlayfs", "erofs", "native"] {
         let dist = dist().with(&["--snapshotter", snapshotter]);
         pull(&dist, &registry.reference("test/labels:1"));
         let mut expected = expected(&image, Some((&host, "test/labels")));

@@ -14,7 +14,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Our trees of an image: as a plain directory, and pulled layer by layer in
-/// parallel and one after the other, with both snapshotters.
+/// parallel and one after the other, with all snapshotters.
 fn ours(dist: &Dist, reference: &str) -> Tree {
     let plain = dist.dir().join("plain");
     dist.ok(&["unpack", reference, text(&plain)]);
@@ -72,7 +72,13 @@ fn compare(registry: &Registry, names: &[&str], others: bool) {
         let reference = registry.reference(name);
         let tree = without_root(ours(&dist(), &reference));
         assert!(tree.0.len() > 3, "{name}: {} entries", tree.0.len());
-        for flags in [&["--jobs", "1"][..], &["--jobs", "8"], &["--snapshotter", "native"]] {
+        let ways: [&[&str]; 4] = [
+            &["--jobs", "1"],
+            &["--jobs", "8"],
+            &["--snapshotter", "native"],
+            &["--snapshotter", "erofs"],
+        ];
+        for flags in ways {
             let other = without_root(pulled_tree(flags, &reference));
             tree.assert_same(&other, &format!("{name}: unpack, and pull {flags:?}"));
         }
