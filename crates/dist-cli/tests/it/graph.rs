@@ -12,7 +12,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
     ("dist-layer", &["dist-core"]),
     ("dist-registry", &["dist-core"]),
     ("dist-store", &["dist-core"]),
-    ("dist-snapshot", &["dist-core", "dist-store"]),
+    ("dist-snapshot", &["dist-core", "dist-layer", "dist-store"]),
     ("dist", &["dist-core", "dist-layer", "dist-registry", "dist-snapshot", "dist-store"]),
     (
         "dist-grpc",
