@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args as ClapArgs, Parser, ValueEnum};
+use clap::error::{ContextKind, ContextValue};
+use clap::{
+    ArgAction, Args as ClapArgs, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
+};
 use dist_core::Namespace;
 use tracing::level_filters::LevelFilter;
 
@@ -33,6 +36,10 @@ pub(crate) struct Args {
 
     #[command(subcommand)]
     pub(crate) command: Command,
+
+    /// The words that name the command, as `snapshots ls`.
+    #[arg(skip)]
+    pub(crate) verb: String,
 
     /// Print name, package and version
     #[arg(short = 'v', visible_short_alias = 'V', long = "version", action = ArgAction::Version)]
@@ -151,6 +158,9 @@ pub(crate) const MOST_JOBS: u16 = 64;
 /// The most retries that may be asked for.
 pub(crate) const MOST_RETRIES: u16 = 1000;
 
+/// Characters of a wrong value that are said again.
+const MOST_SHOWN: usize = 200;
+
 const STORE: &str = "Store";
 const OUTPUT: &str = "Output";
 const NETWORK: &str = "Registry";
@@ -178,9 +188,24 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+fn read() -> Result<Args, clap::Error> {
+    let matches = Args::command().try_get_matches()?;
+    let mut args =
+        Args::from_arg_matches(&matches).map_err(|error| error.format(&mut Args::command()))?;
+    let verbs = std::iter::successors(matches.subcommand(), |(_, rest)| rest.subcommand());
+    args.verb = verbs.map(|(verb, _)| verb).collect::<Vec<_>>().join(" ");
+    Ok(args)
+}
+
 /// Reads the command line. Usage errors and help are printed; the exit code is returned.
 pub(crate) fn parse() -> Result<Args, u8> {
-    Args::try_parse().map_err(|error| {
+    read().map_err(|mut error| {
+        if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+            && let Some((end, _)) = value.char_indices().nth(MOST_SHOWN)
+        {
+            let cut = format!("{}...", &value[..end]);
+            error.insert(ContextKind::InvalidValue, ContextValue::String(cut));
+        }
         let code = u8::try_from(error.exit_code()).unwrap_or(2);
         let text = error.render();
         let plain = text.to_string();
@@ -199,11 +224,20 @@ pub(crate) fn parse() -> Result<Args, u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_grammar_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        fn look(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "dist {}: {help}", command.get_name());
+            command.get_subcommands().for_each(look);
+        }
+        Args::command().get_subcommands().for_each(look);
     }
 
     #[test]

@@ -36,6 +36,7 @@ use clap::Subcommand;
 use dist_core::{Context, Digest, ErrorKind, Result};
 
 use crate::config::Config;
+use crate::signals;
 
 pub(crate) use daemon::Args as DaemonArgs;
 pub(crate) use several::Reported;
@@ -124,11 +125,19 @@ pub(crate) enum Command {
     Completions(completions::Args),
 
     /// Print name, package and version
+    #[command(after_help = "Examples:\n  dist version")]
     Version,
 }
 
-/// Does what was asked.
-pub(crate) fn run(config: &Config, command: Command) -> Result<()> {
+/// Does what was asked. `verb` is how the command was called.
+pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<()> {
+    let timeout = match command {
+        // It serves until it is told to stop.
+        Command::Daemon(_) => None,
+        Command::FetchObject(_) => config.fetch_timeout()?,
+        _ => config.timeout,
+    };
+    signals::bound(verb, timeout, config.is_remote())?;
     match command {
         Command::Pull(args) => pull::run(config, &args),
         Command::Fetch(args) => fetch::run(config, &args),

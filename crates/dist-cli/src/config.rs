@@ -347,8 +347,18 @@ fn read_file(
     let Some(path) = environment.default_file(is_root) else { return Ok((None, File::default())) };
     match File::read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok((None, File::default())),
+        // It is somebody else's where HOME is.
+        Err(error) if is_forbidden(&error) => {
+            report::warn(&format!("{}; going on without it", report::one_line(&error)));
+            Ok((None, File::default()))
+        }
         file => Ok((Some(path), file?)),
     }
+}
+
+fn is_forbidden(error: &Error) -> bool {
+    let cause = error.find::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 fn namespace_variable(environment: &Environment) -> Result<Option<Namespace>> {

@@ -26,7 +26,9 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return ExitCode::from(code),
     };
-    match config::Config::resolve(&args).and_then(|config| commands::run(&config, args.command)) {
+    match config::Config::resolve(&args)
+        .and_then(|config| commands::run(&config, &args.verb, args.command))
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report::report(&error)),
     }

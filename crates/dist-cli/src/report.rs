@@ -194,7 +194,8 @@ fn hints(error: &Error) -> Vec<String> {
     }
     hints.extend(tls_hint(error).map(Into::into));
     // What is printed goes where the caller sent it: no other root would help there.
-    if find::<OutputFailed>(error).is_none() {
+    // Nor does it where more is known of the reason.
+    if find::<OutputFailed>(error).is_none() && find::<Advice>(error).is_none() {
         hints.extend(errno(error).and_then(|errno| errno_hint(errno, kept)));
     }
     match error.kind() {

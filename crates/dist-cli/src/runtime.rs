@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use dist_core::{Context, Error, ErrorKind, Result};
+use dist_core::{Context, ErrorKind, Result};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
 
 use crate::args::MOST_JOBS;
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 
 /// How long blocking writers may take to close their ingests after a stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -17,19 +17,16 @@ const GRACE: Duration = Duration::from_secs(10);
 /// for names: there must always be some left.
 const BLOCKING: usize = 4 * MOST_JOBS as usize + 64;
 
-/// Runs `work` to its end, or to the first signal or the timeout: then it is dropped, and the
+/// Runs `work` to its end, or to the first signal or to the end of its time: then it is dropped, and the
 /// blocking halves that it had running get [`GRACE`] to close their files. After this a signal ends
 /// the process at once.
-pub(crate) fn run<T>(
-    timeout: Option<Duration>,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut signals = Signals::take_over()?;
     let runtime = start()?;
     let result = runtime.block_on(async {
         tokio::select! {
-            result = limited(timeout, work) => result,
-            stopped = signals.stopped() => Err(stopped.during("stop")),
+            result = work => result,
+            stopped = signals.stopped() => Err(stopped.during(signals::what_or("stop"))),
         }
     });
     if result.is_ok() {
@@ -61,11 +58,4 @@ fn start() -> Result<Runtime> {
         .max_blocking_threads(BLOCKING)
         .build()
         .context(ErrorKind::Internal, || "start the runtime".into())
-}
-
-async fn limited<T>(timeout: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let Some(timeout) = timeout else { return work.await };
-    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Unavailable, format!("give up after --timeout {timeout:?}")))
-    })
 }

@@ -1,26 +1,31 @@
 //! Ctrl-C and SIGTERM: the first stops the work in order, the second stops the process. While no
-//! work listens, the first stops the process.
+//! work listens, the first stops the process. `--timeout` is as a first signal that comes by itself.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use dist_core::{Cancel, Context, Error, ErrorKind, Result};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::report;
+use crate::units::exact_duration;
 
-/// The cause of an error for work that a signal stopped.
+/// The cause of an error for work that a signal or the time stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stopped {
     /// Ctrl-C, or SIGINT from elsewhere.
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// The command took longer than it may.
+    Timeout(Duration),
 }
 
 impl Stopped {
@@ -29,21 +34,29 @@ impl Stopped {
         match self {
             Self::Interrupt => 130,
             Self::Terminate => 143,
+            Self::Timeout(_) => 5,
         }
     }
 
     /// The error for the work that it stopped.
     pub(crate) fn during(self, what: impl Into<Cow<'static, str>>) -> Error {
-        Error::new(ErrorKind::Cancelled, what).with_source(self)
+        let kind = match self {
+            Self::Interrupt | Self::Terminate => ErrorKind::Cancelled,
+            Self::Timeout(_) => ErrorKind::Unavailable,
+        };
+        Error::new(kind, what).with_source(self)
     }
 }
 
 impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Interrupt => "interrupted (SIGINT)",
-            Self::Terminate => "asked to stop (SIGTERM)",
-        })
+        match self {
+            Self::Interrupt => f.write_str("interrupted (SIGINT)"),
+            Self::Terminate => f.write_str("asked to stop (SIGTERM)"),
+            Self::Timeout(limit) => {
+                write!(f, "not done within --timeout {}", exact_duration(*limit))
+            }
+        }
     }
 }
 
@@ -57,6 +70,36 @@ struct Told {
 
 /// There is one signal thread for the whole process.
 static TOLD: OnceLock<Told> = OnceLock::new();
+
+/// What is watched beside the signals.
+struct Bounds {
+    /// The words of the command, for what is said of its end.
+    what: String,
+    deadline: Option<(Instant, Duration)>,
+    /// How long work that was told to stop may take to do so.
+    patience: Option<Duration>,
+}
+
+static BOUNDS: OnceLock<Bounds> = OnceLock::new();
+
+/// Bounds the command `what` from here on: it is stopped after `timeout`. Where it works through a
+/// daemon, one that does not answer can't keep it from stopping.
+pub(crate) fn bound(what: &str, timeout: Option<Duration>, is_remote: bool) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    if timeout.is_none() && !is_remote {
+        return Ok(());
+    }
+    // What can't be told as a time never comes.
+    let deadline = timeout.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
+    let patience = is_remote.then_some(PATIENCE);
+    BOUNDS.get_or_init(|| Bounds { what: what.to_owned(), deadline, patience });
+    Signals::told().map(drop)
+}
+
+/// The words of the command, or others where it is not bounded.
+pub(crate) fn what_or(others: &'static str) -> Cow<'static, str> {
+    BOUNDS.get().map_or(others, |bounds| bounds.what.as_str()).into()
+}
 
 /// Knows whether a signal has come. While one lives, the first signal is only told.
 pub(crate) struct Signals(watch::Receiver<Option<Stopped>>);
@@ -73,7 +116,7 @@ impl Signals {
             return Ok(told);
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
+            .enable_all()
             .build()
             .context(ErrorKind::Internal, what)?;
         let told = TOLD
@@ -115,22 +158,43 @@ async fn watch_signals(told: &Told, ready: &std::sync::mpsc::Sender<Result<()>>)
             }
         };
     drop(ready.send(Ok(())));
-    loop {
-        let stopped = tokio::select! {
-            Some(()) = interrupt.recv() => Stopped::Interrupt,
-            Some(()) = terminate.recv() => Stopped::Terminate,
-            else => return,
-        };
-        let first = told.stopped.borrow().is_none();
-        if first && told.stopped.receiver_count() > 0 {
-            told.stopped.send_replace(Some(stopped));
-            told.cancel.cancel();
-            continue;
-        }
-        if first {
-            report::report(&stopped.during("finish"));
-        }
+    let (deadline, patience) =
+        BOUNDS.get().map_or((None, None), |bounds| (bounds.deadline, bounds.patience));
+    let mut deadline = std::pin::pin!(reach(deadline));
+    let stopped = tokio::select! {
+        Some(()) = interrupt.recv() => Stopped::Interrupt,
+        Some(()) = terminate.recv() => Stopped::Terminate,
+        stopped = &mut deadline => stopped,
+    };
+    if told.stopped.receiver_count() == 0 {
+        report::report(&stopped.during(what_or("finish")));
         std::process::exit(stopped.exit_code().into());
+    }
+    told.stopped.send_replace(Some(stopped));
+    told.cancel.cancel();
+    let over =
+        patience.and_then(|patience| Some((Instant::now().checked_add(patience)?, patience)));
+    let second = tokio::select! {
+        Some(()) = interrupt.recv() => Stopped::Interrupt,
+        Some(()) = terminate.recv() => Stopped::Terminate,
+        _ = reach(over) => {
+            report::report(&report::advise(stopped.during(what_or("stop")), DEAF));
+            stopped
+        }
+    };
+    std::process::exit(second.exit_code().into());
+}
+
+const DEAF: &str = "the daemon does not answer; what it was given is kept";
+
+/// Returns at a time, or never.
+async fn reach(at: Option<(Instant, Duration)>) -> Stopped {
+    match at {
+        Some((at, limit)) => {
+            tokio::time::sleep_until(at).await;
+            Stopped::Timeout(limit)
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -30,6 +30,7 @@ use self::contents::RemoteContents;
 use self::images::RemoteImages;
 pub use self::pull::RemotePuller;
 use self::snapshots::RemoteSnapshots;
+use crate::api::containerd::services::version::v1::version_client::VersionClient;
 use crate::services::MESSAGE_LIMIT;
 use crate::{LEASE_HEADER, NAMESPACE_HEADER};
 
@@ -48,10 +49,11 @@ impl Client {
     ///
     /// # Errors
     /// `InvalidArgument` for an address that is no path; `Unavailable` where nobody
-    /// listens there within `timeout`; `PermissionDenied`.
+    /// listens there, or answers, within `timeout`; `PermissionDenied`.
     pub fn connect(address: &str, timeout: Duration, namespace: Namespace) -> Result<Self> {
         let path = socket_path(address)?;
-        let what = || format!("connect to {}", path.display());
+        let shown = path.display().to_string();
+        let what = || format!("connect to {shown}");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("client")
@@ -60,10 +62,7 @@ impl Client {
             .context(ErrorKind::Internal, || "start the client".into())?;
         let connecting = async {
             // Asked first and alone: its error says more than the transport's.
-            tokio::time::timeout(timeout, reach(&path)).await.map_err(|_| {
-                let message = format!("{}: nobody answers within {timeout:?}", what());
-                Error::new(ErrorKind::Unavailable, message)
-            })?
+            tokio::time::timeout(timeout, reach(&path)).await.map_err(|_| unanswered(timeout))?
         };
         runtime.block_on(connecting).during(what)?;
         // The runtime has to be entered: the channel keeps a task on it.
@@ -76,6 +75,16 @@ impl Client {
                 async move { UnixStream::connect(path).await.map(TokioIo::new) }
             }));
         drop(_entered);
+        // A process that was stopped still has its connections accepted: whether it answers is
+        // known by an answer, whatever that says.
+        let mut version = VersionClient::new(channel.clone());
+        let asking = async { tokio::time::timeout(timeout, version.version(())).await };
+        let answer = runtime.block_on(asking).map_err(|_| unanswered(timeout)).during(what)?;
+        if let Err(status) = answer
+            && status.code() == Code::PermissionDenied
+        {
+            return Err(error(status)).during(what);
+        }
         Ok(Self { runtime: Arc::new(runtime), channel, namespace, lease: None })
     }
 
@@ -162,6 +171,10 @@ impl Host for Client {
     }
 }
 
+fn unanswered(timeout: Duration) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("nobody answers within {timeout:?}"))
+}
+
 /// Turns what a daemon answered into an error: the kind by its code, the text without its class.
 fn error(status: Status) -> Error {
     if std::error::Error::source(&status).is_some() {
@@ -214,7 +227,10 @@ pub fn socket_path(address: &str) -> Result<PathBuf> {
     let what = || format!("read address {address:?}");
     let path = ["unix://", "unix:"].iter().find_map(|scheme| address.strip_prefix(scheme));
     let path = path.unwrap_or(address);
-    if path.is_empty() || path.contains("://") {
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let over_tcp =
+        !path.contains('/') && path.rsplit_once(':').is_some_and(|(_, port)| is_port(port));
+    if path.is_empty() || path.contains("://") || over_tcp {
         let message = format!("{}: it is no path of a unix socket", what());
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
@@ -231,7 +247,7 @@ mod tests {
             assert_eq!(socket_path(good).unwrap(), Path::new("/run/x.sock"), "{good}");
         }
         assert!(socket_path("x.sock").unwrap().is_absolute());
-        for bad in ["", "unix://", "tcp://127.0.0.1:1", "http://x/"] {
+        for bad in ["", "unix://", "tcp://127.0.0.1:1", "http://x/", "127.0.0.1:1", "[::1]:1"] {
             assert_eq!(socket_path(bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad}");
         }
     }

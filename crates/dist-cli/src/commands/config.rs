@@ -10,6 +10,9 @@ use crate::output::{self, Format};
 use crate::table::Table;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dist config show")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

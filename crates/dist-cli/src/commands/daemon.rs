@@ -11,6 +11,7 @@ use sd_notify::NotifyState;
 
 use crate::args::LogFormat;
 use crate::config::{Config, DaemonConfig};
+use crate::signals::Signals;
 use crate::{report, runtime};
 
 #[derive(Debug, clap::Args)]
@@ -55,6 +56,8 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         gc: config.daemon.gc.clone(),
     };
     let daemon = Daemon::new(engine, options);
+    // From here on a signal ends it in order: who hears that it is ready may send one at once.
+    let _signals = Signals::take_over()?;
     tell(&[NotifyState::Ready]);
     tracing::info!(root = %root.display(), version = env!("DIST_VERSION"), "serving");
     let result = runtime::serve(async |stop| {

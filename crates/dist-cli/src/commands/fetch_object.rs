@@ -38,7 +38,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let object = Object::parse(&args.repository, args.object.iter().map(String::as_str))?;
     let remotes = config.remotes()?;
     let platform = config.pull_options(args.platform.as_ref()).platform;
-    runtime::run(config.fetch_timeout()?, async {
+    runtime::run(async {
         let desc = object.describe(&remotes, &platform).await?;
         let fetcher = remotes.fetcher(&object.name)?;
         let mut out = Pipe::to_stdout()?;

@@ -76,7 +76,7 @@ fn look(config: &Config, args: &Args) -> Result<Fscked> {
     let engine = config.engine_in(OpenMode::Existing)?;
     let options = FsckOptions { deep: args.deep, repair: args.repair };
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
-    let found = transfer::run(config, &reporter, |progress: Arc<dyn Progress>| {
+    let found = transfer::run(&reporter, |progress: Arc<dyn Progress>| {
         let engine = &engine;
         async move { Ok((dist::fsck(engine, options, progress).await?, Vec::new())) }
     })?;

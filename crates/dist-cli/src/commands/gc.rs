@@ -115,6 +115,9 @@ fn collect(config: &Config, args: &Args) -> Result<()> {
         }
         failed = dist::collect(&store, GcOptions { dry_run: args.dry_run }, &mut collected);
     }
+    if failed.is_err() && collected.removed.is_empty() && collected.leaked.is_empty() {
+        return failed;
+    }
     print(&collected, args)?;
     failed
 }

@@ -78,10 +78,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
                 let source = Source::Remote(remotes.fetcher(&args.name)?);
                 show(config, args, &resolved, &source).await
             };
-            return runtime::run(config.timeout, work)?.print();
+            return runtime::run(work)?.print();
         }
     };
-    runtime::run(config.timeout, show(config, args, &resolved, &source))
+    runtime::run(show(config, args, &resolved, &source))
         .during(|| format!("inspect {}", args.name))
         .map_err(|error| match error.kind() {
             ErrorKind::NotFound => report::advise(error, ELSEWHERE),

@@ -30,7 +30,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         None => ask()?,
     };
     let options = config.registry_without_credentials();
-    let stored = runtime::run(config.timeout, async {
+    let stored = runtime::run(async {
         dist_registry::check_login(&args.registry, &given, &options).await?;
         let timeout = options.credentials.helper_timeout;
         credentials::store(&file, &args.registry, &given, timeout).await

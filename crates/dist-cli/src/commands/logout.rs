@@ -21,7 +21,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let options = config.registry_without_credentials();
     let timeout = options.credentials.helper_timeout;
     let work = credentials::erase(&file, &args.registry, timeout);
-    if !runtime::run(config.timeout, work)? {
+    if !runtime::run(work)? {
         let message =
             format!("log out of {}: {} has nothing for it", args.registry, file.display());
         return Err(Error::new(ErrorKind::NotFound, message));

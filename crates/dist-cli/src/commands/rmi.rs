@@ -26,8 +26,12 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let images = config.host_to_change()?.map(|host| host.images());
     let mut removed = 0;
     let result = each(&args.names, |text| {
-        let missing =
-            || Error::new(ErrorKind::NotFound, format!("remove image {text}: there is none"));
+        // Images may have any name; one that nothing has and that is no reference is a slip.
+        let missing = || match Reference::parse_familiar(text) {
+            Ok(_) => Error::new(ErrorKind::NotFound, format!("remove image {text}: there is none")),
+            Err(error) => Error::new(ErrorKind::InvalidArgument, format!("remove image {text:?}"))
+                .with_source(error),
+        };
         let images = images.as_deref().ok_or_else(missing)?;
         let name = registered(images, text)?.ok_or_else(missing)?;
         images.delete(&name)?;

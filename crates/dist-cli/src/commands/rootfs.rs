@@ -16,6 +16,10 @@ use crate::progress::Reporter;
 use crate::{output, report, user_namespace};
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dist fetch redis:7 && dist rootfs unpack $MANIFEST
+  dist rootfs prepare $CHAIN_ID my-key --target /mnt/redis | sh")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -118,7 +122,7 @@ fn unpack(
 ) -> Result<Option<ChainId>> {
     let reporter = Reporter::start(config.progress_unless(quiet), &config.terminal);
     let options = config.pull_options(platform);
-    transfer::run(config, &reporter, |progress| async move {
+    transfer::run(&reporter, |progress| async move {
         dist::unpack_manifest(place, digest, &options, progress).await
     })
     .map_err(|error| match error.kind() {

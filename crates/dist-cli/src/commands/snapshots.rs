@@ -25,6 +25,11 @@ use crate::user_namespace;
 const OVERLAYFS: &str = SNAPSHOTTERS[0];
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dist snapshots ls
+  dist snapshots mounts my-key /mnt | sh
+  dist snapshots rm my-key")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -67,12 +72,18 @@ struct Ls {
 What an ordinary user unpacked is mounted in a user namespace; standard error says how to enter it.
 
 Examples:
-  dist snapshots mounts my-key /mnt | sh")]
+  dist snapshots mounts my-key /mnt | sh
+  dist snapshots mounts my-key --target /mnt | sh")]
 struct Mounts {
     /// The snapshot
     key: SnapshotKey,
 
     /// Where the commands mount it [default: KEY]
+    #[arg(value_name = "TARGET", conflicts_with = "target")]
+    positional_target: Option<PathBuf>,
+
+    /// The same, as `rootfs prepare` has it
+    #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
 }
 
@@ -121,7 +132,8 @@ fn mounts(config: &Config, args: &Mounts) -> Result<()> {
         user_namespace::enter_again(config)?;
     }
     let mounts = snapshotter.mounts(&args.key)?;
-    let target = args.target.clone().unwrap_or_else(|| args.key.as_str().into());
+    let target = args.target.as_ref().or(args.positional_target.as_ref());
+    let target = target.cloned().unwrap_or_else(|| args.key.as_str().into());
     output::lines(dist_snapshot::mount::commands(&mounts, &target).into_iter())?;
     user_namespace::tell_how(config)
 }

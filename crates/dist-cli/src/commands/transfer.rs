@@ -53,11 +53,11 @@ pub(crate) fn into_store<T, F: Future<Output = Result<(T, Vec<Warning>)>>>(
     work: impl FnOnce(Arc<dyn Progress>) -> F,
 ) -> Result<T> {
     let reporter = Reporter::start(config.progress_unless(quiet), &config.terminal);
-    run(config, &reporter, work).map_err(|error| {
+    run(&reporter, work).map_err(|error| {
         let Some(missing) = reporter.missing() else { return error };
-        let message = match error.kind() {
-            ErrorKind::Cancelled => what.to_owned(),
-            _ => error.to_string(),
+        let message = match error.find::<Stopped>() {
+            Some(_) => what.to_owned(),
+            None => error.to_string(),
         };
         Error::new(error.kind(), message).with_source(Kept { error, missing })
     })
@@ -65,11 +65,10 @@ pub(crate) fn into_store<T, F: Future<Output = Result<(T, Vec<Warning>)>>>(
 
 /// Runs `work`, which keeps nothing where it fails, in the same way.
 pub(crate) fn run<T, F: Future<Output = Result<(T, Vec<Warning>)>>>(
-    config: &Config,
     reporter: &Arc<Reporter>,
     work: impl FnOnce(Arc<dyn Progress>) -> F,
 ) -> Result<T> {
-    let result = runtime::run(config.timeout, work(reporter.clone()));
+    let result = runtime::run(work(reporter.clone()));
     if let Ok((_, warnings)) = &result {
         reporter.warn(warnings);
     }

@@ -38,7 +38,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let (remotes, options) = (&remotes, &options);
     let mode = config.progress_unless(args.transfer.quiet);
     let reporter = Reporter::start(mode, &config.terminal);
-    let resolved = transfer::run(config, &reporter, |progress| {
+    let resolved = transfer::run(&reporter, |progress| {
         dist::unpack_to_directory(remotes, &args.name, &args.dir, options, &config.limits, progress)
     })
     .map_err(|error| {

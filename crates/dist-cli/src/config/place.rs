@@ -1,16 +1,18 @@
 //! Where a command works: on a root directory of this process, or through a daemon.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use dist::{Host, Local, Operations, Puller};
-use dist_core::{Error, ErrorKind, Result};
-use dist_grpc::client::{Client, RemotePuller};
+use dist_core::{Context as _, Error, ErrorKind, Result};
+use dist_grpc::client::{Client, RemotePuller, socket_path};
 use dist_store::{ContentStore, OpenMode, Store, StoreOptions};
 
 use super::Config;
 use super::environment::Environment;
 use crate::args::{Args, Global};
 use crate::commands::Command;
+use crate::report;
 
 /// What a flag is about that a daemon does by its own settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +127,12 @@ impl Config {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let timeout = self.registry.connect_timeout;
-        Client::connect(address, timeout, self.namespace.clone()).map(Some)
+        match Client::connect(address, timeout, self.namespace.clone()) {
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Err(report::advise(error, who_may_connect(address)))
+            }
+            client => client.map(Some),
+        }
     }
 
     /// The daemon, where one is meant, for what it does by itself.
@@ -177,6 +184,26 @@ impl Config {
             )),
         }
     }
+}
+
+/// What a user can do whom a daemon does not answer.
+fn who_may_connect(address: &str) -> String {
+    let there = socket_path(address).and_then(|path| {
+        fs_err::symlink_metadata(path).context(ErrorKind::Unavailable, || "stat the socket".into())
+    });
+    let rights = there.map_or_else(
+        |_| "its directory can't be searched".to_owned(),
+        |there| {
+            let (mode, gid) = (there.mode() & 0o777, there.gid());
+            let group = uzers::get_group_by_gid(gid);
+            let group = group.map_or(gid.to_string(), |it| it.name().to_string_lossy().into());
+            format!("it has mode {mode:04o} and group {group}")
+        },
+    );
+    format!(
+        "the socket lets in whom it belongs to: {rights}; join the group, or have mode, group, \
+         allow_users or allow_groups of [daemon] in the daemon's dist.toml let you in"
+    )
 }
 
 /// Turns the error for a store that is not there into nothing.

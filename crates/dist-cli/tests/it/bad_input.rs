@@ -186,3 +186,12 @@ fn ingest_takes_nothing_wrong() {
     dist.feed(&["ingest", ""], b"x").exit(2);
     dist.feed(&["ingest", "k2", "--expected-digest", "md5:1"], b"x").exit(2);
 }
+
+#[test]
+fn a_wrong_value_is_told_in_short() {
+    let _timed = timed("bad input");
+    let dist = dist();
+    dist.run(&["rmi", "bad ref:::"]).exit(2).says("bad ref:::");
+    let ran = dist.run(&["snapshots", "mounts", &"k".repeat(5000)]).exit(2).says("kkk...");
+    assert!(ran.stderr.len() < 1000, "{}", ran.stderr);
+}

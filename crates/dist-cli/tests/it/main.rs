@@ -19,6 +19,7 @@ mod ctr;
 mod daemon;
 mod daemon_access;
 mod daemon_stop;
+mod deaf;
 mod differential;
 mod durability;
 mod faults;

@@ -75,3 +75,35 @@ fn anothers_store_is_not_touched() {
     let root = theirs.root().to_str().expect("UTF-8");
     nobody.run(&["--root", root, "pull", &registry.reference("test/user:1")]).exit(8);
 }
+
+#[test]
+fn a_config_file_in_the_home_of_another_is_passed_over() {
+    let _timed = timed("rootless");
+    let mut nobody = Nobody::new();
+    nobody.dist = nobody.dist.env("DIST_CONFIG", "");
+    let closed = nobody.dist.home().join(".config/dist");
+    fs_err::create_dir_all(&closed).expect("make the directory");
+    fs_err::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("chmod");
+    let ran = nobody.run(&["version"]).ok();
+    assert_eq!(ran.stderr.matches("Permission denied").count(), 1, "{}", ran.stderr);
+    let file = closed.join("dist.toml");
+    let file = file.to_str().expect("UTF-8");
+    nobody.run(&["--config-file", file, "version"]).exit(2).says("Permission denied");
+}
+
+#[test]
+fn whom_a_daemon_does_not_answer_hears_whom_it_does() {
+    let _timed = timed("rootless");
+    let nobody = Nobody::new();
+    let daemon = nobody.dist.daemon();
+    let address = daemon.address().to_str().expect("UTF-8").to_owned();
+    let ask = || nobody.run(&["--address", &address, "list"]).exit(4);
+    for mode in [0o660, 0o666] {
+        let rights = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs_err::set_permissions(&address, rights).expect("chmod");
+        let ran = ask().says(&format!("mode {mode:04o} and group root")).says("allow_users");
+        assert_eq!(ran.stderr.matches("hint:").count(), 1, "{}", ran.stderr);
+    }
+    daemon.stop().ok();
+}
