@@ -446,7 +446,10 @@ fn daemon(
     let backend_address = to.take("daemon.backend_address", backend, beside);
     let mode = Sources::file(file.mode.map(|mode| Mode(mode.0.0)));
     let sharing = Sources::file(file.content_sharing.map(|sharing| sharing.0));
-    let metrics = Sources::new(args.and_then(|args| args.metrics.clone()), file.metrics);
+    let metrics = Sources::new(
+        args.and_then(|args| args.metrics.clone()),
+        file.metrics.map(|metrics| metrics.0.0),
+    );
     let config = DaemonConfig {
         address,
         backend_address,

@@ -62,6 +62,8 @@ pub struct Sockets {
 /// # Errors
 /// `Internal` where the server fails.
 pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = ()>) -> Result<()> {
+    let others = [sockets.backend.as_ref(), sockets.metrics.as_ref().and_then(MetricsSocket::unix)];
+    [Some(&sockets.api)].into_iter().chain(others).flatten().for_each(Socket::announce);
     let ended = CancellationToken::new();
     let settling = settle::run(&daemon, ended.clone());
     let emptying = trash::run(&daemon, ended.clone());

@@ -37,9 +37,18 @@ const ONE: &str = "stop that daemon, or name another --root";
 
 const OTHER: &str = "stop what listens there, or name another address with --metrics";
 
+const LISTENS: &str = "use it, stop it, or name another --address (and --root)";
+
+const BACKEND: &str = "another daemon has its backend socket there: name another directory with \
+                       --address, or another daemon.backend_address in dist.toml";
+
+const NO_SOCKET: &str = "it is no socket, and left alone: remove it, or name another --address";
+
 pub(crate) fn run(config: &Config) -> Result<()> {
     let access = access(&config.daemon)?;
     // What can't be right is found before a store is made.
+    let place = config.daemon_address().ok().and_then(Path::parent);
+    let made = place.filter(|dir| !dir.exists()).map(MadeDir);
     let sockets = sockets(config, &access)?;
     let engine = config.engine()?;
     let root = engine.store().root().to_owned();
@@ -56,6 +65,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         gc: config.daemon.gc.clone(),
     };
     let daemon = Daemon::new(engine, options);
+    std::mem::forget(made); // it stays
     // From here on a signal ends it in order: who hears that it is ready may send one at once.
     let _signals = Signals::take_over()?;
     tell(&[NotifyState::Ready]);
@@ -69,6 +79,15 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     });
     tracing::info!("stopped");
     result
+}
+
+/// A directory for sockets that is removed, if it is empty, where the daemon does not start.
+struct MadeDir<'a>(&'a Path);
+
+impl Drop for MadeDir<'_> {
+    fn drop(&mut self) {
+        drop(fs_err::remove_dir(self.0)); // others may have begun to use it
+    }
 }
 
 /// The sockets that systemd passed, in the order of its unit, or those that are made now.
@@ -90,17 +109,6 @@ fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
         })
     };
     let bind = |path: &Path| Socket::bind(&options(path)?, access.clone());
-    let metrics = daemon
-        .metrics
-        .as_deref()
-        .map(|address| {
-            let bound = MetricsSocket::bind(address, &options(Path::new(address))?, access.clone());
-            bound.map_err(|error| match error.kind() {
-                ErrorKind::Busy => report::advise(error, OTHER),
-                _ => error,
-            })
-        })
-        .transpose()?;
     let (api, backend) = match passed(0)? {
         Some(api) => (api, passed(1)?),
         None => {
@@ -112,11 +120,37 @@ fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
                 );
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
-            let backend = daemon.backend_address.as_deref().map(bind).transpose()?;
-            (bind(address)?, backend)
+            // The one that people know is tried first: its error says what is the matter.
+            let api = bind(address).map_err(|error| taken(error, address))?;
+            let backend = daemon.backend_address.as_deref().map(bind).transpose();
+            (api, backend.map_err(|error| advise_if_busy(error, BACKEND))?)
         }
     };
+    let metrics = daemon
+        .metrics
+        .as_deref()
+        .map(|address| {
+            let bound = MetricsSocket::bind(address, &options(Path::new(address))?, access.clone());
+            bound.map_err(|error| advise_if_busy(error, OTHER))
+        })
+        .transpose()?;
     Ok(Sockets { api, backend, metrics })
+}
+
+/// Says what to do where the socket for clients can't be made.
+fn taken(error: Error, address: &Path) -> Error {
+    match error.kind() {
+        ErrorKind::Busy => {
+            let message = format!("a daemon already listens on {}", address.display());
+            report::advise(Error::new(ErrorKind::Busy, message), LISTENS)
+        }
+        ErrorKind::FailedPrecondition => report::advise(error, NO_SOCKET),
+        _ => error,
+    }
+}
+
+fn advise_if_busy(error: Error, hint: &'static str) -> Error {
+    if error.kind() == ErrorKind::Busy { report::advise(error, hint) } else { error }
 }
 
 /// Who is answered, beside root and the members of the sockets' group.

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use clap::ValueEnum as _;
 use dist_core::{Context, Error, ErrorKind, Namespace, Result};
+use dist_grpc::server::MetricsSocket;
 use dist_store::Sharing;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 
 use crate::args::{DurabilityArg, LogFormat, MOST_JOBS, MOST_RETRIES, SNAPSHOTTERS};
+use crate::report;
 use crate::units::{parse_duration, parse_size};
 
 /// The whole file.
@@ -59,7 +61,7 @@ pub(super) struct Daemon {
     pub(super) allow_users: Option<Vec<String>>,
     pub(super) allow_groups: Option<Vec<String>>,
     pub(super) content_sharing: Option<Text<Sharing>>,
-    pub(super) metrics: Option<String>,
+    pub(super) metrics: Option<Text<Metrics>>,
     pub(super) log_level: Option<Text<LevelFilter>>,
     pub(super) log_format: Option<Text<Format>>,
     pub(super) gc: Gc,
@@ -203,6 +205,11 @@ text! {
         path if path.starts_with('/') => Ok(Some(path.into())),
         path => Err(format!("{path} is no absolute path")),
     };
+    /// Where metrics may be served.
+    Metrics(String) = |text| match MetricsSocket::check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(report::one_line(&error)),
+    };
     /// One of the snapshotters.
     SnapshotterName(String) = |text| {
         let known = SNAPSHOTTERS.contains(&text).then(|| text.to_owned());
@@ -235,6 +242,7 @@ mod tests {
             ("[network]\nstall_timeout = 3", 2, "expected a string"),
             ("[daemon]\nmode = \"0999\"", 2, "are no permissions"),
             ("[daemon]\nlog_format = \"xml\"", 2, "xml"),
+            ("[daemon]\nmetrics = \"0.0.0.0:99\"", 2, "only a loopback address"),
             ("snapshotter = \"btrfs\"", 1, "is no snapshotter"),
             ("[daemon.gc]\npause_threshold = 0.9", 2, "0.9 is not in 0.0..=0.5"),
             ("root = \"/a\"\nroot = \"/b\"", 2, "duplicate key"),

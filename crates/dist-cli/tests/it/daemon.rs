@@ -140,7 +140,7 @@ fn one_daemon_a_root_and_one_a_socket() {
     let elsewhere = elsewhere.to_str().expect("a path in UTF-8");
     one.run(&["daemon", "--address", elsewhere]).exit(9).says("another daemon serves it");
     let address = daemon.address().to_str().expect("a path in UTF-8");
-    other.run(&["daemon", "--address", address]).exit(9).says("another process listens there");
+    other.run(&["daemon", "--address", address]).exit(9).says("a daemon already listens on");
     daemon.ctr(&["version"]).ok();
     // Commands work on the root beside its daemon.
     one.ok(&["images"]);
@@ -271,4 +271,30 @@ fn config_show_tells_where_settings_come_from() {
     assert_eq!((&row("jobs")["value"], &row("jobs")["from"]), (&3.into(), &"flag".into()));
     assert_eq!(row("root")["from"], "DIST_ROOT");
     assert_eq!(row("durability")["from"], "default");
+}
+
+#[test]
+fn why_a_daemon_can_not_listen_is_told_by_its_address() {
+    let _timed = timed("daemon");
+    let (dist, other) = (dist(), dist());
+    let daemon = dist.daemon();
+    let address = daemon.address().to_owned();
+    let address = address.to_str().expect("a path in UTF-8");
+    let again = ["daemon", "--address", address];
+    let says = format!("a daemon already listens on {address}");
+    for dist in [&dist, &other] {
+        dist.run(&again).exit(9).says(&says).says("another --address");
+    }
+    daemon.stop().ok();
+    fs_err::write(address, "").expect("write a file");
+    dist.run(&again).exit(1).says("something else is there").says("hint: it is no socket");
+    dist.run(&["daemon", "--address", "127.0.0.1:9999"]).exit(2).says("unix socket");
+    let file = other.dir().join("file");
+    fs_err::write(&file, "").expect("write a file");
+    let new = other.dir().join("new/dist.sock");
+    let new = new.to_str().expect("a path in UTF-8");
+    let root = file.to_str().expect("a path in UTF-8");
+    let ran = other.run(&["--root", root, "daemon", "--address", new]);
+    assert!(ran.code != Some(0) && !ran.stderr.contains("listening"), "{}", ran.stderr);
+    assert!(!other.dir().join("new").exists(), "the directory is still there");
 }

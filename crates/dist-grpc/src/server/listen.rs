@@ -43,11 +43,12 @@ pub(super) struct Made {
     path: PathBuf,
     device: u64,
     inode: u64,
+    mode: u32,
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
-        let Self { path, device, inode } = self;
+        let Self { path, device, inode, .. } = self;
         let ours = std::fs::symlink_metadata(&*path)
             .is_ok_and(|there| (there.dev(), there.ino()) == (*device, *inode));
         if ours && let Err(error) = std::fs::remove_file(&*path) {
@@ -86,9 +87,15 @@ impl Socket {
         let there =
             std::fs::symlink_metadata(&path).context(ErrorKind::Storage, || at("stat", &path))?;
         access.add_group(there.gid());
-        tracing::info!(path = %path.display(), mode = %format_args!("{:04o}", options.mode), "listening");
-        let made = Made { device: there.dev(), inode: there.ino(), path };
+        let made = Made { device: there.dev(), inode: there.ino(), mode: options.mode, path };
         Ok(Self { listener: UnixListener::from(socket), access, made: Some(made) })
+    }
+
+    /// Tells the log that clients are answered.
+    pub(super) fn announce(&self) {
+        if let Some(Made { path, mode, .. }) = &self.made {
+            tracing::info!(path = %path.display(), mode = %format_args!("{mode:04o}"), "listening");
+        }
     }
 
     /// Takes a listening socket that somebody else made and will remove, such as systemd.

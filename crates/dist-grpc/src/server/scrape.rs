@@ -50,20 +50,42 @@ impl MetricsSocket {
             return Socket::bind(&options, access).map(Self::Unix);
         }
         let what = || format!("serve metrics on {address:?}");
-        let parsed: SocketAddr = address.parse().context(ErrorKind::InvalidArgument, what)?;
-        if !parsed.ip().is_loopback() {
-            let message = format!(
-                "serve metrics on {address}: only a loopback address (127.0.0.1:PORT, [::1]:PORT) \
-                 or the path of a unix socket will do"
-            );
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
+        let parsed = loopback(address)?;
         let listener = TcpListener::bind(parsed).map_err(|error| refused(parsed, error))?;
         listener.set_nonblocking(true).context(ErrorKind::Storage, what)?;
         let bound = listener.local_addr().context(ErrorKind::Storage, what)?;
         tracing::info!(address = %bound, "serving metrics");
         Ok(Self::Loopback(listener))
     }
+
+    pub(super) fn unix(&self) -> Option<&Socket> {
+        match self {
+            Self::Unix(socket) => Some(socket),
+            Self::Loopback(_) => None,
+        }
+    }
+
+    /// Looks whether metrics may be served at `address`, without doing so.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where they may not.
+    pub fn check(address: &str) -> Result<()> {
+        if address.starts_with('/') { Ok(()) } else { loopback(address).map(drop) }
+    }
+}
+
+/// Reads an address of the loopback interface and a port.
+fn loopback(address: &str) -> Result<SocketAddr> {
+    let what = || format!("serve metrics on {address:?}");
+    let parsed: SocketAddr = address.parse().context(ErrorKind::InvalidArgument, what)?;
+    if !parsed.ip().is_loopback() {
+        let message = format!(
+            "serve metrics on {address}: only a loopback address (127.0.0.1:PORT, [::1]:PORT) \
+                 or the path of a unix socket will do"
+        );
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(parsed)
 }
 
 /// Why nobody can listen at a loopback address.
