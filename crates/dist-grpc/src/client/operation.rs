@@ -161,11 +161,11 @@ impl RemoteOperation {
 
     /// Keeps what the lease keeps for as long as trying again may take, and ends it.
     fn leave(&self, lease: &LeaseId) -> Result<()> {
-        let shorter = self.client.create_lease(&dist::failed_lease_labels())?;
         let request = ListResourcesRequest { id: lease.to_string() };
         let held = self.client.call(request, |channel, request| async move {
             service(channel).list_resources(request).await
         })?;
+        let shorter = self.client.create_lease(&dist::failed_lease_labels())?;
         for resource in held.resources {
             self.client.add_resource(&shorter, resource)?;
         }
