@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dist_core::{Error, Resource, Result};
+use dist_core::{Resource, Result};
 use dist_snapshot::Leftover;
 use dist_store::{Collected, GcOptions, Leak, Object, Quarantined, Removed, SnapshotId, Store};
 
@@ -14,7 +14,8 @@ use dist_store::{Collected, GcOptions, Leak, Object, Quarantined, Removed, Snaps
 /// something fails later.
 ///
 /// # Errors
-/// `Storage`; the first failure, after all else has been tried.
+/// `Storage`; the first failure, after all else has been tried. That something in quarantine can't be
+/// removed is a warning only.
 pub fn collect(store: &Store, options: GcOptions, collected: &mut Collected) -> Result<()> {
     store.collect(options, collected)?;
     let mut snapshots: HashMap<SnapshotId, &mut Removed> = collected
@@ -34,15 +35,18 @@ pub fn collect(store: &Store, options: GcOptions, collected: &mut Collected) -> 
             None => collected.leaked.push(Leak { path, bytes, ended: None }),
         }
     }
-    collect_quarantined(store, options, collected)
+    collect_quarantined(store, options, jiff::Timestamp::now(), collected)
 }
 
-/// Removes what has been in quarantine for long enough.
-fn collect_quarantined(store: &Store, options: GcOptions, collected: &mut Collected) -> Result<()> {
-    let now = jiff::Timestamp::now().as_nanosecond();
-    let mut failure: Option<Error> = None;
+/// Removes what has been in quarantine for long enough `now`.
+fn collect_quarantined(
+    store: &Store,
+    options: GcOptions,
+    now: jiff::Timestamp,
+    collected: &mut Collected,
+) -> Result<()> {
     for Quarantined { path, ends_at } in store.quarantined()? {
-        if i128::from(ends_at) >= now {
+        if i128::from(ends_at) >= now.as_nanosecond() {
             collected.next_end = collected.next_end.into_iter().chain([ends_at]).min();
             continue;
         }
@@ -50,16 +54,58 @@ fn collect_quarantined(store: &Store, options: GcOptions, collected: &mut Collec
         if !options.dry_run
             && let Err(error) = dist_snapshot::remove_tree(&path)
         {
-            failure = failure.or(Some(error));
+            tracing::warn!(?error, path = %path.display(), "what was in quarantine stays");
             continue;
         }
         collected.leaked.push(Leak { path, bytes, ended: Some(ends_at) });
     }
-    failure.map_or(Ok(()), Err)
+    Ok(())
 }
 
 fn measure(store: &Store, id: SnapshotId, removed: &mut Removed) {
     if let Object::Resource(Resource::Snapshot { snapshotter, .. }) = &removed.object {
         removed.bytes = dist_snapshot::directory_bytes(store, snapshotter, id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dist_store::{Collected, GcOptions, Store, StoreOptions};
+
+    use super::collect_quarantined;
+
+    #[test]
+    fn what_was_put_aside_goes_a_week_after_it_came() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let store = Store::open(&dir.path().join("store"), StoreOptions::default())?;
+        let quarantine = store.root().join("quarantine");
+        let ended = quarantine.join("leak-1700000000000000000-7-0");
+        std::fs::create_dir(&ended)?;
+        std::fs::write(ended.join("file"), "leak")?;
+        let mine = quarantine.join("redis-layer-2026-11-22");
+        std::fs::write(&mine, "mine")?;
+
+        let day = Duration::from_secs(24 * 60 * 60);
+        let now = jiff::Timestamp::now();
+        let after = |days: u32, dry_run: bool| {
+            let mut collected = Collected::default();
+            let options = GcOptions { dry_run };
+            collect_quarantined(&store, options, now + day * days, &mut collected)
+                .map(|()| collected)
+        };
+        let kept = after(6, false)?;
+        assert!(kept.leaked.is_empty() && kept.next_end.is_some() && ended.exists());
+        let told = after(8, true)?.leaked;
+        assert!(ended.exists(), "nothing goes in a dry run");
+        let gone = after(8, false)?.leaked;
+        assert_eq!(told, gone);
+        assert_eq!(gone.iter().map(|leak| &leak.path).collect::<Vec<_>>(), [&ended]);
+        assert!(!ended.exists() && mine.exists());
+
+        std::fs::remove_dir_all(&quarantine)?;
+        assert_eq!(after(8, false)?, Collected::default());
+        Ok(())
     }
 }
