@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use dist_core::{
-    Context as _, Error, ErrorKind, LabelChange, Labels, Lease, LeaseId, Namespace, Resource,
-    Result,
+    Cancel, Context as _, Error, ErrorKind, LabelChange, Labels, Lease, LeaseId, Namespace,
+    Resource, Result,
 };
 use rusqlite::{Connection, Transaction, params};
 
@@ -29,13 +29,18 @@ impl Store {
     /// Keeps a lease beyond the end that its label says, until the guard is dropped or this process
     /// has died: however long the work takes, and whatever is done to the clock.
     ///
+    /// Waits where somebody does so already. For a lease of one's own that is a moment at most: a
+    /// collection that looks whether anybody does.
+    ///
     /// # Errors
-    /// `Busy` where somebody does so already; `Storage`.
-    pub fn use_lease(&self, namespace: &Namespace, id: &LeaseId) -> Result<LockGuard> {
-        self.try_lock(&use_of(namespace, id))?.ok_or_else(|| {
-            let message = format!("use lease {:?}: somebody else does", id.as_str());
-            Error::new(ErrorKind::Busy, message)
-        })
+    /// `Cancelled`; `Storage`.
+    pub fn use_lease(
+        &self,
+        namespace: &Namespace,
+        id: &LeaseId,
+        cancel: &Cancel,
+    ) -> Result<LockGuard> {
+        self.lock(&use_of(namespace, id), cancel)
     }
 
     /// Whether a lease is being used, see [`Store::use_lease`].

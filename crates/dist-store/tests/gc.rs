@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dist_core::{
-    Descriptor, Digest, ErrorKind, Expected, GC_EXPIRE, GC_ROOT, Labels, LeaseId, MediaType,
-    Namespace, Provider as _, Resource, SnapshotKind, Usage,
+    Cancel, Descriptor, Digest, ErrorKind, Expected, GC_EXPIRE, GC_ROOT, Labels, LeaseId,
+    MediaType, Namespace, Provider as _, Resource, SnapshotKind, Usage,
 };
 use dist_store::{
     Collected, ContentStore, Explanation, GcOptions, Object, Reason, Scope, Sharing, Store,
@@ -118,9 +119,11 @@ fn a_lease_that_somebody_works_under_does_not_end() {
     let f = Fixture::new();
     let blob = put(&f.content("a"), b"held", &[]);
     let lease = f.lease(&[(GC_EXPIRE, PAST)], &[content(blob)]);
-    let used = f.store.use_lease(&namespace("a"), &lease).unwrap();
-    let twice = f.store.use_lease(&namespace("a"), &lease).unwrap_err();
-    assert_eq!(twice.kind(), ErrorKind::Busy);
+    let used = f.store.use_lease(&namespace("a"), &lease, &Cancel::default()).unwrap();
+    let given_up = Cancel::default();
+    given_up.cancel();
+    let twice = f.store.use_lease(&namespace("a"), &lease, &given_up).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::Cancelled);
     // The same id in another namespace is another lease.
     f.store
         .leases(&namespace("b"))
@@ -471,4 +474,25 @@ fn only_what_somebody_deleted_counts_as_deleted() {
     assert_eq!(fixture.store.deletions().unwrap(), before, "a collection leaves no garbage");
     fixture.store.leases(&namespace("a")).delete(&lease).unwrap();
     assert!(fixture.store.deletions().unwrap() > before);
+}
+
+/// A collection takes every lock that is free for a moment, to remove what the dead have left.
+#[test]
+fn a_lease_can_be_used_while_collections_run() {
+    let f = Fixture::new();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let collecting = threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                f.collect();
+            }
+        });
+        let used = (0..20_000).try_for_each(|number| {
+            let lease = format!("l{number}").parse().unwrap();
+            f.store.use_lease(&namespace("a"), &lease, &Cancel::default()).map(drop)
+        });
+        done.store(true, Ordering::Relaxed);
+        collecting.join().unwrap();
+        used.unwrap();
+    });
 }

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use dist_core::{GC_EXPIRE, GC_ROOT, Image, LabelChange, Labels, LeaseId, Resource, Result};
+use dist_core::{
+    Cancel, GC_EXPIRE, GC_ROOT, Image, LabelChange, Labels, LeaseId, Resource, Result,
+};
 use dist_store::{LockGuard, Registration, Scope};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -49,7 +51,9 @@ impl Session {
             let lease = leases.create_lazily(&lease_labels(), &list)?;
             session.engine = engine.leased(lease.clone());
             session.own = Some(lease.clone());
-            session._alive = Some(engine.store().use_lease(engine.namespace(), &lease)?);
+            let cancel = Cancel::default();
+            let alive = engine.store().use_lease(engine.namespace(), &lease, &cancel)?;
+            session._alive = Some(alive);
             session.held = needs;
         }
         Ok(session)
