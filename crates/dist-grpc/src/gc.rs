@@ -80,6 +80,22 @@ struct Since {
     next_end: Option<i64>,
 }
 
+impl Since {
+    /// Begins anew, for a collection. What is counted stays known: who looks at the store's count
+    /// before the collection does would otherwise take all that was ever deleted for new.
+    fn begin(&mut self) -> Self {
+        let counted = self.counted;
+        std::mem::replace(self, Self { counted, ..Self::default() })
+    }
+
+    /// Takes note of the store's own count, which is less than is known where a collection began
+    /// meanwhile.
+    fn count(&mut self, counted: i64) {
+        self.deletions += u64::try_from(counted - self.counted).unwrap_or(0);
+        self.counted = self.counted.max(counted);
+    }
+}
+
 #[derive(Debug, Default)]
 struct History {
     /// The last request that a collection began after.
@@ -129,7 +145,7 @@ impl Collector {
         let store = daemon.engine().store();
         let began = std::time::Instant::now();
         let mut collected = Collected::default();
-        let before = std::mem::take(&mut *self.since());
+        let before = self.since().begin();
         // Read before: what is deleted while it runs is a reason for the next.
         let result = store.deletions().and_then(|counted| {
             self.since().counted = counted;
@@ -208,9 +224,7 @@ impl Collector {
         match blocking(move || Ok((store.deletions()?, store.next_end()?))).await {
             Ok((counted, next_end)) => {
                 let mut since = self.since();
-                // Less than is known where a collection began meanwhile.
-                since.deletions += u64::try_from(counted - since.counted).unwrap_or(0);
-                since.counted = since.counted.max(counted);
+                since.count(counted);
                 since.next_end = since.next_end.into_iter().chain(next_end).min();
             }
             Err(error) => tracing::warn!(?error, "looking for changes of the metadata failed"),
@@ -274,5 +288,22 @@ fn publish(daemon: &Daemon, collected: &Collected) {
             }
             _ => (),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Since;
+
+    #[test]
+    fn only_what_was_deleted_since_is_a_reason_when_a_collection_has_just_begun() {
+        let mut since = Since { deletions: 3, mutations: 4, counted: 100, next_end: Some(1) };
+        let before = since.begin();
+        assert_eq!((before.deletions, before.mutations), (3, 4));
+        assert_eq!((since.deletions, since.mutations, since.next_end), (0, 0, None));
+        since.count(102);
+        assert_eq!((since.deletions, since.counted), (2, 102));
+        since.count(101);
+        assert_eq!((since.deletions, since.counted), (2, 102));
     }
 }
