@@ -149,8 +149,9 @@ pub trait Ingester: Send + Sync {
 
 /// The answer to [`Ingester::ingest`].
 pub enum Ingest {
-    /// The expected content is committed; nothing is to be written.
-    Exists(Info),
+    /// The expected content is committed; nothing is to be written. It is new where the namespace
+    /// took over just now what was there without it.
+    Exists(Committed),
     /// The caller holds the ingest and writes from [`Writer::offset`].
     Writer(Box<dyn Writer>),
 }
@@ -213,12 +214,12 @@ pub trait Writer: io::Write + Send {
     fn abort(self: Box<Self>) -> Result<()>;
 }
 
-/// How a commit ended: either way the blob is there.
+/// How a commit ended: either way the namespace has the blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {
-    /// This writer brought the blob.
+    /// The namespace did not have the blob before.
     New(Info),
-    /// Another writer had brought the same blob before.
+    /// The namespace had the same blob before.
     Existed(Info),
 }
 

@@ -37,7 +37,7 @@ struct Inner {
     bus: Bus,
     collector: Collector,
     settler: Settler,
-    emptier: Emptier,
+    emptier: Arc<Emptier>,
     streams: Streams,
     metrics: Metrics,
 }
@@ -47,8 +47,11 @@ impl Daemon {
     #[must_use]
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
         let collector = Collector::new(options.gc.clone());
-        let engine = engine.with_sharing(options.content_sharing).with_removal(Removal::Later);
-        let (bus, settler, emptier, streams) = Default::default();
+        let (bus, settler, streams) = Default::default();
+        let emptier = Arc::<Emptier>::default();
+        let engine = engine
+            .with_sharing(options.content_sharing)
+            .with_removal(Removal::Later(Arc::clone(&emptier) as _));
         let metrics = Metrics::new(&options.version);
         let inner = Inner { engine, options, bus, collector, settler, emptier, streams, metrics };
         Self(Arc::new(inner))

@@ -154,7 +154,7 @@ impl Dirs {
     /// As [`Dirs::discard`], but leaves it in the trash where the store says so.
     pub(crate) fn discard_soon(&self, id: SnapshotId) -> Result<()> {
         match self.throw_away(id)? {
-            Some(trash) if !self.store.leaves_trash() => remove_tree(&trash),
+            Some(trash) if !self.store.leave_in_trash() => remove_tree(&trash),
             _ => Ok(()),
         }
     }

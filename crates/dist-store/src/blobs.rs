@@ -161,7 +161,10 @@ impl ContentStore {
             self.scope.release(transaction, &Resource::Content(*digest))
         })?;
         // Not before: a row without its file is damage, a file without a row is a leak at most.
-        self.store.remove_unowned(digest)
+        if let Err(error) = self.store.remove_unowned(digest) {
+            tracing::warn!(?error, %digest, "the file of a deleted blob is left to a collection");
+        }
+        Ok(())
     }
 
     /// Reads a blob to its end and compares it with its digest.

@@ -27,8 +27,8 @@ mod writer;
 use std::path::Path;
 
 use dist_core::{
-    Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Info, Ingest,
-    IngestKey, Ingester, Resource, Result, ResultExt as _,
+    Cancel, Committed, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Info,
+    Ingest, IngestKey, Ingester, Resource, Result, ResultExt as _,
 };
 use rusqlite::Connection;
 
@@ -49,7 +49,7 @@ impl Ingester for ContentStore {
             if !self.store.is_read_only() {
                 dir::remove_left(&self.store, &self.scope.namespace, key);
             }
-            return Ok(Ingest::Exists(info));
+            return Ok(Ingest::Exists(Committed::Existed(info)));
         }
         self.store.check_writable()?;
         self.store.db().demand_space().during(|| format!("write ingest {key}"))?;
@@ -57,10 +57,10 @@ impl Ingester for ContentStore {
         // Whoever tries again, perhaps tomorrow and under another lease, finds what has come.
         dir.set_leased(&self.store, false)?;
         if let Some(digest) = expected.digest
-            && let Some(info) = self.claim(&digest, expected.size, cancel)?
+            && let Some(claimed) = self.claim(&digest, expected.size, cancel)?
         {
             dir.remove()?;
-            return Ok(Ingest::Exists(info));
+            return Ok(Ingest::Exists(claimed));
         }
         let recalled = recall::recall(&dir, &self.scope.namespace, key, expected)?;
         let writer = FileWriter::open(self.clone(), dir, key, recalled, cancel)?;
@@ -109,7 +109,12 @@ impl ContentStore {
     /// A file with a row of any namespace and that row's size is believed. One without a row (a
     /// commit was killed half-way, or the row was dropped after another boot) is hashed first.
     /// What turns out bad goes to quarantine. An isolated namespace must write what it does not have.
-    fn claim(&self, digest: &Digest, size: Option<u64>, cancel: &Cancel) -> Result<Option<Info>> {
+    fn claim(
+        &self,
+        digest: &Digest,
+        size: Option<u64>,
+        cancel: &Cancel,
+    ) -> Result<Option<Committed>> {
         let path = self.store.blob_path(digest);
         loop {
             let (known, allowed) = self.store.db().read(|connection| {
@@ -146,15 +151,17 @@ impl ContentStore {
             if unsettled && durable {
                 self.settle_file(digest, &path, found)?;
             }
-            let info = self.store.db().write(|transaction| {
+            let claimed = self.store.db().write(|transaction| {
                 let same_rows = blobs::known(transaction, digest)? == known;
                 if !same_rows || look(&path)? != found {
                     return Ok(None); // another process was quicker; look again
                 }
-                self.insert(transaction, digest, there, unsettled && !durable).map(Some)
+                let had = self.load(transaction, digest)?.is_some();
+                let info = self.insert(transaction, digest, there, unsettled && !durable)?;
+                Ok(Some(if had { Committed::Existed(info) } else { Committed::New(info) }))
             })?;
-            if info.is_some() {
-                return Ok(info);
+            if claimed.is_some() {
+                return Ok(claimed);
             }
             cancel.check()?;
         }

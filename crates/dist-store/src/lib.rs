@@ -92,4 +92,4 @@ pub use registration::Registration;
 pub use scope::Scope;
 pub use snapshots::{SnapshotId, SnapshotRecord, SnapshotStore};
 pub use store::{OpenMode, Store, StoreOptions};
-pub use trash::Removal;
+pub use trash::{Emptier, Removal};

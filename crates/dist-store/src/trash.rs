@@ -4,8 +4,9 @@
 //! it, and its row is gone before. What lies there belongs to nobody: whoever finds it removes it,
 //! and two may do so at once.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
 
 use dist_core::{Digest, Result};
 
@@ -18,13 +19,19 @@ const ROOM: u64 = 1 << 30;
 /// When the space of what is deleted comes free.
 ///
 /// A file system that discards blocks as they come free takes seconds for a large file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Removal {
     /// Before the call that deletes it returns.
     #[default]
     Now,
-    /// When whoever asked for this empties the trash. Where little space is free: now.
-    Later,
+    /// When this one empties the trash. Where little space is free: now.
+    Later(Arc<dyn Emptier>),
+}
+
+/// Empties the trash behind the back of whoever deletes.
+pub trait Emptier: fmt::Debug + Send + Sync {
+    /// Hears that something was moved to the trash; `false` where it does not empty it any more.
+    fn thrown_away(&self) -> bool;
 }
 
 impl Store {
@@ -36,10 +43,16 @@ impl Store {
         store
     }
 
-    /// Whether what is deleted now is to be left in the trash.
+    /// Leaves what was just moved to the trash to whoever empties it, and tells him; `false` where
+    /// it is to be removed now.
     #[must_use]
-    pub fn leaves_trash(&self) -> bool {
-        self.removal == Removal::Later && fsio::free_bytes(self.root()).is_ok_and(|n| n >= ROOM)
+    pub fn leave_in_trash(&self) -> bool {
+        match &self.removal {
+            Removal::Now => false,
+            Removal::Later(emptier) => {
+                fsio::free_bytes(self.root()).is_ok_and(|n| n >= ROOM) && emptier.thrown_away()
+            }
+        }
     }
 
     pub(crate) fn trash(&self) -> PathBuf {
@@ -62,7 +75,7 @@ impl Store {
 
     /// Frees the space of what was thrown away, or leaves that to whoever empties the trash.
     pub(crate) fn free(&self, thrown_away: &[PathBuf]) -> Result<()> {
-        if self.leaves_trash() {
+        if thrown_away.is_empty() || self.leave_in_trash() {
             return Ok(());
         }
         thrown_away.iter().try_for_each(|path| fsio::remove_all(path))

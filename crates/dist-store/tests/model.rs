@@ -155,7 +155,10 @@ impl World {
         let opened = content.ingest(&key(blob), expected, &Cancel::default()).unwrap();
         let recorded = self.model.rows.iter().any(|row| row.1 == digest);
         let mut writer = match opened {
-            Ingest::Exists(info) => {
+            Ingest::Exists(found) => {
+                let had = self.model.rows.contains(&(namespace, digest));
+                assert_eq!(matches!(found, Committed::Existed(_)), had);
+                let info = found.info();
                 assert_eq!((info.digest, info.size), (digest, bytes.len() as u64));
                 assert!(!self.model.lost.contains(&digest));
                 self.model.rows.insert((namespace, digest));

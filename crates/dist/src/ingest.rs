@@ -53,7 +53,8 @@ impl Intake {
     /// Opens the ingest of `desc` and begins its body where that is needed.
     pub(crate) fn open(&self, desc: &Descriptor) -> Result<Opened> {
         match self.content.ingest(&desc.ingest_key(), desc.into(), &self.cancel)? {
-            Ingest::Exists(_) => {
+            Ingest::Exists(found) => {
+                created(&*self.progress, &found);
                 self.progress.event(Event::Existed { desc });
                 Ok(Opened::Exists)
             }

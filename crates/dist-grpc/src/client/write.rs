@@ -39,7 +39,8 @@ pub(super) fn open(
             Err(error) => match (error.kind(), expected.digest) {
                 (ErrorKind::AlreadyExists, Some(digest)) => {
                     let info = contents.info(&digest)?;
-                    return contents.add_labels(info, &contents.labels).map(Ingest::Exists);
+                    let info = contents.add_labels(info, &contents.labels)?;
+                    return Ok(Ingest::Exists(Committed::Existed(info)));
                 }
                 (ErrorKind::Unavailable, _) if error.to_string().contains("locked") => {
                     let written = contents.written(key)?;

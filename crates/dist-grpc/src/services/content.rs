@@ -95,14 +95,7 @@ impl Service {
         let key = key(&request.get_ref().r#ref)?;
         match self.writers.abort(space.content.namespace(), &key).await {
             Some(result) => result,
-            None => {
-                let abort = move || {
-                    space.content.abort(&key)?;
-                    space.daemon.emptier().thrown_away();
-                    Ok(())
-                };
-                blocking(abort).await
-            }
+            None => blocking(move || space.content.abort(&key)).await,
         }
     }
 }
@@ -162,7 +155,6 @@ impl Content for Service {
     ) -> Result<Response<()>, Status> {
         let work = |space: &Space, request: api::DeleteContentRequest| {
             space.content.delete(&digest(&request.digest)?)?;
-            space.daemon.emptier().thrown_away();
             space.changed("/content/delete", &ContentDelete { digest: request.digest }, 1);
             Ok(())
         };

@@ -187,7 +187,6 @@ impl Snapshots for Service {
     ) -> Result<Response<()>, Status> {
         let work = |space: &Space, request: RemoveSnapshotRequest| {
             space.snapshotter.remove(&known_key(&request.key)?)?;
-            space.daemon.emptier().thrown_away();
             space.tell(
                 "/snapshot/remove",
                 &SnapshotRemove { key: request.key, snapshotter: request.snapshotter },

@@ -8,6 +8,8 @@ use dist_core::{
 };
 use dist_grpc::api::containerd::services::content::v1::DeleteContentRequest;
 use dist_grpc::api::containerd::services::content::v1::content_client::ContentClient;
+use dist_grpc::api::containerd::services::diff::v1::DiffRequest;
+use dist_grpc::api::containerd::services::diff::v1::diff_client::DiffClient;
 use dist_grpc::api::containerd::services::events::v1::events_client::EventsClient;
 use dist_grpc::api::containerd::services::events::v1::{Envelope, SubscribeRequest};
 use dist_grpc::api::containerd::services::images::v1 as images;
@@ -18,7 +20,7 @@ use dist_grpc::api::containerd::services::snapshots::v1::RemoveSnapshotRequest;
 use dist_grpc::api::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use dist_grpc::api::containerd::types::Descriptor;
 use dist_store::Store;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use crate::support::{Served, request};
 
@@ -199,6 +201,17 @@ async fn what_requests_delete_leaves_the_disk_without_a_collection() {
     let left: Vec<_> =
         served.engine.content().list().unwrap().into_iter().map(|info| info.digest).collect();
     assert_eq!(left, [kept]);
+}
+
+#[tokio::test]
+async fn what_a_layer_that_cannot_be_committed_leaves_takes_no_space_for_long() {
+    let served = Served::new("native");
+    let labels = HashMap::from([("a".to_owned(), "b".repeat(5000))]);
+    let diff = DiffRequest { labels, ..DiffRequest::default() };
+    let failed = DiffClient::new(served.channel()).diff(request(diff)).await.unwrap_err();
+    assert_eq!(failed.code(), Code::InvalidArgument);
+    assert!(served.engine.content().ingests().unwrap().is_empty());
+    eventually(|| trash(&served) == 0).await;
 }
 
 #[tokio::test]

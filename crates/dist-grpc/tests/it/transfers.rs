@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
 
 use crate::streams::{Opened, pack};
-use crate::support::{Served, refused, request};
+use crate::support::{Served, refused, request, request_in};
 
 pub(crate) async fn transfer(
     served: &Served,
@@ -254,6 +254,43 @@ async fn subscribers_hear_what_a_pull_brings() {
         |at: usize, parent: &str| ("overlayfs".to_owned(), chain[at].clone(), parent.to_owned());
     assert_eq!(snapshots, [snapshot(0, ""), snapshot(1, &chain[0])]);
     assert_eq!(images, ["/images/create", "/images/update"]);
+}
+
+#[tokio::test]
+async fn subscribers_hear_what_is_new_to_a_namespace_though_another_one_has_it() {
+    let registry = Registry::start();
+    let image = Image::random(1, &[3000, 500]);
+    image.push(&registry, "app", "1");
+    let served = Served::new("overlayfs");
+    let from = || plain(&registry.reference("app:1"));
+    transfer(&served, from(), pack(&store("app")), "").await.unwrap();
+    let mut client = EventsClient::new(served.channel());
+    let mut stream = client.subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+    let message = TransferRequest {
+        source: Some(from()),
+        destination: Some(pack(&named("app"))),
+        options: None,
+    };
+    let message = request_in("other", message);
+    TransferClient::new(served.channel()).transfer(message).await.unwrap();
+    let mut created = Vec::new();
+    loop {
+        let envelope = stream.message().await.unwrap().unwrap();
+        assert_eq!(envelope.namespace, "other");
+        match envelope.topic.as_str() {
+            "/content/create" => {
+                let event = ContentCreate::decode(&*envelope.event.unwrap().value).unwrap();
+                created.push(event.digest);
+            }
+            "/images/create" => break,
+            _ => {}
+        }
+    }
+    created.sort();
+    let blobs = std::iter::once(&image.manifest).chain(&image.blobs);
+    let mut expected: Vec<_> = blobs.map(|blob| blob.digest.to_string()).collect();
+    expected.sort();
+    assert_eq!(created, expected);
 }
 
 #[tokio::test]

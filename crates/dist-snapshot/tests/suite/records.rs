@@ -1,6 +1,7 @@
 //! Kinds, keys, parents, labels, order: what needs no mount.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use dist_core::{ErrorKind, LabelChange, Labels, Namespace, SnapshotKind};
 use dist_store::Removal;
@@ -129,11 +130,21 @@ fn parents_stay(bench: &Bench) {
     assert_eq!(std::fs::read_dir(trash).unwrap().count(), 0);
 }
 
+/// Empties the trash at no time.
+#[derive(Debug)]
+struct Patient;
+
+impl dist_store::Emptier for Patient {
+    fn thrown_away(&self) -> bool {
+        true
+    }
+}
+
 fn what_is_removed_later_is_in_the_trash_until_somebody_empties_it(bench: &Bench) {
     let trash = || std::fs::read_dir(bench.store.root().join("trash")).unwrap().count();
-    let later = bench.store.removing(Removal::Later);
+    let later = bench.store.removing(Removal::Later(Arc::new(Patient)));
     // Not where the disk that tests run on is nearly full.
-    let left = usize::from(later.leaves_trash());
+    let left = usize::from(later.leave_in_trash());
     let snapshotter = dist_snapshot::open(&later, Namespace::default(), bench.name).unwrap();
     bench.prepare("a", None);
     snapshotter.remove(&key("a")).unwrap();

@@ -24,9 +24,10 @@ use crate::fsio::{self, at};
 /// A commit that went well: the blob is there and this namespace has it.
 pub(super) struct Published {
     pub(super) info: Info,
-    /// Some namespace had it before: not one that found it between its link and its row.
+    /// This namespace had a row of it before: not one that it made when it found the file between
+    /// its link and its row.
     pub(super) known: bool,
-    /// This namespace had it before.
+    /// This namespace had it before, row and file.
     pub(super) owned: bool,
 }
 
@@ -166,7 +167,7 @@ impl Publication<'_> {
                 info = self.content.label(transaction, &self.digest, self.labels)?;
             }
             self.content.scope.release(transaction, &Resource::Ingest(self.key.clone()))?;
-            Ok((Published { info, known: known.is_some() && !made, owned }, replace))
+            Ok((Published { info, known: row && !made, owned }, replace))
         })?;
         if relinked && self.durable() {
             self.sync_dir(&path, ours.found)?;

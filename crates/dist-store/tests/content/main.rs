@@ -8,12 +8,14 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dist_core::{
     Cancel, Committed, ContentMismatch, Digest, ErrorKind, Expected, Ingest, IngestKey,
     Ingester as _, LabelChange, Labels, Namespace, Provider as _, Writer,
 };
-use dist_store::{ContentStore, Durability, OpenMode, Removal, Store, StoreOptions};
+use dist_store::{ContentStore, Durability, Emptier, OpenMode, Removal, Store, StoreOptions};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -92,13 +94,59 @@ fn get(content: &ContentStore, digest: &Digest) -> Vec<u8> {
     bytes
 }
 
+/// Takes so many things on.
+#[derive(Debug)]
+struct Patient(AtomicUsize);
+
+impl Emptier for Patient {
+    fn thrown_away(&self) -> bool {
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+#[test]
+fn a_blob_whose_file_can_not_be_moved_is_deleted_all_the_same() {
+    let f = Fixture::new();
+    let content = f.content();
+    let digest = put(&content, b"hello");
+    let trash = f.store.root().join("trash");
+    std::fs::remove_dir(&trash).unwrap();
+    std::fs::write(&trash, "").unwrap();
+    content.delete(&digest).unwrap();
+    assert!(content.list().unwrap().is_empty());
+    assert_eq!(f.entries("content/blobs/sha256"), 1);
+}
+
+/// What another namespace has is new to one that did not have it, with its bytes or without.
+#[test]
+fn what_is_new_is_said_of_each_namespace() {
+    let f = Fixture::new();
+    put(&f.content(), b"hello");
+    let other = |name: &str| f.store.content(name.parse::<Namespace>().unwrap());
+    let ingest = |content: &ContentStore, expected: Expected| match content
+        .ingest(&"a".parse().unwrap(), expected, &Cancel::default())
+        .unwrap()
+    {
+        Ingest::Exists(found) => found,
+        Ingest::Writer(mut writer) => {
+            writer.write_all(b"hello").unwrap();
+            writer.commit(expect(b"hello")).unwrap()
+        }
+    };
+    for (expected, name) in [(Expected::default(), "written"), (expect(b"hello"), "taken")] {
+        assert!(matches!(ingest(&other(name), expected), Committed::New(_)), "{name}");
+        assert!(matches!(ingest(&other(name), expected), Committed::Existed(_)), "{name}");
+    }
+}
+
 #[test]
 fn what_is_removed_later_is_gone_at_once_and_takes_space_until_then() {
     let f = Fixture::new();
-    let later = f.store.removing(Removal::Later);
-    assert!(!f.store.leaves_trash());
+    let patient = Arc::new(Patient(AtomicUsize::new(3)));
+    let later = f.store.removing(Removal::Later(Arc::clone(&patient) as _));
+    assert!(!f.store.leave_in_trash());
     // Not where the disk that tests run on is nearly full.
-    let left = usize::from(later.leaves_trash());
+    let left = usize::from(later.leave_in_trash());
     let content = later.content(Namespace::default());
     let digest = put(&content, b"hello");
     let mut writer = begin(&content, "half", Expected::default());
@@ -107,6 +155,12 @@ fn what_is_removed_later_is_gone_at_once_and_takes_space_until_then() {
     content.delete(&digest).unwrap();
     assert_eq!(content.open(&digest).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!((f.entries("content/blobs/sha256"), f.entries("trash")), (0, left));
+    content.abort(&"half".parse().unwrap()).unwrap();
+    assert_eq!((f.entries("content/ingest"), f.entries("trash")), (0, 2 * left));
+    // He heard of each, and of the next he wants to hear nothing.
+    assert_eq!(patient.0.load(Ordering::SeqCst), 3 - 3 * left);
+    patient.0.store(0, Ordering::SeqCst);
+    drop(begin(&content, "half", Expected::default()));
     content.abort(&"half".parse().unwrap()).unwrap();
     assert_eq!((f.entries("content/ingest"), f.entries("trash")), (0, 2 * left));
     // It can be brought again meanwhile, and goes at once where nobody said anything else.
@@ -364,8 +418,8 @@ fn a_blob_deleted_during_its_commit_is_there_afterwards() {
                     ) {
                         Ok(Ingest::Writer(writer)) => writer,
                         Ok(Ingest::Exists(info)) => {
-                            assert_eq!(get(content, &info.digest), b"hello");
-                            content.delete(&info.digest).unwrap();
+                            assert_eq!(get(content, &info.info().digest), b"hello");
+                            content.delete(&info.info().digest).unwrap();
                             continue;
                         }
                         Err(error) => panic!("{error:?}"),

@@ -150,7 +150,10 @@ impl Contents {
         // without its bytes.
         let said = Expected { digest: None, ..expected };
         let mut writer = match self.content.ingest(&key, said, &self.cancel)? {
-            Ingest::Exists(info) => return Ok(info.digest),
+            Ingest::Exists(found) => {
+                created(&*self.progress, &found);
+                return Ok(found.info().digest);
+            }
             Ingest::Writer(writer) => writer,
         };
         if writer.offset() > 0 {
