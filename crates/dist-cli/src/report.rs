@@ -5,7 +5,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write};
 
-use dist_core::{ContentMismatch, Error, ErrorKind, Limit};
+use dist_core::{ContentMismatch, DamagedStore, Error, ErrorKind, Limit};
+use dist_grpc::client::{Answered, Reason};
 use dist_store::{DamagedDatabase, is_database_damaged};
 use rustix::io::Errno;
 
@@ -111,13 +112,21 @@ pub(crate) fn one_line(error: &dyn StdError) -> String {
 /// The error and its causes, down to the one after which all is told.
 fn line(error: &dyn StdError, is_told: impl Fn(&(dyn StdError + 'static)) -> bool) -> String {
     let mut line = printable(&error.to_string());
+    let mut last = line.clone();
     let mut next = error.source();
     while let Some(cause) = next {
         let text = printable(&cause.to_string());
         // Some libraries print their cause in their own message.
         if !text.is_empty() && !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
+            // A daemon begins with what is said of the call to it.
+            match text.strip_prefix(&last).filter(|more| more.starts_with([':', ' '])) {
+                Some(more) => line.push_str(more),
+                None => {
+                    line.push_str(": ");
+                    line.push_str(&text);
+                }
+            }
+            last = text;
         }
         if is_told(cause) {
             break;
@@ -137,7 +146,7 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
     if let Some(stopped) = find::<Stopped>(error) {
         return stopped.exit_code();
     }
-    if find::<ContentMismatch>(error).is_some() {
+    if find::<ContentMismatch>(error).is_some() || has_reason(error, Reason::ContentMismatch) {
         return 6;
     }
     match error.kind() {
@@ -169,6 +178,11 @@ fn find<T: StdError + 'static>(error: &Error) -> Option<&T> {
     None
 }
 
+/// Whether a daemon named the reason.
+fn has_reason(error: &Error, reason: Reason) -> bool {
+    find::<Answered>(error).is_some_and(|answered| answered.reasons.contains(&reason))
+}
+
 /// What there is to do about it.
 fn hints(error: &Error) -> Vec<String> {
     let kept = find::<Kept>(error);
@@ -189,8 +203,14 @@ fn hints(error: &Error) -> Vec<String> {
         hints
             .push("`dist fetch` and `dist unpack` need none; nor does --snapshotter native".into());
     }
-    if is_database_damaged(error) {
+    if has_reason(error, Reason::FullDisk) {
+        hints.push("make room where the daemon keeps its root directory".into());
+    }
+    if is_database_damaged(error) || has_reason(error, Reason::DamagedDatabase) {
         hints.push("`dist fsck` says more, and what to do".into());
+    }
+    if find::<DamagedStore>(error).is_some() || has_reason(error, Reason::DamagedStore) {
+        hints.push("`dist fsck --repair` brings back what is lost, or says why it can't".into());
     }
     hints.extend(tls_hint(error).map(Into::into));
     // What is printed goes where the caller sent it: no other root would help there.
@@ -320,6 +340,12 @@ mod tests {
         let twice =
             Error::new(ErrorKind::Internal, "outer: inner").with_source(io::Error::other("inner"));
         assert_eq!(one_line(&twice), "outer: inner");
+        let told = Error::new(ErrorKind::Internal, "write x")
+            .with_source(io::Error::other("write x: no space"));
+        assert_eq!(one_line(&told), "write x: no space");
+        let told = Error::new(ErrorKind::Internal, "write x")
+            .with_source(io::Error::other("write x to y: no space"));
+        assert_eq!(one_line(&told), "write x to y: no space");
     }
 
     #[test]

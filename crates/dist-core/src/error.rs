@@ -54,6 +54,61 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    /// All of them, in the order above.
+    pub const ALL: [Self; 18] = [
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::InvalidArgument,
+        Self::OutOfRange,
+        Self::FailedPrecondition,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
+        Self::Denied,
+        Self::Unavailable,
+        Self::Busy,
+        Self::Unsupported,
+        Self::Corrupt,
+        Self::UnsafeLayer,
+        Self::ResourceExhausted,
+        Self::Storage,
+        Self::Aborted,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
+    /// The name that it has between processes, which never changes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::AlreadyExists => "already-exists",
+            Self::InvalidArgument => "invalid-argument",
+            Self::OutOfRange => "out-of-range",
+            Self::FailedPrecondition => "failed-precondition",
+            Self::Unauthenticated => "unauthenticated",
+            Self::PermissionDenied => "permission-denied",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Busy => "busy",
+            Self::Unsupported => "unsupported",
+            Self::Corrupt => "corrupt",
+            Self::UnsafeLayer => "unsafe-layer",
+            Self::ResourceExhausted => "resource-exhausted",
+            Self::Storage => "storage",
+            Self::Aborted => "aborted",
+            Self::Cancelled => "cancelled",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The kind of a [`name`](Self::name); `None` for one that this program does not know.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// An error with a kind, a message that says what was done to what, and its cause.
 ///
 /// `Display` prints the message alone; the chain is reached by
@@ -197,6 +252,15 @@ pub struct Limit {
     pub limit: u64,
 }
 
+/// The cause of an error about what a store has recorded and lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store is damaged")]
+pub struct DamagedStore {
+    /// What is wrong with content, where it is that.
+    #[source]
+    pub mismatch: Option<ContentMismatch>,
+}
+
 /// The cause of an error about content that is not what its descriptor says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContentMismatch {
@@ -231,6 +295,16 @@ mod tests {
             .context(ErrorKind::Storage, || "read".into())
             .unwrap_err();
         assert_eq!(plain.kind(), ErrorKind::Storage);
+    }
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        for (index, kind) in ErrorKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index, "{kind:?} is missing or out of order");
+            assert_eq!(ErrorKind::named(kind.name()), Some(kind));
+        }
+        assert_eq!(ErrorKind::Internal as usize + 1, ErrorKind::ALL.len(), "the last of them");
+        assert_eq!(ErrorKind::named("of-a-later-version"), None);
     }
 
     #[test]

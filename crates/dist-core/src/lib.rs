@@ -35,7 +35,9 @@ pub use content::{
 pub use descriptor::Descriptor;
 pub use diff::{Applied, Applier, Diffed, Differ, Warning};
 pub use digest::{ChainId, DiffId, Digest, DigestError, Hasher, chain_ids};
-pub use error::{ContentMismatch, Context, Error, ErrorKind, Limit, Result, ResultExt};
+pub use error::{
+    ContentMismatch, Context, DamagedStore, Error, ErrorKind, Limit, Result, ResultExt,
+};
 pub use filter::{Fields, Filter};
 pub use handler::{Handler, MAX_DEPTH, Visit, children, dispatch, select_platform, walk};
 pub use image::{Image, ImageName, Namespace};

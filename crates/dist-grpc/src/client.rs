@@ -4,6 +4,7 @@
 //! for by channel, so that they can be made from any thread.
 
 mod contents;
+mod error;
 mod images;
 mod operation;
 mod pull;
@@ -27,6 +28,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::contents::RemoteContents;
+use self::error::error;
+pub use self::error::{Answered, Reason};
 use self::images::RemoteImages;
 pub use self::pull::RemotePuller;
 use self::snapshots::RemoteSnapshots;
@@ -175,36 +178,6 @@ fn unanswered(timeout: Duration) -> Error {
     Error::new(ErrorKind::Unavailable, format!("nobody answers within {timeout:?}"))
 }
 
-/// Turns what a daemon answered into an error: the kind by its code, the text without its class.
-fn error(status: Status) -> Error {
-    if std::error::Error::source(&status).is_some() {
-        // It was made on this side, not sent.
-        return Error::new(ErrorKind::Unavailable, "speak to the daemon: the connection broke")
-            .with_source(status);
-    }
-    let (kind, class) = match status.code() {
-        Code::NotFound => (ErrorKind::NotFound, "not found"),
-        Code::AlreadyExists => (ErrorKind::AlreadyExists, "already exists"),
-        Code::InvalidArgument => (ErrorKind::InvalidArgument, "invalid argument"),
-        Code::OutOfRange => (ErrorKind::OutOfRange, "out of range"),
-        Code::FailedPrecondition => (ErrorKind::FailedPrecondition, "failed precondition"),
-        Code::Unauthenticated => (ErrorKind::Unauthenticated, "unauthenticated"),
-        Code::PermissionDenied => (ErrorKind::PermissionDenied, "permission denied"),
-        Code::Unavailable => (ErrorKind::Unavailable, "unavailable"),
-        Code::Unimplemented => (ErrorKind::Unsupported, "not implemented"),
-        Code::DataLoss => (ErrorKind::Corrupt, "data loss"),
-        Code::ResourceExhausted => (ErrorKind::ResourceExhausted, "resource exhausted"),
-        Code::Aborted => (ErrorKind::Aborted, "aborted"),
-        Code::Cancelled => (ErrorKind::Cancelled, "context canceled"),
-        Code::DeadlineExceeded => (ErrorKind::Unavailable, "deadline exceeded"),
-        _ => (ErrorKind::Internal, "internal"),
-    };
-    let text = status.message();
-    let text = text.strip_suffix(class).and_then(|text| text.strip_suffix(": ")).unwrap_or(text);
-    let text = if text.is_empty() { class } else { text };
-    Error::new(kind, text.to_owned())
-}
-
 /// Fails as connecting does, and keeps no connection.
 async fn reach(path: &Path) -> Result<()> {
     match UnixStream::connect(path).await {
@@ -250,14 +223,5 @@ mod tests {
         for bad in ["", "unix://", "tcp://127.0.0.1:1", "http://x/", "127.0.0.1:1", "[::1]:1"] {
             assert_eq!(socket_path(bad).unwrap_err().kind(), ErrorKind::InvalidArgument, "{bad}");
         }
-    }
-
-    #[test]
-    fn errors_lose_their_class() {
-        let error = error(Status::not_found("blob x is not there: not found"));
-        assert_eq!(
-            (error.kind(), error.to_string().as_str()),
-            (ErrorKind::NotFound, "blob x is not there")
-        );
     }
 }

@@ -3,29 +3,66 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-use dist_core::{Context as _, Descriptor, Error, ErrorKind, MediaType, Mount, Result};
+use dist_core::{
+    ContentMismatch, Context as _, DamagedStore, Descriptor, Error, ErrorKind, MediaType, Mount,
+    Result,
+};
 use prost_types::Timestamp;
 use rustix::io::Errno;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::api::containerd::types;
+use crate::client::Reason;
 
-/// Turns an error into what the field's clients expect: a code, and a text that ends in its class.
+/// The metadata of a failure that names the error's kind, which says more than the code does.
+pub(crate) const KIND_HEADER: &str = "dist-error-kind";
+
+/// The metadata of a failure that says why, for hints and exit codes.
+pub(crate) const REASON_HEADER: &str = "dist-error-reason";
+
+/// Turns an error into what the field's clients expect: a code, and a text that ends in its class;
+/// and, in metadata that they pass over, into what this program's client wants to know.
 pub(crate) fn status(error: &Error) -> Status {
     let (code, class) =
         if is_full(error) { code(ErrorKind::ResourceExhausted) } else { code(error.kind()) };
     let mut text = error.to_string();
+    let mut last = text.clone();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let more = cause.to_string();
+        // What begins as what is above it goes on with it.
+        match more.strip_prefix(&last).filter(|rest| rest.starts_with([':', ' '])) {
+            Some(rest) => text.push_str(rest),
+            None => {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+        }
+        last = more;
         next = cause.source();
     }
     if !text.ends_with(class) {
         text.push_str(": ");
         text.push_str(class);
     }
-    Status::new(code, text)
+    let mut metadata = MetadataMap::new();
+    metadata.insert(KIND_HEADER, MetadataValue::from_static(error.kind().name()));
+    for reason in reasons(error) {
+        metadata.append(REASON_HEADER, MetadataValue::from_static(reason.name()));
+    }
+    Status::with_metadata(code, text, metadata)
+}
+
+fn reasons(error: &Error) -> impl Iterator<Item = Reason> {
+    [
+        (is_full(error), Reason::FullDisk),
+        (dist_store::is_database_damaged(error), Reason::DamagedDatabase),
+        (error.find::<DamagedStore>().is_some(), Reason::DamagedStore),
+        (error.find::<ContentMismatch>().is_some(), Reason::ContentMismatch),
+    ]
+    .into_iter()
+    .filter_map(|(is_so, reason)| is_so.then_some(reason))
 }
 
 /// Whether it is for want of space on a disk.

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use dist_core::{
-    Error, ErrorKind, Labels, LayerForm, Mount, Result, ResultExt, SnapshotInfo, SnapshotKey,
-    SnapshotKind, Snapshotter, Usage,
+    DamagedStore, Error, ErrorKind, Labels, LayerForm, Mount, Result, ResultExt, SnapshotInfo,
+    SnapshotKey, SnapshotKind, Snapshotter, Usage,
 };
 use dist_store::{SnapshotRecord, SnapshotStore};
 
@@ -119,7 +119,8 @@ impl<D: Driver> Snapshots<D> {
                 tracing::debug!(%id, ?error, "the directory of a lost snapshot was not removed");
             }
         }
-        Err(Error::new(ErrorKind::NotFound, what()))
+        let damage = DamagedStore { mismatch: None };
+        Err(Error::new(ErrorKind::NotFound, what()).with_source(damage))
     }
 
     /// As [`Snapshots::check_there`], for what is to become a parent. That it is a committed one is

@@ -11,8 +11,8 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use dist_core::{
-    Blob, Cancel, ContentMismatch, Context as _, Digest, Error, ErrorKind, Info, LabelChange,
-    Labels, Namespace, Provider, Resource, Result,
+    Blob, Cancel, ContentMismatch, Context as _, DamagedStore, Digest, Error, ErrorKind, Info,
+    LabelChange, Labels, Namespace, Provider, Resource, Result,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use rustix::fs::OFlags;
@@ -419,14 +419,15 @@ pub(crate) fn missing(digest: &Digest) -> Error {
 }
 
 fn lost(digest: &Digest, expected: u64, found: Found) -> Error {
-    let error = |how: &str| {
-        Error::new(ErrorKind::NotFound, format!("blob {digest} is recorded, but its file {how}"))
+    let error = |how: &str, mismatch| {
+        let message = format!("blob {digest} is recorded, but its file {how}");
+        Error::new(ErrorKind::NotFound, message).with_source(DamagedStore { mismatch })
     };
     match found {
-        Found::Nothing => error("is gone"),
-        Found::Other => error("was replaced by something else"),
+        Found::Nothing => error("is gone", None),
+        Found::Other => error("was replaced by something else", None),
         Found::File { size, .. } => {
-            error("has another size").with_source(ContentMismatch::Size { expected, got: size })
+            error("has another size", Some(ContentMismatch::Size { expected, got: size }))
         }
     }
 }

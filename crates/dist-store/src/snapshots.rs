@@ -13,8 +13,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use dist_core::{
-    Error, ErrorKind, LabelChange, Labels, Namespace, Resource, Result, ResultExt as _,
-    SnapshotInfo, SnapshotKey, SnapshotKind, Usage,
+    DamagedStore, Error, ErrorKind, LabelChange, Labels, Namespace, Resource, Result,
+    ResultExt as _, SnapshotInfo, SnapshotKey, SnapshotKind, Usage,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -401,7 +401,8 @@ impl SnapshotStore {
             let tree = tree().sql(what)?;
             if let Some((_, key, kind)) = tree.iter().find(|(.., kind)| kind != "committed") {
                 let message = format!("the {kind} snapshot {key} stands on it, remove that first");
-                return Err(Error::new(ErrorKind::FailedPrecondition, message));
+                return Err(Error::new(ErrorKind::FailedPrecondition, message)
+                    .with_source(DamagedStore { mismatch: None }));
             }
             crate::durability::drop_tree(transaction, id.0).sql(what)?;
             Ok(tree.into_iter().map(|(id, ..)| id).collect())

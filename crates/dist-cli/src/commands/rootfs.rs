@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use dist::{Engine, Operations};
+use dist::{Engine, Host, Local, Operations};
 use dist_core::{
     ChainId, Digest, Error, ErrorKind, ImageConfig, Mount, Platform, Result, SnapshotKey,
     Snapshotter, chain_ids,
@@ -86,7 +86,12 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         let snapshotter = snapshotter.ok_or_else(|| {
             Error::new(ErrorKind::FailedPrecondition, "the daemon has no snapshotter")
         })?;
-        return print_mounts(args, &make(&*snapshotter, args)?);
+        let mounts = make_whole(&*host, &*snapshotter, args, |manifest| {
+            let place = config.unpacking()?;
+            unpack(config, &*place, manifest, None, false)?;
+            place.settle()
+        })?;
+        return print_mounts(args, &mounts);
     }
     if !config.is_remote() {
         user_namespace::enter(config)?;
@@ -135,22 +140,36 @@ fn unpack(
 }
 
 fn prepare(config: &Config, engine: &Engine, args: &Prepare) -> Result<()> {
-    let chain_id = ChainId(args.chain_id);
     if !args.view {
         engine.store().settle(SettleMode::Base)?;
     }
     let snapshotter = engine.snapshotter()?;
-    let mounts = match make(&*snapshotter, args) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            // An unclean stop drops snapshots that were not known to be on the disk.
-            let Some(manifest) = manifest_with(engine, chain_id)? else { return Err(error) };
-            unpack(config, engine, &manifest, None, false)?;
-            make(&*snapshotter, args)?
-        }
-        result => result?,
-    };
+    let host = Local::new(engine.store().clone(), config.namespace.clone());
+    let mounts = make_whole(&host, &*snapshotter, args, |manifest| {
+        unpack(config, engine, manifest, None, false).map(drop)
+    })?;
     print_mounts(args, &mounts)?;
     user_namespace::tell_how(config)
+}
+
+/// Makes the snapshot; layers below it that are lost are unpacked again from the content.
+fn make_whole(
+    host: &dyn Host,
+    snapshotter: &dyn Snapshotter,
+    args: &Prepare,
+    unpack_again: impl FnOnce(&Digest) -> Result<()>,
+) -> Result<Vec<Mount>> {
+    match make(snapshotter, args) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // An unclean stop drops snapshots that were not known to be on the disk.
+            let Some(manifest) = manifest_with(host, ChainId(args.chain_id))? else {
+                return Err(error);
+            };
+            unpack_again(&manifest)?;
+            make(snapshotter, args)
+        }
+        result => result,
+    }
 }
 
 fn print_mounts(args: &Prepare, mounts: &[Mount]) -> Result<()> {
@@ -168,13 +187,13 @@ fn make(snapshotter: &dyn Snapshotter, args: &Prepare) -> Result<Vec<Mount>> {
     }
 }
 
-/// The manifest of an image that has `chain_id` among its layers, from content that is there.
-fn manifest_with(engine: &Engine, chain_id: ChainId) -> Result<Option<Digest>> {
-    let content = engine.content();
-    for image in engine.images().list()? {
-        let below = super::documents::manifests(&content, &image.target);
+/// The manifest of an image of `host` that has `chain_id` among its layers, from content that is there.
+fn manifest_with(host: &dyn Host, chain_id: ChainId) -> Result<Option<Digest>> {
+    let content = host.contents();
+    for image in host.images().list()? {
+        let below = super::documents::manifests(&*content, &image.target);
         for (manifest, parts) in below {
-            let Ok(bytes) = dist::read_document(&content, &parts.config) else { continue };
+            let Ok(bytes) = dist::read_document(&*content, &parts.config) else { continue };
             let Ok(parsed) = ImageConfig::parse(&bytes) else { continue };
             if chain_ids(&parsed.diff_ids).contains(&chain_id) {
                 return Ok(Some(manifest.digest));

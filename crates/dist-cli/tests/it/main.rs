@@ -8,6 +8,7 @@
 mod support;
 
 mod address;
+mod address_errors;
 mod address_work;
 mod adversarial;
 mod auth;

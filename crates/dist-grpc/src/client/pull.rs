@@ -218,11 +218,12 @@ struct Shown {
     progress: Arc<dyn Progress>,
     /// The bytes of each blob that were told so far.
     moved: HashMap<Digest, u64>,
+    resolved: bool,
 }
 
 impl Shown {
     fn new(progress: Arc<dyn Progress>) -> Self {
-        Self { progress, moved: HashMap::new() }
+        Self { progress, moved: HashMap::new(), resolved: false }
     }
 
     fn take(&mut self, message: &api::Progress) {
@@ -243,7 +244,9 @@ impl Shown {
                 layer: desc.digest,
                 chain_id: None, // the daemon does not say
             }),
-            _ if message.name.contains('/') => {
+            // An image is told of when it is found, and again when it is stored.
+            _ if message.name.contains('/') && !self.resolved => {
+                self.resolved = true;
                 self.progress.event(Event::Resolved { name: &message.name, target: &desc });
             }
             _ => (),

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use dist::Contents as _;
-use dist_core::{Cancel, Committed, Error, ErrorKind, Expected, Ingest, IngestKey, Result, Writer};
+use dist_core::{
+    Cancel, Committed, Digest, Error, ErrorKind, Expected, Ingest, IngestKey, Result, Writer,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -42,7 +44,9 @@ pub(super) fn open(
                     let info = contents.add_labels(info, &contents.labels)?;
                     return Ok(Ingest::Exists(Committed::Existed(info)));
                 }
-                (ErrorKind::Unavailable, _) if error.to_string().contains("locked") => {
+                (ErrorKind::Busy | ErrorKind::Unavailable, _)
+                    if error.to_string().contains("locked") =>
+                {
                     let written = contents.written(key)?;
                     let Some(pause) = turn.pause(written, Instant::now()) else {
                         let message = format!(
@@ -192,7 +196,7 @@ impl RemoteWriter {
                 })?;
                 self.contents.info(&digest).map(Committed::New)
             }
-            Err(error) => match (error.kind(), expected.digest) {
+            Err(error) => match (error.kind(), expected.digest.or_else(|| named(&error))) {
                 (ErrorKind::AlreadyExists, Some(digest)) => {
                     let info = self.contents.info(&digest)?;
                     self.contents.add_labels(info, &self.contents.labels).map(Committed::Existed)
@@ -267,6 +271,14 @@ impl Writer for RemoteWriter {
 async fn next(answers: &mut Streaming<WriteContentResponse>) -> Result<WriteContentResponse> {
     let answer = answers.message().await.map_err(error)?;
     answer.ok_or_else(|| Error::new(ErrorKind::Unavailable, "the daemon closed the stream"))
+}
+
+/// The digest that an answer names: of content that is there already only its words say which.
+fn named(error: &Error) -> Option<Digest> {
+    error
+        .to_string()
+        .split([' ', ',', '"'])
+        .find_map(|word| word.trim_end_matches(':').parse().ok())
 }
 
 fn signed(number: u64) -> i64 {
