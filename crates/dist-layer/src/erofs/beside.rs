@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use dist_core::{Applied, Cancel, Context as _, Descriptor, ErrorKind, Result};
+use dist_core::{Applied, Cancel, Context as _, Descriptor, ErrorKind, Result, ResultExt as _};
 
 use super::{ErofsOptions, inherit_erofs_dirs, write_erofs};
 
@@ -39,7 +39,12 @@ pub(super) fn replace<T>(path: &Path, write: impl FnOnce(&File) -> Result<T>) ->
         .truncate(true)
         .open(&new)
         .context(ErrorKind::Storage, during)?;
-    let made = write(&file).and_then(|made| {
+    let written = match write(&file) {
+        // What is wrong with a layer does not depend on where it goes.
+        Err(error) if error.kind() == ErrorKind::Storage => Err(error).during(during),
+        written => written,
+    };
+    let made = written.and_then(|made| {
         std::fs::rename(&new, path).context(ErrorKind::Storage, during).map(|()| made)
     });
     if made.is_err()
