@@ -6,6 +6,7 @@
 //! an error.
 
 mod gzip;
+mod inflate;
 mod input;
 mod output;
 mod ring;

@@ -4,8 +4,8 @@
 use std::io::Read;
 
 use dist_core::{Error, ErrorKind, Result};
-use flate2::{Decompress, FlushDecompress, Status};
 
+use super::inflate::{Fault as DeflateFault, Inflate};
 use super::input::Input;
 
 /// Bytes that the optional fields of one member's header may have.
@@ -22,7 +22,7 @@ enum Fault {
     #[error("the gzip header is longer than {HEADER_LIMIT} bytes")]
     LongHeader,
     #[error("the deflate stream is malformed")]
-    Deflate(#[source] Option<flate2::DecompressError>),
+    Deflate(#[source] DeflateFault),
     #[error("the gzip checksum is {expected:08x}, the bytes have {got:08x}")]
     Checksum { expected: u32, got: u32 },
     #[error("the gzip length is {expected} (modulo 2^32), the bytes are {got}")]
@@ -30,14 +30,16 @@ enum Fault {
 }
 
 pub(crate) struct Gzip {
-    inflate: Decompress,
+    inflate: Inflate,
     crc: crc32fast::Hasher,
     in_member: bool,
+    /// Bytes of the member so far.
+    length: u64,
 }
 
 impl Default for Gzip {
     fn default() -> Self {
-        Self { inflate: Decompress::new(false), crc: crc32fast::Hasher::new(), in_member: false }
+        Self { inflate: Inflate::new(), crc: crc32fast::Hasher::new(), in_member: false, length: 0 }
     }
 }
 
@@ -49,6 +51,8 @@ impl Gzip {
         out: &mut [u8],
     ) -> Result<usize> {
         let mut filled = 0;
+        // Where the member's bytes begin in `out`: matches reach no further.
+        let mut start = 0;
         while filled < out.len() {
             if !self.in_member {
                 if input.available()?.is_empty() {
@@ -56,25 +60,23 @@ impl Gzip {
                 }
                 header(input)?;
                 self.in_member = true;
+                start = filled;
             }
-            let (bytes_in, bytes_out) = (self.inflate.total_in(), self.inflate.total_out());
             let bytes = input.available()?;
-            let ended = bytes.is_empty();
-            let status =
-                match self.inflate.decompress(bytes, &mut out[filled..], FlushDecompress::None) {
-                    Ok(status) => status,
-                    Err(error) => return Err(fault(input, Fault::Deflate(Some(error)))),
-                };
-            let used = (self.inflate.total_in() - bytes_in) as usize;
-            let made = (self.inflate.total_out() - bytes_out) as usize;
-            input.advance(used);
-            self.crc.update(&out[filled..filled + made]);
-            filled += made;
-            if status == Status::StreamEnd {
+            let cut = bytes.is_empty();
+            let progress = match self.inflate.decode(bytes, &mut out[start..], filled - start) {
+                Ok(progress) => progress,
+                Err(error) => return Err(fault(input, Fault::Deflate(error))),
+            };
+            input.advance(progress.read);
+            let made = &out[filled..start + progress.filled];
+            self.crc.update(made);
+            self.length += made.len() as u64;
+            filled += made.len();
+            if progress.ended {
                 self.trailer(input)?;
-            } else if used == 0 && made == 0 {
-                let what = if ended { Fault::Truncated } else { Fault::Deflate(None) };
-                return Err(fault(input, what));
+            } else if cut && filled < out.len() {
+                return Err(fault(input, Fault::Truncated));
             }
         }
         Ok(filled)
@@ -90,12 +92,12 @@ impl Gzip {
             return Err(fault(input, Fault::Checksum { expected, got }));
         }
         let expected = u32::from_le_bytes([l0, l1, l2, l3]);
-        let got = self.inflate.total_out();
+        let got = std::mem::take(&mut self.length);
         if got & u64::from(u32::MAX) != u64::from(expected) {
             return Err(fault(input, Fault::Length { expected, got }));
         }
         input.advance(8);
-        self.inflate.reset(false);
+        self.inflate.reset();
         self.in_member = false;
         Ok(())
     }
