@@ -1,6 +1,6 @@
 # make demo      a real image, pulled from a real registry, run from its root
 # make test      every test (root; some minutes); with CTR2=/path/to/ctr also those with a 2.x ctr
-# make bench     against ctr, containerd and skopeo + umoci; writes docs/reports/
+# make bench     against ctr, podman and skopeo + umoci; writes docs/reports/ (root; half an hour)
 # make check     format, lints, documentation
 # make check-all the above, and what needs cargo-deny and a network
 # make fuzz      libFuzzer on names, documents, layers and deflate streams
@@ -17,7 +17,7 @@ all:
 	$(CARGO) build --workspace --release --locked
 
 setup:
-	tests/setup
+	tests/setup demo test
 
 images: setup
 	tests/images/build-images
@@ -32,10 +32,13 @@ test: images
 torture: images
 	DIST_TORTURE=1 $(PRIVATE) $(CARGO) test --workspace --locked --no-fail-fast
 
+# Further options and peers: make bench BENCH='--images redis:7' BENCH_PEERS=NAME=DIRECTORY
 bench: images
+	tests/setup bench
 	$(CARGO) build --release --locked --bin dist
-	$(PRIVATE) benches/compare --dist target/release/dist $(BENCH)
-	$(PRIVATE) benches/daemon --dist target/release/dist $(BENCH_DAEMON)
+	$(CARGO) build --release --locked -p dist-layer --example floor
+	benches/compare --dist target/release/dist $(BENCH)
+	benches/daemon --dist target/release/dist $(BENCH_DAEMON)
 
 check:
 	$(CARGO) fmt --all --check

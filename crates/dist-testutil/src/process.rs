@@ -33,6 +33,8 @@ impl Daemon {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", program])
             .args(args)
+            // The same containerd with and without pigz.
+            .env("CONTAINERD_DISABLE_PIGZ", "1")
             .stdin(Stdio::null())
             .stdout(writer.try_clone().expect("duplicate the pipe"))
             .stderr(writer)

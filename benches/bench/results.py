@@ -1,0 +1,55 @@
+"""Runs as lines of JSON, so that a comparison can be made in slices and put together afterwards."""
+import json, os
+from dataclasses import dataclass, field
+
+# A run counts while the machine was at most so much slower than at its best.
+STEADY = 1.10
+
+
+@dataclass
+class Results:
+    path: str
+    runs: list = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path):
+        """Of a tool that was measured in several versions, only the last one's runs are kept."""
+        results = cls(path)
+        if os.path.exists(path):
+            with open(path) as f:
+                for line in f:
+                    line = json.loads(line)
+                    if "facts" in line:
+                        results.facts.update(line["facts"])
+                    else:
+                        results.runs.append(line)
+        last = {run["tool"]: run["version"] for run in results.runs}
+        results.runs = [run for run in results.runs if run["version"] == last[run["tool"]]]
+        return results
+
+    def append(self, line):
+        with open(self.path, "a") as f:
+            f.write(json.dumps(line) + "\n")
+        if "facts" in line:
+            self.facts.update(line["facts"])
+        else:
+            self.runs.append(line)
+
+    def best_calibrator(self):
+        return min((run["calibrator"] for run in self.runs), default=0)
+
+    def of(self, scene, tool):
+        return [run for run in self.runs if run["scene"] == [scene.image, scene.network, scene.state] and run["tool"] == tool]
+
+    def accepted(self, scene, tool):
+        limit = self.best_calibrator() * STEADY
+        return [run for run in self.of(scene, tool) if run["calibrator"] <= limit]
+
+    def counted(self, scene, tool, wanted):
+        """The accepted runs; where too few were, the steadiest ones, and how many of them were not steady."""
+        runs = self.accepted(scene, tool)
+        if len(runs) >= wanted:
+            return runs, 0
+        steadiest = sorted(self.of(scene, tool), key=lambda run: run["calibrator"])[:wanted]
+        return steadiest, max(0, len(steadiest) - len(runs))

@@ -1,0 +1,62 @@
+"""Runs tools in turn, each on a new disk, until every case has enough runs of a steady machine."""
+import sys, time
+
+from . import images as catalogue
+from .machine import Disk, calibrate, loopback_bytes
+
+# Of one case, at most so many runs for each one that is wanted.
+TRIES = 2
+
+
+class Runner:
+    def __init__(self, work, images, results, port):
+        self.work, self.images, self.results, self.port = work, images, results, port
+        self.calibrator = None
+
+    def run(self, scenes, tools, wanted, seconds):
+        """Rounds over all scenes and tools; stops before a run that would not end in `seconds`. Returns whether
+        nothing is left to do."""
+        deadline = time.monotonic() + seconds if seconds else None
+        for number in range(wanted * TRIES):
+            for scene in scenes:
+                self.images.warm(scene.image)
+                names = list(tools)
+                for name in names[number % len(names):] + names[:number % len(names)]:
+                    if name == "floor" and (scene.network, scene.state) != ("loopback", "cold"):
+                        continue
+                    runs = self.results.of(scene, name)
+                    if len(runs) > number or len(self.results.accepted(scene, name)) >= wanted:
+                        continue
+                    if deadline and time.monotonic() + self.expected(runs) > deadline:
+                        return False
+                    self.once(scene, tools[name])
+        return True
+
+    def expected(self, runs):
+        return 1.3 * max((run["took"] for run in runs), default=5)
+
+    def once(self, scene, tool):
+        started = time.monotonic()
+        before = self.calibrator or calibrate()
+        with Disk(self.work, catalogue.disk_mib(scene.image)) as disk:
+            tool.start(disk.path, self.work)
+            try:
+                step = 0
+                if scene.state != "cold":
+                    tool.pull(scene.image, self.port, step)
+                    step = 1
+                disk.sync()
+                at, wire = disk.counters(), loopback_bytes()
+                sample = tool.pull(scene.image, self.port, step)
+                sample["wire"] = loopback_bytes() - wire
+                sample["flushes"] = disk.counters()["flushes"] - at["flushes"]
+                disk.sync()
+                sample |= {key: disk.counters()[key] - at[key] for key in ("written", "inodes")}
+            finally:
+                tool.stop()
+        self.calibrator = calibrate()
+        sample |= {"scene": [scene.image, scene.network, scene.state], "tool": tool.name, "version": tool.version,
+                   "calibrator": max(before, self.calibrator), "at": time.time(), "took": time.monotonic() - started}
+        self.results.append(sample)
+        print(f"{str(scene):28} {tool.name:26} {sample['wall']:7.2f} s {sample['cpu']:7.2f} CPU-s {sample['peak'] / (1 << 20):5.0f} MiB"
+              f"  calibrator {sample['calibrator']:.3f}", file=sys.stderr, flush=True)
