@@ -1,4 +1,4 @@
-//! The least that unpacking layers costs with the inflate library that the product uses.
+//! The least that unpacking layers costs with the product's inflate.
 //!
 //! `floor DIR LAYER...` reads gzip layers from files and leaves in DIR a copy of each and its tree:
 //! one thread, one pass, both digests, 256 KiB at a time, the fewest system calls that make an
@@ -9,6 +9,11 @@
 //! Prints a JSON object for each layer: bytes, entries and the seconds of each stage.
 #![allow(missing_docs, reason = "a program")]
 
+#[path = "../../src/compression"]
+mod compression {
+    #[allow(dead_code, reason = "the program needs one stream")]
+    pub(crate) mod inflate;
+}
 mod untar;
 
 use std::fs::{self, File};
@@ -16,8 +21,8 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use compression::inflate::Inflate;
 use dist_core::Hasher;
-use flate2::{Decompress, FlushDecompress, Status};
 use untar::Untar;
 
 const CHUNK: usize = 256 << 10;
@@ -58,8 +63,8 @@ fn unpack(layer: &Path, to: &Path) -> Result<()> {
     let mut tree = Untar::new(&to.join("tree"))?;
     let (mut compressed, mut plain) = (Hasher::sha256(), Hasher::sha256());
     let (mut input, mut output) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut member = Member::new();
-    let (mut bytes, mut tar_bytes) = (0, 0);
+    let mut members = Members::new();
+    let (mut bytes, mut tar_bytes, mut filled) = (0, 0, 0);
     loop {
         let count = source.read(&mut input)?;
         clock.lap(0);
@@ -73,15 +78,16 @@ fn unpack(layer: &Path, to: &Path) -> Result<()> {
         blob.write_all(rest)?;
         clock.lap(2);
         while !rest.is_empty() {
-            let (used, made) = member.inflate(rest, &mut output)?;
+            let used = members.inflate(rest, &mut output, &mut filled)?;
             rest = &rest[used..];
-            let made = &output[..made];
             clock.lap(3);
-            plain.update(made);
-            clock.lap(4);
-            tree.feed(made)?;
-            clock.lap(5);
-            tar_bytes += made.len();
+            if filled == CHUNK || members.ended() {
+                plain.update(&output[..filled]);
+                clock.lap(4);
+                tree.feed(&output[..filled])?;
+                clock.lap(5);
+                tar_bytes += std::mem::take(&mut filled);
+            }
         }
     }
     let entries = tree.finish()?;
@@ -103,11 +109,11 @@ fn unpack(layer: &Path, to: &Path) -> Result<()> {
 
 /// Inflates gzip members, one behind the other. Their checksums are left out: the diff ID covers
 /// every byte.
-struct Member {
-    inflate: Decompress,
-    /// Bytes of a header that are still to come, or of a trailer.
-    frame: Vec<u8>,
+struct Members {
+    stream: Inflate,
     place: Place,
+    /// Bytes of a header that is still to end, or of a trailer.
+    frame: Vec<u8>,
 }
 
 #[derive(PartialEq)]
@@ -117,37 +123,36 @@ enum Place {
     Trailer,
 }
 
-impl Member {
+impl Members {
     fn new() -> Self {
-        Self { inflate: Decompress::new(false), frame: Vec::new(), place: Place::Header }
+        Self { stream: Inflate::new(), place: Place::Header, frame: Vec::new() }
     }
 
-    /// Takes some of `input` and makes some of `output`; returns how much of each.
-    fn inflate(&mut self, input: &[u8], output: &mut [u8]) -> Result<(usize, usize)> {
+    /// Whether what was made last is all of a member.
+    fn ended(&self) -> bool {
+        self.place == Place::Trailer && self.frame.is_empty()
+    }
+
+    /// Uses some of `input` and adds to the output; returns how much was used.
+    fn inflate(&mut self, input: &[u8], output: &mut [u8], filled: &mut usize) -> Result<usize> {
         if self.place == Place::Stream {
-            let before = (self.inflate.total_in(), self.inflate.total_out());
-            let status = self.inflate.decompress(input, output, FlushDecompress::None)?;
-            if status == Status::StreamEnd {
+            let progress = self.stream.decode(input, output, *filled)?;
+            *filled = progress.filled;
+            if progress.ended {
                 self.place = Place::Trailer;
             }
-            let used = (self.inflate.total_in() - before.0) as usize;
-            let made = (self.inflate.total_out() - before.1) as usize;
-            if used == 0 && made == 0 && status != Status::StreamEnd {
-                return Err("the deflate stream makes no progress".into());
-            }
-            return Ok((used, made));
+            return Ok(progress.read);
         }
         self.frame.push(input[0]);
-        let ended = match self.place {
-            Place::Trailer => self.frame.len() == 8,
-            _ => header_ends(&self.frame)?,
-        };
-        if ended {
+        if self.place == Place::Header && header_ends(&self.frame)? {
+            self.place = Place::Stream;
             self.frame.clear();
-            self.inflate.reset(false);
-            self.place = if self.place == Place::Trailer { Place::Header } else { Place::Stream };
+        } else if self.place == Place::Trailer && self.frame.len() == 8 {
+            self.place = Place::Header;
+            self.frame.clear();
+            self.stream.reset();
         }
-        Ok((1, 0))
+        Ok(1)
     }
 }
 
