@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{Cancel, Descriptor, DiffId, Mount, Result};
+use crate::{Cancel, Descriptor, DiffId, Mount, Result, Usage};
 
 /// Unpacks layers.
 pub trait Applier: Send + Sync {
@@ -69,6 +69,9 @@ pub struct Applied {
     /// Directories that the layer uses without an entry for them, slash-separated and relative,
     /// parents first. They have mode 0755 and owner 0:0 until they inherit from a lower layer.
     pub implicit_dirs: Vec<Vec<u8>>,
+    /// What the layer takes on the disk, where that was seen on the way: the same as a walk over
+    /// its tree would find.
+    pub usage: Option<Usage>,
     /// What could not be done and is no error.
     pub warnings: Vec<Warning>,
 }

@@ -157,7 +157,8 @@ pub trait Snapshotter: Send + Sync {
     /// Freezes the active snapshot `key` as `name` and removes the key.
     ///
     /// A `parent` given here becomes the parent of a snapshot that was prepared without one;
-    /// only where [`Snapshotter::layer_form`] is stacked.
+    /// only where [`Snapshotter::layer_form`] is stacked. A `usage` is what the caller counted while
+    /// it made the files; without it they are measured.
     ///
     /// # Errors
     /// `AlreadyExists` for the name; `NotFound` for the key or the parent; `FailedPrecondition`
@@ -170,6 +171,7 @@ pub trait Snapshotter: Send + Sync {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &Labels,
+        usage: Option<Usage>,
     ) -> Result<()>;
 
     /// Removes a snapshot without children.

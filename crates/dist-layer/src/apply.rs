@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
     Applied, Applier, Cancel, Context, Descriptor, DiffId, Error, ErrorKind, LayerForm, Mount,
-    Result,
+    Result, Usage,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -102,6 +102,7 @@ struct Outcome {
     finals: Finals,
     warnings: Warnings,
     marked: bool,
+    usage: Option<Usage>,
 }
 
 impl<'a> Job<'a> {
@@ -174,18 +175,21 @@ impl<'a> Job<'a> {
         marks: Marks,
     ) -> Result<Outcome> {
         let tar = Tar::new(stream, self.options.limits);
-        let Unpacked { ledger, warnings, marked, tar } =
+        let Unpacked { ledger, warnings, marked, usage, tar } =
             Unpacker::new(tree, marks, &self.host, self.cancel).run(tar)?;
         let (diff_id, size) = tar.finish()?;
-        Ok(Outcome { diff_id, size, finals: ledger.finish(), warnings, marked })
+        Ok(Outcome { diff_id, size, finals: ledger.finish(), warnings, marked, usage })
     }
 
     fn settle(&self, tree: &mut Tree, done: Outcome) -> Result<Applied> {
-        let Outcome { diff_id, size, finals, mut warnings, .. } = done;
-        settle(tree, &finals, &self.host, &mut warnings)?;
+        let Outcome { diff_id, size, finals, mut warnings, usage, .. } = done;
+        // Of a merged tree more is there than the layer.
+        let stacked = matches!(self.options.form, LayerForm::Stacked { .. });
+        let mut usage = usage.filter(|_| stacked);
+        settle(tree, &finals, &self.host, &mut warnings, &mut usage)?;
         let implicit = |&(_, end): &(&[u8], Final)| end == Final::Implicit;
         let implicit_dirs = finals.iter().filter(implicit).map(|(path, _)| path.to_vec()).collect();
-        Ok(Applied { diff_id, size, implicit_dirs, warnings: warnings.into_vec() })
+        Ok(Applied { diff_id, size, implicit_dirs, usage, warnings: warnings.into_vec() })
     }
 }
 
@@ -250,6 +254,12 @@ impl Drop for Staging {
             tracing::debug!(%errno, "remove staging directory");
         }
     }
+}
+
+/// Adds what one inode takes.
+fn count(usage: &mut Usage, stat: &rustix::fs::Stat) {
+    usage.inodes += 1;
+    usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
 }
 
 /// Opens a directory below `tree` again for a change of its attributes.

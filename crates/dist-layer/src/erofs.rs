@@ -95,7 +95,7 @@ fn image(
     let tail = sparse::place(&mut tree, &mut sparse, file, (BASE, end), cancel)?;
     write::write(&tree, file, tail, uuid(&diff_id))?;
     let implicit_dirs = tree.implicit_dirs();
-    Ok(Applied { diff_id, size, implicit_dirs, warnings: warnings.into_vec() })
+    Ok(Applied { diff_id, size, implicit_dirs, usage: None, warnings: warnings.into_vec() })
 }
 
 /// What tells images apart is what they are made from.

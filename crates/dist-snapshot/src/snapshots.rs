@@ -204,6 +204,7 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &Labels,
+        usage: Option<Usage>,
     ) -> Result<()> {
         let record = self.records.get(key)?;
         if record.info.kind == SnapshotKind::Active {
@@ -219,7 +220,10 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
             }
             let tree = self.dirs.fs(record.id);
             let frozen = self.driver.freeze(&tree)?;
-            let usage = self.measure(&record, SnapshotKind::Committed)?;
+            let usage = match usage {
+                Some(usage) => usage,
+                None => self.measure(&record, SnapshotKind::Committed)?,
+            };
             let result = self.records.commit(name, key, parent, labels, usage);
             if frozen && let Err(error) = self.driver.frozen(&tree, result.is_ok()) {
                 tracing::debug!(%key, ?error, "what a frozen snapshot leaves was not removed");

@@ -165,7 +165,14 @@ enum Ready {
     /// The snapshot was there.
     Exists,
     /// The snapshot is to be committed under the lock.
-    Unpacked { key: SnapshotKey, mounts: Vec<Mount>, implicit_dirs: Vec<Vec<u8>>, _lock: LockGuard },
+    Unpacked(Box<Unpacked>),
+}
+
+struct Unpacked {
+    key: SnapshotKey,
+    mounts: Vec<Mount>,
+    applied: Applied,
+    _lock: LockGuard,
 }
 
 impl State {
@@ -250,10 +257,10 @@ impl Work {
         loop {
             let mounts = snapshotter.prepare(&key, parent.as_ref(), &Labels::new())?;
             match self.fill(layer, &mounts) {
-                Ok(applied) => {
-                    self.state().warnings.extend(applied.warnings);
-                    let implicit_dirs = applied.implicit_dirs;
-                    return Ok(Ready::Unpacked { key, mounts, implicit_dirs, _lock: lock });
+                Ok(mut applied) => {
+                    self.state().warnings.append(&mut applied.warnings);
+                    let unpacked = Unpacked { key, mounts, applied, _lock: lock };
+                    return Ok(Ready::Unpacked(Box::new(unpacked)));
                 }
                 Err(Unfinished::Resumed(error)) => {
                     tracing::debug!(digest = %layer.desc.digest, ?error, "a resumed ingest was bad, starting over");
@@ -313,17 +320,18 @@ impl Work {
     }
 
     fn commit(&self, layer: &Layer, ready: Ready) -> Result<()> {
-        let Ready::Unpacked { key, mounts, implicit_dirs, _lock } = ready else { return Ok(()) };
+        let Ready::Unpacked(unpacked) = ready else { return Ok(()) };
+        let Unpacked { key, mounts, applied, _lock } = *unpacked;
         let snapshotter = &*self.unpacker.snapshotter;
         if let (Some(parent), Some(target)) = (layer.parent, target(&mounts))
             && self.stacked
         {
             let below = self.layer_dirs(parent)?;
-            inherit_dirs(&target, &below, &implicit_dirs)?;
+            inherit_dirs(&target, &below, &applied.implicit_dirs)?;
         }
         let name = SnapshotKey::from(layer.chain_id);
         let parent = layer.parent.filter(|_| self.stacked).map(SnapshotKey::from);
-        snapshotter.commit(&name, &key, parent.as_ref(), &Labels::new())?;
+        snapshotter.commit(&name, &key, parent.as_ref(), &Labels::new(), applied.usage)?;
         self.unpacker.intake.progress.event(Event::Snapshotted {
             snapshotter: snapshotter.name(),
             key: &key,
@@ -338,8 +346,8 @@ impl Work {
     /// Removes what was unpacked and will not be committed.
     fn discard_ready(&self) {
         for ready in std::mem::take(&mut self.state().ready).into_values() {
-            if let Ready::Unpacked { key, .. } = ready {
-                discard(&*self.unpacker.snapshotter, &key);
+            if let Ready::Unpacked(unpacked) = ready {
+                discard(&*self.unpacker.snapshotter, &unpacked.key);
             }
         }
     }

@@ -131,6 +131,7 @@ impl Snapshotter for RemoteSnapshots {
         key: &SnapshotKey,
         parent: Option<&SnapshotKey>,
         labels: &Labels,
+        _usage: Option<Usage>, // the daemon measures
     ) -> Result<()> {
         let request = CommitSnapshotRequest {
             snapshotter: self.name.clone(),

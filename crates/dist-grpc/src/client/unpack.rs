@@ -74,7 +74,7 @@ impl Unpacker {
         let parent = layer.parent.map(SnapshotKey::from);
         let mounts = self.snapshotter.prepare(key, parent.as_ref(), &Labels::new())?;
         layer.check_diff_id(self.apply(layer, &mounts)?)?;
-        self.snapshotter.commit(name, key, None, &Labels::new())
+        self.snapshotter.commit(name, key, None, &Labels::new(), None)
     }
 
     /// Has the daemon apply a layer, and gives its diff ID.

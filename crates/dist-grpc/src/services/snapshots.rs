@@ -165,7 +165,7 @@ impl Snapshots for Service {
                 // A parent given here is for a snapshot that has none yet.
                 parent = None;
             }
-            space.snapshotter.commit(&name, &key, parent.as_ref(), &labels)?;
+            space.snapshotter.commit(&name, &key, parent.as_ref(), &labels, None)?;
             space.daemon.settler().committed();
             space.tell(
                 "/snapshot/commit",

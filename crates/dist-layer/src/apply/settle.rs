@@ -1,10 +1,10 @@
 //! The last step: modes and times of directories.
 
-use dist_core::Result;
+use dist_core::{Result, Usage};
 use rustix::fs::AtFlags;
 
 use super::attributes::{Host, set_owner, timestamps};
-use super::{open_for_attributes, set_mode, set_times};
+use super::{count, open_for_attributes, set_mode, set_times};
 use crate::beneath::{Tree, failed};
 use crate::ledger::{Final, Finals};
 use crate::name::split;
@@ -14,12 +14,13 @@ use crate::warnings::Warnings;
 /// The mode of a directory that has no entry.
 pub(crate) const IMPLICIT_MODE: u32 = 0o755;
 
-/// Brings every directory to its final state, children before parents.
+/// Brings every directory to its final state, children before parents, and adds it to `usage`.
 pub(crate) fn settle(
     tree: &mut Tree,
     finals: &Finals,
     host: &Host,
     warnings: &mut Warnings,
+    usage: &mut Option<Usage>,
 ) -> Result<()> {
     for (path, end) in finals.iter().rev() {
         let (mode, mtime, always) = match end {
@@ -50,6 +51,11 @@ pub(crate) fn settle(
             let times = timestamps(mtime);
             rustix::fs::utimensat(&dir.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|errno| failed(errno, format!("set times of {}", shown())))?;
+        }
+        if let Some(usage) = usage {
+            let stat =
+                if path.is_empty() { tree.stat(&dir, b".")? } else { tree.stat(&dir, name)? };
+            count(usage, &stat);
         }
     }
     tree.forget();

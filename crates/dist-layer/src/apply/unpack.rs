@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use dist_core::{Cancel, Error, ErrorKind, Result, ResultExt};
+use dist_core::{Cancel, Error, ErrorKind, Result, ResultExt, Usage};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 
@@ -14,7 +14,7 @@ use super::attributes::{
     Host, set_file_owner, set_node_attributes, set_owner, set_xattrs, timestamps,
 };
 use super::settle::IMPLICIT_MODE;
-use super::{copy_xattrs, open_for_attributes, set_mode, set_times};
+use super::{copy_xattrs, count, open_for_attributes, set_mode, set_times};
 use crate::beneath::{Dir, Missing, Tree, failed};
 use crate::compression::Chunks;
 use crate::ledger::{Final, Ledger};
@@ -29,6 +29,8 @@ pub(crate) struct Unpacked<C> {
     pub(crate) warnings: Warnings,
     /// Whether any mark of a whiteout or opaque directory was made.
     pub(crate) marked: bool,
+    /// What all but the directories take, where nothing was removed again.
+    pub(crate) usage: Option<Usage>,
     /// Whose stream is not yet read to its end.
     pub(crate) tar: Tar<C>,
 }
@@ -41,6 +43,7 @@ pub(crate) struct Unpacker<'a> {
     ledger: Ledger,
     warnings: Warnings,
     marked: bool,
+    usage: Option<Usage>,
 }
 
 impl<'a> Unpacker<'a> {
@@ -58,6 +61,7 @@ impl<'a> Unpacker<'a> {
             ledger: Ledger::default(),
             warnings: Warnings::default(),
             marked: false,
+            usage: Some(Usage::default()),
         }
     }
 
@@ -70,8 +74,8 @@ impl<'a> Unpacker<'a> {
                 format!("unpack entry {} at byte {}", escape(&entry.path), entry.offset)
             })?;
         }
-        let Self { ledger, warnings, marked, .. } = self;
-        Ok(Unpacked { ledger, warnings, marked, tar })
+        let Self { ledger, warnings, marked, usage, .. } = self;
+        Ok(Unpacked { ledger, warnings, marked, usage, tar })
     }
 
     fn entry<C: Chunks>(&mut self, entry: &Entry, tar: &mut Tar<C>) -> Result<()> {
@@ -109,12 +113,13 @@ impl<'a> Unpacker<'a> {
 
     /// Opens the directory that an entry belongs in; makes what is missing of it.
     fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
-        let Self { tree, ledger, marks, marked, host, .. } = self;
+        let Self { tree, ledger, marks, marked, host, usage, .. } = self;
         let mode = host.making_mode(IMPLICIT_MODE);
         let mut make = |tree: &mut Tree, dir: &Rc<Dir>, name: &[u8], missing: Missing| {
             let hidden = match missing {
                 Missing::Nothing => false,
                 Missing::Node(stat) if is_mark(&stat) => {
+                    *usage = None;
                     tree.clear(dir, name)?;
                     true
                 }
@@ -163,6 +168,7 @@ impl<'a> Unpacker<'a> {
     }
 
     fn clear(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
+        self.usage = None;
         if self.tree.clear(dir, name)? {
             self.ledger.gone(&join(&dir.path, name))?;
         }
@@ -213,7 +219,13 @@ impl<'a> Unpacker<'a> {
         if self.host.masks(entry.mode) || !entry.xattrs.is_empty() {
             set_mode(&fd, entry.mode, shown)?;
         }
-        set_times(&fd, entry.mtime, shown)
+        set_times(&fd, entry.mtime, shown)?;
+        if let Some(usage) = &mut self.usage {
+            let stat = rustix::fs::fstat(&fd)
+                .map_err(|errno| failed(errno, format!("examine {}", shown())))?;
+            count(usage, &stat);
+        }
+        Ok(())
     }
 
     /// Makes a file that need not be opened.
@@ -225,7 +237,8 @@ impl<'a> Unpacker<'a> {
         if self.owns(entry) {
             set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
         }
-        self.set_times_at(dir, name, entry.mtime)
+        self.set_times_at(dir, name, entry.mtime)?;
+        self.count_at(dir, name)
     }
 
     fn body<C: Chunks>(
@@ -311,7 +324,8 @@ impl<'a> Unpacker<'a> {
             set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
         }
         set_node_attributes(self.tree, dir, name, (entry, None), &mut self.warnings)?;
-        self.set_times_at(dir, name, entry.mtime)
+        self.set_times_at(dir, name, entry.mtime)?;
+        self.count_at(dir, name)
     }
 
     fn node(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
@@ -343,7 +357,8 @@ impl<'a> Unpacker<'a> {
         }
         let mode = self.host.masks(entry.mode).then_some(entry.mode);
         set_node_attributes(self.tree, dir, name, (entry, mode), &mut self.warnings)?;
-        self.set_times_at(dir, name, entry.mtime)
+        self.set_times_at(dir, name, entry.mtime)?;
+        self.count_at(dir, name)
     }
 
     /// Makes another name of a file of this layer. Its owner, mode and times are those of the
@@ -413,7 +428,10 @@ impl<'a> Unpacker<'a> {
         }
         self.marked = true;
         match make_mark(&dir.fd, hidden) {
-            Ok(()) => self.set_times_at(dir, hidden, entry.mtime),
+            Ok(()) => {
+                self.set_times_at(dir, hidden, entry.mtime)?;
+                self.count_at(dir, hidden)
+            }
             Err(Errno::EXIST) => {
                 // The layer's own entry stays. A file hides what is below as it is, a directory
                 // must be told to.
@@ -433,6 +451,14 @@ impl<'a> Unpacker<'a> {
     fn make_opaque(&mut self, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
         self.marked = true;
         mark_opaque(self.tree, self.marks, dir, name)
+    }
+
+    /// Counts what was made at `name`, which is no directory: those are counted in the end.
+    fn count_at(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
+        if let Some(usage) = &mut self.usage {
+            count(usage, &self.tree.stat(dir, name)?);
+        }
+        Ok(())
     }
 
     fn set_times_at(&self, dir: &Dir, name: &[u8], mtime: Time) -> Result<()> {

@@ -2,12 +2,13 @@
 
 #![allow(dead_code, reason = "each test uses its part of it")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use dist_core::{
     Applied, Applier, Cancel, Compression, Descriptor, Digest, LayerForm, MediaType, Mount, Result,
+    Usage,
 };
 use dist_layer::{ApplyOptions, LayerApplier};
 
@@ -123,12 +124,35 @@ pub(crate) fn bind(dir: &Path) -> Mount {
 /// Unpacks a plain tar.
 pub(crate) fn apply(form: LayerForm, bytes: &[u8], dir: &Path) -> Result<Applied> {
     std::fs::create_dir_all(dir).unwrap();
-    LayerApplier::new(ApplyOptions::new(form)).apply(
+    let applied = LayerApplier::new(ApplyOptions::new(form)).apply(
         &descriptor(Compression::None),
         &mut &*bytes,
         &[bind(dir)],
         &Cancel::default(),
-    )
+    );
+    if let Ok(Applied { usage: Some(usage), .. }) = &applied {
+        // Deeper than any path can say, it can't be walked like this.
+        let walked = walk(dir).unwrap_or(*usage);
+        assert_eq!(*usage, walked, "what was counted on the way and what a walk finds");
+    }
+    applied
+}
+
+/// What a tree takes on the disk; a file with many names counts once.
+fn walk(dir: &Path) -> Option<Usage> {
+    let (mut usage, mut seen) = (Usage::default(), HashSet::new());
+    let mut pending = vec![dir.to_owned()];
+    while let Some(path) = pending.pop() {
+        let meta = std::fs::symlink_metadata(&path).ok()?;
+        if meta.is_dir() {
+            pending.extend(std::fs::read_dir(&path).ok()?.map(|entry| entry.unwrap().path()));
+        }
+        if seen.insert(meta.ino()) {
+            usage.inodes += 1;
+            usage.bytes += meta.blocks() * 512;
+        }
+    }
+    Some(usage)
 }
 
 /// The error's messages from the outermost to the first cause.

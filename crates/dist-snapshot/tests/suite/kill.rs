@@ -50,7 +50,7 @@ fn round(snapshotter: &dyn dist_core::Snapshotter) {
         for file in 0..20 {
             write(&dir.join(format!("{name}-{file}")), "content");
         }
-        snapshotter.commit(&key(name), &key("active"), None, &none).unwrap();
+        snapshotter.commit(&key(name), &key("active"), None, &none, None).unwrap();
     }
     snapshotter.view(&key("view"), Some(&key("top")), &none).unwrap();
 }

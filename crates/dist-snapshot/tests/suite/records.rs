@@ -230,7 +230,7 @@ fn labels(bench: &Bench) {
     let (first, second) = (map(&[("l", "1"), ("m", "")]), map(&[("n", "2")]));
     bench.snapshotter.prepare(&key("active"), None, &first).unwrap();
     assert_eq!(bench.stat("active").unwrap().labels, map(&[("l", "1")]));
-    bench.snapshotter.commit(&key("name"), &key("active"), None, &second).unwrap();
+    bench.snapshotter.commit(&key("name"), &key("active"), None, &second, None).unwrap();
     let before = bench.stat("name").unwrap();
     assert_eq!(before.labels, second);
     let records = bench.store.snapshots(Namespace::default(), bench.name);

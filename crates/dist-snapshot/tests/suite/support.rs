@@ -75,7 +75,7 @@ impl Bench {
 
     pub(crate) fn try_commit(&self, name: &str, active: &str, parent: Option<&str>) -> Result<()> {
         let parent = parent.map(key);
-        self.snapshotter.commit(&key(name), &key(active), parent.as_ref(), &Labels::new())
+        self.snapshotter.commit(&key(name), &key(active), parent.as_ref(), &Labels::new(), None)
     }
 
     pub(crate) fn stat(&self, key_: &str) -> Result<SnapshotInfo> {

@@ -57,7 +57,7 @@ fn purging_disturbs_nobody(bench: &Bench) {
                         bench.prepare(&active, None);
                         bench
                             .snapshotter
-                            .commit(&key(&name), &key(&active), None, &Labels::new())
+                            .commit(&key(&name), &key(&active), None, &Labels::new(), None)
                             .unwrap();
                         bench.prepare(&active, Some(&name));
                         bench.remove(&active).unwrap();
