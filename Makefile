@@ -36,7 +36,7 @@ torture: images
 bench: images
 	tests/setup bench
 	$(CARGO) build --release --locked --bin dist
-	$(CARGO) build --release --locked -p dist-layer --example floor
+	$(CARGO) build --release --locked -p dist-layer -p dist-testutil --example floor --example shape
 	benches/compare --dist target/release/dist $(BENCH)
 	benches/daemon --dist target/release/dist $(BENCH_DAEMON)
 

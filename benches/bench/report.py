@@ -1,78 +1,122 @@
-"""The report: what the results say, as tables."""
+"""The report: what the results say, as tables and plots."""
 import datetime, os
 from statistics import median
 
+from .bars import DEFAULT, NONE, Bars, floor_of
 from .machine import span
+from .network import NAMES, transfer_seconds
+from .plot import Plot
 from .results import STEADY
 from .scenes import Scene
 
-BASE = ["dist", "dist --durability none"]
 MIB = 1 << 20
+STAGES = {"inflate": "inflate", "hash_tar": "hash tar", "untar": "make files", "hash_blob": "hash blob", "write_blob": "write blob", "read": "read"}
 
 
-def write(results, wanted, path):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    text = "\n".join(lines(results, wanted)) + "\n"
-    with open(path, "w") as f:
-        f.write(text)
-    print(text)
+class Report:
+    def __init__(self, results, wanted):
+        self.results, self.bars, self.wanted = results, Bars(results, wanted), wanted
+        self.tools = list(dict.fromkeys(run["tool"] for run in results.runs if run["tool"] != "floor"))
+        self.scenes = sorted(dict.fromkeys(Scene(*run["scene"]) for run in results.runs), key=lambda s: (list(NAMES).index(s.network), s.state != "cold"))
 
+    def write(self, path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        stem = path.removesuffix(".md")
+        plots = [f"![{what}]({os.path.basename(name)})" for what, name in self.plots(stem)]
+        text = "\n".join([*self.head(), *self.set_bars(), *plots, "", *(line for scene in self.scenes for line in self.scene(scene))]) + "\n"
+        with open(path, "w") as f:
+            f.write(text)
+        return text
 
-def lines(results, wanted):
-    facts = results.facts
-    day = datetime.date.fromtimestamp(max(run["at"] for run in results.runs)).isoformat()
-    yield f"# Pulls compared, {day}\n"
-    yield ("Made by `make bench` (`benches/compare`), which says how it measures. Medians of interleaved runs "
-           "(smallest–largest), each on a new journaled ext4.\n")
-    yield f"- machine: {facts['machine']}; registry on loopback, its blobs in the page cache"
-    tools = list(dict.fromkeys(run["tool"] for run in results.runs if run["tool"] != "floor"))
-    versions = {run["tool"]: run["version"] for run in results.runs}
-    yield from (f"- {tool}: {versions[tool]}" for tool in tools)
-    yield f"- decompressors that containerd finds: {', '.join(facts['decompressors']) or 'none, its own'} (1.x uses unpigz, 2.x igzip first)"
-    calibrators = [run["calibrator"] for run in results.runs]
-    steady = sum(c <= min(calibrators) * STEADY for c in calibrators)
-    yield (f"- calibrator (all cores inflate and hash 64 MiB): {span(calibrators, 3)} s; {steady} of {len(calibrators)} runs "
-           f"were at most 10 % over its best and count\n")
-    for scene in dict.fromkeys(Scene(*run["scene"]) for run in results.runs):
-        yield from of_scene(results, wanted, scene, tools)
+    def there(self, scene):
+        return [tool for tool in self.tools if self.results.of(scene, tool)]
 
+    def runs(self, scene, tool):
+        return self.results.counted(scene, tool, self.wanted)[0]
 
-def of_scene(results, wanted, scene, tools):
-    size, layers = results.facts["sizes"][scene.image]
-    yield f"## {scene}\n\n{size / 1e6:.1f} MB compressed, {layers} layers.\n"
-    counted = {tool: results.counted(scene, tool, wanted) for tool in tools}
-    there = [tool for tool in tools if counted[tool][0]]
-    middle = lambda tool, key: median(run[key] for run in counted[tool][0])
-    yield "| tool | runs | wall s | CPU s | peak MiB | wire MB | written MB | flushes | inodes | wall: dist ÷ this | none ÷ this | CPU: none ÷ this |"
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
-    for tool in there:
-        runs, loud = counted[tool]
-        ratio = lambda base, key: f"{middle(base, key) / middle(tool, key):.2f}" if base in there else ""
-        of = lambda key, digits, unit=1: span([run[key] / unit for run in runs], digits)
-        yield (f"| {tool} | {len(runs)}{f', {loud} unsteady' if loud else ''} | {of('wall', 2)} | {of('cpu', 2)} | {of('peak', 0, MIB)} "
-               f"| {middle(tool, 'wire') / 1e6:.1f} | {middle(tool, 'written') / 1e6:.0f} | {middle(tool, 'flushes'):.0f} | {middle(tool, 'inodes'):.0f} "
-               f"| {ratio(BASE[0], 'wall')} | {ratio(BASE[1], 'wall')} | {ratio(BASE[1], 'cpu')} |")
-    yield ""
-    floors, _ = results.counted(scene, "floor", wanted)
-    if floors:
-        yield from of_floor(results, floors, there, middle)
+    def head(self):
+        facts, runs = self.results.facts, self.results.runs
+        day = datetime.date.fromtimestamp(max([run["at"] for run in runs] + [item["at"] for item in self.results.items.values()])).isoformat()
+        versions = {run["tool"]: run["version"] for run in runs}
+        yield f"# Pulls compared, {day}\n"
+        yield ("Made by `make bench` (`benches/compare`), which says how it measures. Medians of interleaved runs "
+               "(smallest–largest), each on a new journaled ext4. *none* is `dist --durability none`.\n")
+        yield f"- machine: {facts['machine']}; registry on loopback, its blobs in the page cache"
+        yield f"- dist: {versions.get(DEFAULT) or versions.get(NONE)}"
+        yield from (f"- {tool}: {versions[tool]}" for tool in self.tools if not tool.startswith("dist"))
+        yield f"- decompressors at hand: {', '.join(facts['decompressors']) or 'none'}; used: {self.decompressors()}"
+        calibrators = [run["calibrator"] for run in runs]
+        if calibrators:
+            steady = sum(c <= min(calibrators) * STEADY for c in calibrators)
+            yield (f"- calibrator (all cores inflate and hash 64 MiB): {span(calibrators, 3)} s; {steady} of {len(calibrators)} runs were at most "
+                   "10 % over its best and count\n")
 
+    def decompressors(self):
+        used = {tool: sorted({name for run in self.results.runs if run["tool"] == tool for name in run["processes"]} & {"igzip", "unpigz"}) for tool in self.tools}
+        return "; ".join(f"{tool} {names[0] if names else 'its own'}" for tool, names in used.items() if not tool.startswith("dist"))
 
-def floor_of(run, cores):
-    """L: the CPU seconds of one pass on all cores, or the slowest stage of any layer."""
-    slowest = max(max(layer["seconds"].values()) for layer in run["layers"])
-    return max(run["cpu"] / cores, slowest)
+    def set_bars(self):
+        yield "## Bars\n\n| measure | bar, at most | measured | |\n|---|--:|---|---|"
+        yield from filter(None, self.bars.rows())
+        yield ""
 
+    def plots(self, stem):
+        colds = [scene for scene in self.scenes if (scene.network, scene.state) == ("loopback", "cold")]
+        for key, what, unit in (("wall", "Wall time of a pull, cold, over loopback", "s"), ("cpu", "CPU seconds of a pull, all processes of the client", "CPU-s")):
+            plot = Plot(what)
+            for scene in colds:
+                base = self.bars.middle(scene, NONE, key) or self.bars.middle(scene, self.there(scene)[0], key)
+                rows = []
+                for tool in self.there(scene):
+                    values = [run[key] for run in self.runs(scene, tool)]
+                    colour = 0 if tool == DEFAULT else 1 if tool == NONE else 2 if tool.startswith("dist") else 3
+                    rows.append((tool, colour, median(values), min(values), max(values), f"{median(values):.2f} {unit}, × {median(values) / base:.2f}"))
+                plot.bars(scene.image, rows)
+            if colds:
+                plot.write(f"{stem}-{key}.svg")
+                yield what, f"{stem}-{key}.svg"
+        rows = [row for scene in colds if (row := self.stages(scene))]
+        if rows:
+            plot = Plot("Where the time goes: CPU seconds of the floor, stage by stage, and what dist adds")
+            plot.stacks("share of dist --durability none", [*STAGES.values(), "the rest of dist"], rows)
+            plot.write(f"{stem}-stages.svg")
+            yield "Where the time goes", f"{stem}-stages.svg"
 
-def of_floor(results, floors, there, middle):
-    cores = results.facts["cores"]
-    floor = median(floor_of(run, cores) for run in floors)
-    stages = list(floors[0]["layers"][0]["seconds"])
-    times = {stage: median(sum(layer["seconds"][stage] for layer in run["layers"]) for run in floors) for stage in stages}
-    cpu = median(run["cpu"] for run in floors)
-    parts = ", ".join(f"{stage.replace('_', ' ')} {seconds:.2f}" for stage, seconds in times.items())
-    yield f"Floor: L = **{floor:.2f} s** on {cores} cores; {cpu:.2f} CPU-s in one thread: {parts}."
-    if "igzip" in floors[0]:
-        yield f"`igzip` alone inflates these layers in {median(run['igzip'] for run in floors):.2f} CPU-s."
-    ratios = ", ".join(f"{tool} {middle(tool, 'wall') / floor:.2f} ({middle(tool, 'cpu') / cpu:.2f})" for tool in there)
-    yield f"Wall ÷ L (and CPU ÷ the floor's CPU): {ratios}.\n"
+    def stages(self, scene):
+        floors, cpu = self.runs(scene, "floor"), self.bars.middle(scene, NONE, "cpu")
+        if not floors or not cpu:
+            return None
+        parts = [median(sum(layer["seconds"][stage] for layer in run["layers"]) for run in floors) for stage in STAGES]
+        rest = max(0, cpu - sum(parts))
+        total = sum(parts) + rest
+        return scene.image, [part / total for part in [*parts, rest]], f"{cpu:.2f} CPU-s"
+
+    def scene(self, scene):
+        size, layers = self.results.facts["sizes"][scene.image]
+        least = transfer_seconds(scene.network, size)
+        yield f"## {scene}\n\n{size / 1e6:.1f} MB compressed, {layers} layer{'s' if layers > 1 else ''}" + (f"; the bytes alone take {least:.2f} s" if least and scene.state == "cold" else "") + ".\n"
+        middle = lambda tool, key: self.bars.middle(scene, tool, key)
+        yield "| tool | runs | wall s | CPU s | peak MiB | wire MB | written MB | flushes | inodes | wall: dist ÷ this | none ÷ this | CPU: none ÷ this |"
+        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+        for tool in self.there(scene):
+            runs, loud = self.results.counted(scene, tool, self.wanted)
+            ratio = lambda base, key: f"{middle(base, key) / middle(tool, key):.2f}" if middle(base, key) is not None else ""
+            of = lambda key, digits, unit=1: span([run[key] / unit for run in runs], digits)
+            yield (f"| {tool} | {len(runs)}{f', {loud} unsteady' if loud else ''} | {of('wall', 2)} | {of('cpu', 2)} | {of('peak', 0, MIB)} "
+                   f"| {middle(tool, 'wire') / 1e6:.1f} | {middle(tool, 'written') / 1e6:.0f} | {middle(tool, 'flushes'):.0f} | {middle(tool, 'inodes'):.0f} "
+                   f"| {ratio(DEFAULT, 'wall')} | {ratio(NONE, 'wall')} | {ratio(NONE, 'cpu')} |")
+        yield ""
+        yield from self.floor(scene)
+
+    def floor(self, scene):
+        floors = self.runs(scene, "floor")
+        if not floors:
+            return
+        cores = self.results.facts["cores"]
+        limit, cpu = median(floor_of(run, cores) for run in floors), median(run["cpu"] for run in floors)
+        parts = ", ".join(f"{name} {median(sum(layer['seconds'][stage] for layer in run['layers']) for run in floors):.2f}" for stage, name in STAGES.items())
+        yield f"Floor: L = **{limit:.2f} s** on {cores} cores; {cpu:.2f} CPU-s in one thread: {parts}."
+        if "igzip" in floors[0]:
+            yield f"`igzip` alone inflates these layers in {median(run['igzip'] for run in floors):.2f} CPU-s."
+        ratios = ", ".join(f"{tool} {self.bars.middle(scene, tool, 'wall') / limit:.2f} ({self.bars.middle(scene, tool, 'cpu') / cpu:.2f})" for tool in self.there(scene))
+        yield f"Wall ÷ L (and CPU ÷ the floor's CPU): {ratios}.\n"

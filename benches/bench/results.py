@@ -10,6 +10,7 @@ STEADY = 1.10
 class Results:
     path: str
     runs: list = field(default_factory=list)
+    items: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)
 
     @classmethod
@@ -19,11 +20,7 @@ class Results:
         if os.path.exists(path):
             with open(path) as f:
                 for line in f:
-                    line = json.loads(line)
-                    if "facts" in line:
-                        results.facts.update(line["facts"])
-                    else:
-                        results.runs.append(line)
+                    results.add(json.loads(line))
         last = {run["tool"]: run["version"] for run in results.runs}
         results.runs = [run for run in results.runs if run["version"] == last[run["tool"]]]
         return results
@@ -31,10 +28,19 @@ class Results:
     def append(self, line):
         with open(self.path, "a") as f:
             f.write(json.dumps(line) + "\n")
+        self.add(line)
+
+    def add(self, line):
         if "facts" in line:
-            self.facts.update(line["facts"])
+            self.add_facts(line["facts"])
+        elif "item" in line:
+            self.items[line["item"]] = line
         else:
             self.runs.append(line)
+
+    def add_facts(self, facts):
+        sizes = self.facts.get("sizes", {}) | facts.get("sizes", {})
+        self.facts |= facts | {"sizes": sizes}
 
     def best_calibrator(self):
         return min((run["calibrator"] for run in self.runs), default=0)

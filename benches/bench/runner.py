@@ -1,16 +1,18 @@
 """Runs tools in turn, each on a new disk, until every case has enough runs of a steady machine."""
 import sys, time
 
-from . import images as catalogue
-from .machine import Disk, calibrate, loopback_bytes
+from .images import changed, disk_mib
+from .machine import Disk, calibrate
+from .network import Network
 
 # Of one case, at most so many runs for each one that is wanted.
 TRIES = 2
 
 
 class Runner:
-    def __init__(self, work, images, results, port):
-        self.work, self.images, self.results, self.port = work, images, results, port
+    def __init__(self, work, images, results, registry, shape):
+        self.work, self.images, self.results = work, images, results
+        self.registry, self.shape = registry, shape
         self.calibrator = None
 
     def run(self, scenes, tools, wanted, seconds):
@@ -38,17 +40,16 @@ class Runner:
     def once(self, scene, tool):
         started = time.monotonic()
         before = self.calibrator or calibrate()
-        with Disk(self.work, catalogue.disk_mib(scene.image)) as disk:
+        with Network(scene.network, self.shape, self.registry) as network, Disk(self.work, disk_mib(scene.image)) as disk:
             tool.start(disk.path, self.work)
             try:
-                step = 0
                 if scene.state != "cold":
-                    tool.pull(scene.image, self.port, step)
-                    step = 1
+                    tool.pull(scene.image, network.port, 0)
                 disk.sync()
-                at, wire = disk.counters(), loopback_bytes()
-                sample = tool.pull(scene.image, self.port, step)
-                sample["wire"] = loopback_bytes() - wire
+                at, wire = disk.counters(), network.bytes()
+                wanted = changed(scene.image) if scene.state == "changed" else scene.image
+                sample = tool.pull(wanted, network.port, 1)
+                sample["wire"] = network.bytes() - wire
                 sample["flushes"] = disk.counters()["flushes"] - at["flushes"]
                 disk.sync()
                 sample |= {key: disk.counters()[key] - at[key] for key in ("written", "inodes")}
@@ -58,5 +59,5 @@ class Runner:
         sample |= {"scene": [scene.image, scene.network, scene.state], "tool": tool.name, "version": tool.version,
                    "calibrator": max(before, self.calibrator), "at": time.time(), "took": time.monotonic() - started}
         self.results.append(sample)
-        print(f"{str(scene):28} {tool.name:26} {sample['wall']:7.2f} s {sample['cpu']:7.2f} CPU-s {sample['peak'] / (1 << 20):5.0f} MiB"
+        print(f"{str(scene):40} {tool.name:26} {sample['wall']:7.2f} s {sample['cpu']:7.2f} CPU-s {sample['peak'] / (1 << 20):5.0f} MiB"
               f"  calibrator {sample['calibrator']:.3f}", file=sys.stderr, flush=True)

@@ -2,11 +2,12 @@
 from dataclasses import dataclass
 
 from .images import REAL
+from .network import NAMES
+from .shapes import SHAPES
 
-SHAPES = ["fat:1", "thin:1", "small:1", "links:1", "big:1"]
-IMAGES = REAL
-NETWORKS = ["loopback"]
-STATES = ["cold", "there"]
+IMAGES = [*REAL, *SHAPES]
+NETWORKS = list(NAMES)
+STATES = ["cold", "there", "changed"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Scene:
     state: str
 
     def __str__(self):
-        return f"{self.image}, {self.network}, {self.state}"
+        return f"{self.image}, {NAMES[self.network]}, {self.state}"
 
 
 def usual():

@@ -2,10 +2,12 @@
 // with containerd's own Go client, and prints the seconds that it took.
 //
 //	client write|read|readat SOCKET BYTES
+//	client fill SOCKET IMAGES
 //
 // The bytes are made up beforehand, the same in every run. `write` sends them as
 // ctr does, a message of 1 MiB at a time, each answered, and commits with the
 // digest that is expected; `read` asks once for all; `readat` for 1 MiB at a time.
+// `fill` registers so many images of ten small blobs each in the default namespace.
 package main
 
 import (
@@ -58,7 +60,7 @@ func bytesOf(size int64) ([][]byte, digest.Digest) {
 
 func main() {
 	if len(os.Args) != 4 {
-		log.Fatal("usage: client write|read|readat SOCKET BYTES")
+		log.Fatal("usage: client write|read|readat|fill SOCKET BYTES|IMAGES")
 	}
 	size, err := strconv.ParseInt(os.Args[3], 10, 64)
 	check(err)
@@ -70,6 +72,10 @@ func main() {
 	ctx = leases.WithLease(ctx, "bench")
 	client := contentapi.NewContentClient(conn)
 	store := contentproxy.NewContentStore(client)
+	if os.Args[1] == "fill" {
+		fmt.Printf("%.6f\n", fill(conn, store, size).Seconds())
+		return
+	}
 	data, name := bytesOf(size)
 	target := ocispec.Descriptor{Digest: name, Size: size}
 	var took time.Duration

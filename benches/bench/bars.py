@@ -1,0 +1,87 @@
+"""What dist has set itself, as rows of a table: measure, bar, what was measured, and whether that is enough."""
+from statistics import median
+
+from .images import REAL
+from .network import NAMES, transfer_seconds
+from .scenes import IMAGES, Scene
+
+DEFAULT, NONE, EROFS = "dist", "dist --durability none", "dist --snapshotter erofs"
+PEERS = {"ctr images pull": 0.25, "podman pull": 0.15, "skopeo + umoci": 0.18}
+
+
+class Bars:
+    def __init__(self, results, wanted):
+        self.results, self.wanted = results, wanted
+
+    def middle(self, scene, tool, key):
+        """The median; None where the tool wasn't run."""
+        runs, _ = self.results.counted(scene, tool, self.wanted)
+        return median(run[key] for run in runs) if runs else None
+
+    def ratio(self, images, key, tool, base):
+        """Of each image: what `tool` took, for each unit that `base` took."""
+        found = {}
+        for image in images:
+            scene = Scene(image, "loopback", "cold")
+            one, other = self.middle(scene, tool, key), self.middle(scene, base, key)
+            if one is not None and other:
+                found[image] = one / other
+        return found
+
+    def to_floor(self, scene, tool):
+        """Wall time for each second of L."""
+        floors, _ = self.results.counted(scene, "floor", self.wanted)
+        wall = self.middle(scene, tool, "wall")
+        return wall / median(floor_of(run, self.results.facts["cores"]) for run in floors) if floors and wall else None
+
+    def rows(self):
+        for peer, bar in PEERS.items():
+            yield row(f"wall, none ÷ `{peer}`", bar, self.ratio(REAL, "wall", NONE, peer))
+        for peer in dict.fromkeys(run["tool"] for run in self.results.runs if run["tool"].endswith(", tuned")):
+            yield row(f"wall, none ÷ {peer}", 0.48, self.ratio(REAL, "wall", NONE, peer))
+        yield row("wall, default durability ÷ none", 1.15, self.ratio(REAL, "wall", DEFAULT, NONE))
+        yield row("CPU, none ÷ `ctr images pull`", 0.3, self.ratio(REAL, "cpu", NONE, "ctr images pull"))
+        others = [image for image in REAL if image != "node-app:1"]
+        yield row("wall, erofs ÷ overlayfs", 0.8, self.ratio(["node-app:1"], "wall", EROFS, DEFAULT))
+        yield row("the same", 1.05, self.ratio(others, "wall", EROFS, DEFAULT))
+        yield row("CPU, erofs ÷ overlayfs", 0.75, self.ratio(["node-app:1"], "cpu", EROFS, DEFAULT))
+        colds = [Scene(image, "loopback", "cold") for image in IMAGES]
+        inodes = {s.image: self.middle(s, EROFS, "inodes") for s in colds}
+        yield row("files and directories on disk, erofs", 10, inodes, digits=0)
+        for what, bar, several in (("several layers", 1.15, True), ("one layer", 1.35, False)):
+            scenes = [s for s in colds if s.image in self.results.facts["sizes"] and (self.results.facts["sizes"][s.image][1] > 1) == several]
+            yield row(f"wall ÷ L, none, {what}", bar, {s.image: self.to_floor(s, NONE) for s in scenes})
+        peaks = {s.image: self.middle(s, DEFAULT, "peak") for s in colds}
+        yield row("peak memory, MiB", 32, {image: peak and peak / (1 << 20) for image, peak in peaks.items()}, digits=0)
+        far = {}
+        for image in IMAGES:
+            runs, _ = self.results.counted(Scene(image, "100m", "cold"), DEFAULT, self.wanted)
+            if runs:
+                far[image] = median(run["wall"] / transfer_seconds("100m", run["wire"]) for run in runs)
+        yield row(f"wall ÷ transfer time, {NAMES['100m']}", 1.03, far, digits=3)
+        yield from self.of_items()
+
+    def of_items(self):
+        bars = {"dist --version": 5, "dist list, 10 blobs": 8, "dist pull redis:7, all there": 10, "dist list, 100,000 blobs": 150,
+                "dist images, 10,000 images": 150, "dist gc, 100,000 blobs, 10,000 images": 1500}
+        for name, item in self.results.items.items():
+            yield row(f"`{name}`, ms", bars.get(name), {"": median(item["values"]) * 1000}, digits=1)
+            if "requests" in item:
+                yield row("requests of that", 1, {"": item["requests"]}, digits=0)
+
+
+def floor_of(run, cores):
+    """L: the CPU seconds of one pass on all cores, or the slowest stage of any layer."""
+    slowest = max(max(layer["seconds"].values()) for layer in run["layers"])
+    return max(run["cpu"] / cores, slowest)
+
+
+def row(measure, bar, found, digits=2):
+    """None where nothing was measured."""
+    found = {image: value for image, value in found.items() if value is not None}
+    if not found:
+        return None
+    values = ", ".join(f"{image} {value:.{digits}f}".strip() for image, value in found.items())
+    missed = [image for image, value in found.items() if bar is not None and round(value, digits) > bar]
+    verdict = "" if bar is None else "met" if not missed else "missed" if len(missed) == len(found) else f"missed: {', '.join(missed)}"
+    return f"| {measure} | {'' if bar is None else bar} | {values} | {verdict} |"
