@@ -72,7 +72,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, help_heading = STORE)]
     pub(crate) durability: Option<DurabilityArg>,
 
-    /// Snapshotter: overlayfs or native [default: overlayfs where it works, else native]
+    /// Snapshotter: overlayfs, erofs or native [default: overlayfs where it works, else native]
     #[arg(long, global = true, value_name = "NAME", value_parser = SNAPSHOTTERS, hide_possible_values = true, help_heading = STORE)]
     pub(crate) snapshotter: Option<String>,
 

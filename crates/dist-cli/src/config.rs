@@ -56,6 +56,9 @@ pub(crate) struct Config {
     progress: ProgressMode,
     durability: Durability,
     snapshotter: Option<String>,
+    discard_blobs: bool,
+    /// Whether the command line asks for that.
+    must_discard: bool,
     jobs: usize,
     user: Option<String>,
     password_stdin: bool,
@@ -137,6 +140,9 @@ impl Config {
         let snapshotter = to.take_optional("snapshotter", snapshotter, None);
         let durability = Sources::new(global.durability, file.durability.map(|value| value.0.0));
         let durability = to.take("durability", durability, DurabilityArg::default());
+        let must_discard = discards(&args.command);
+        let discard_blobs = Sources::new(must_discard.then_some(true), file.discard_blobs);
+        let discard_blobs = to.take("discard_blobs", discard_blobs, false);
         let jobs = Sources::new(global.jobs, file.jobs.map(|jobs| jobs.0));
         let usual_jobs = u16::try_from(PullOptions::default().jobs).unwrap_or(MOST_JOBS);
         let jobs = to.take("jobs", jobs, usual_jobs);
@@ -147,7 +153,7 @@ impl Config {
         let config = Self {
             root,
             address: client_address,
-            local_flags: place::local_flags(global),
+            local_flags: place::local_flags(global, must_discard),
             namespace,
             terminal,
             timeout: global.network.timeout,
@@ -160,6 +166,8 @@ impl Config {
                 DurabilityArg::Full => Durability::Full,
             },
             snapshotter,
+            discard_blobs,
+            must_discard,
             jobs: jobs.into(),
             user: global.network.user.clone(),
             password_stdin: global.network.password_stdin,
@@ -193,15 +201,24 @@ impl Config {
     /// The engine.
     pub(crate) fn engine_in(&self, mode: OpenMode) -> Result<Engine> {
         self.refuse_address()?;
-        Engine::open(EngineConfig {
+        let engine = Engine::open(EngineConfig {
             root: self.root()?.to_owned(),
             mode,
             namespace: self.namespace.clone(),
             snapshotter: self.snapshotter.clone(),
             durability: self.durability,
             limits: self.limits,
+            discard_blobs: self.discard_blobs,
             registry: self.registry()?,
-        })
+        })?;
+        let snapshotter = engine.snapshotter_name();
+        if self.must_discard && snapshotter != "erofs" {
+            let message = format!(
+                "discard blobs: {snapshotter} does not keep layers whole, erofs does (--snapshotter)"
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        Ok(engine)
     }
 
     /// The remotes, for commands without a store.
@@ -331,6 +348,15 @@ fn password_from_stdin() -> Result<String> {
         ));
     }
     Ok(password.to_owned())
+}
+
+/// Whether a command is to discard blobs.
+fn discards(command: &Command) -> bool {
+    match command {
+        Command::Pull(args) => args.discard_blobs(),
+        Command::Rootfs(args) => args.discard_blobs(),
+        _ => false,
+    }
 }
 
 /// The config file: one that was asked for must be there.

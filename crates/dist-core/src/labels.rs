@@ -27,6 +27,9 @@ pub const GC_REF_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
 /// is known to be.
 pub const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
 
+/// What begins the labels of a snapshot that stands for blobs which were discarded; a digest follows.
+pub const DISCARDED: &str = "dist.discarded/";
+
 /// The bytes that a label may have, key and value together.
 const LIMIT: usize = 4096;
 

@@ -42,8 +42,8 @@ pub use filter::{Fields, Filter};
 pub use handler::{Handler, MAX_DEPTH, Visit, children, dispatch, select_platform, walk};
 pub use image::{Image, ImageName, Namespace};
 pub use labels::{
-    DISTRIBUTION_SOURCE, GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT, LabelChange, Labels,
-    UNCOMPRESSED, check_labels,
+    DISCARDED, DISTRIBUTION_SOURCE, GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT,
+    LabelChange, Labels, UNCOMPRESSED, check_labels,
 };
 pub use lease::{Lease, LeaseId, Resource};
 pub use manifest::{Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest};

@@ -9,6 +9,7 @@ mod gzip;
 mod inflate;
 mod input;
 mod output;
+mod recipe;
 mod ring;
 mod zstd;
 
@@ -19,6 +20,7 @@ use dist_core::{Compression, DiffId, Error, ErrorKind, Hasher, MediaType, Result
 use self::gzip::Gzip;
 use self::input::Input;
 pub use self::output::Compressor;
+pub use self::recipe::Recipe;
 pub(crate) use self::ring::split;
 use self::zstd::Zstd;
 use crate::Limits;

@@ -32,6 +32,9 @@ use crate::tar::Tar;
 /// Where the tar begins in an image.
 const BASE: u64 = 4096;
 
+/// What an image begins with that has a tar; behind it is how many bytes that has.
+const TAR: [u8; 8] = *b"dist.tar";
+
 /// How a layer becomes an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErofsOptions {
@@ -72,11 +75,19 @@ pub fn write_erofs(
     })
 }
 
-/// Reads the tar that an image was written from, of `size` bytes.
+/// Reads the tar that an image was written from.
 ///
 /// # Errors
-/// Where the file can't be read or is no image, in the reader's own errors.
-pub fn erofs_tar(mut file: File, size: u64) -> std::io::Result<impl Read> {
+/// `InvalidData` where it was not written from one, or is cut off.
+pub fn erofs_tar(mut file: File) -> std::io::Result<impl Read> {
+    let mut head = [0; 16];
+    file.read_exact_at(&mut head, 0)?;
+    let size = format::u64_at(&head, TAR.len());
+    let end = size.checked_add(BASE).filter(|_| head.starts_with(&TAR));
+    if end.is_none_or(|end| file.metadata().is_ok_and(|meta| meta.len() < end)) {
+        let message = "the image has no whole tar";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
+    }
     file.seek(SeekFrom::Start(BASE))?;
     Ok(file.take(size))
 }
@@ -91,6 +102,10 @@ fn image(
     let Built { mut tree, mut sparse, warnings, tar } =
         Builder::new(options.user_xattr, BASE, cancel).run(tar)?;
     let (diff_id, size) = tar.finish()?;
+    let mut head = [0; 16];
+    head[..TAR.len()].copy_from_slice(&TAR);
+    head[TAR.len()..].copy_from_slice(&size.to_le_bytes());
+    file.write_all_at(&head, 0).context(ErrorKind::Storage, || "write image".into())?;
     let end = (BASE + size).next_multiple_of(format::BLOCK);
     let tail = sparse::place(&mut tree, &mut sparse, file, (BASE, end), cancel)?;
     write::write(&tree, file, tail, uuid(&diff_id))?;

@@ -29,7 +29,7 @@ mod whiteout;
 
 pub use apply::LayerApplier;
 pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader};
-pub use compression::{Compressor, decompress, detect};
+pub use compression::{Compressor, Recipe, decompress, detect};
 pub use diff::{DiffOptions, LayerDiffer, first_difference};
 pub use erofs::{
     ErofsOptions, erofs_tar, image_path, inherit_erofs_dirs, write_erofs, write_erofs_dir,

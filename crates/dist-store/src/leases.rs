@@ -43,6 +43,15 @@ impl Store {
         self.lock(&use_of(namespace, id), cancel)
     }
 
+    /// The lock of [`Store::use_lease`] where nobody has it: as long as it is kept nobody gets it.
+    pub(crate) fn idle_lease(
+        &self,
+        namespace: &Namespace,
+        id: &LeaseId,
+    ) -> Result<Option<LockGuard>> {
+        self.try_lock(&use_of(namespace, id))
+    }
+
     /// Whether a lease is being used, see [`Store::use_lease`].
     pub(crate) fn is_lease_used(&self, namespace: &Namespace, id: &LeaseId) -> Result<bool> {
         self.is_locked(&use_of(namespace, id))
@@ -272,6 +281,29 @@ pub(crate) fn is_held(
             |row| row.get(0),
         )
         .sql(|| format!("look for a lease that holds {resource}"))
+}
+
+/// The leases of a namespace that hold something, and their rows.
+pub(crate) fn holders(
+    connection: &Connection,
+    namespace: &Namespace,
+    resource: &Resource,
+) -> Result<Vec<(LeaseId, i64)>> {
+    let what = || format!("look for a lease that holds {resource}");
+    let (kind, snapshotter, name) = columns(resource);
+    let rows = || {
+        connection
+            .prepare_cached(
+                "SELECT l.name, l.id FROM lease_resources r JOIN leases l ON l.id = r.lease_id
+                 WHERE l.namespace = ?1 AND r.kind = ?2 AND r.snapshotter = ?3 AND r.name = ?4",
+            )?
+            .query_map(params![namespace.as_str(), kind, snapshotter, name], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?
+            .collect::<rusqlite::Result<Vec<(String, i64)>>>()
+    };
+    let rows = rows().sql(what)?.into_iter();
+    rows.map(|(name, id)| Ok((name.parse().context(ErrorKind::Storage, what)?, id))).collect()
 }
 
 /// A resource as `lease_resources` has it: its kind, its snapshotter and its name.

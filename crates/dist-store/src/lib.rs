@@ -54,6 +54,7 @@
 mod blobs;
 mod check;
 mod db;
+mod discard;
 mod durability;
 mod format;
 mod fsio;
@@ -80,6 +81,7 @@ pub use check::{
     is_database_damaged,
 };
 pub use db::Db;
+pub use discard::{Discarded, FETCHED, NamedBy, OPERATION, UnpackedLayer, discarded_label};
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
 pub use gc::{Collected, Explanation, GcOptions, Leak, Object, Reason, Removed, Step, Why};
 pub use images::{ImageChange, ImageStore};

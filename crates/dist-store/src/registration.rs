@@ -108,7 +108,7 @@ impl Registration {
 }
 
 /// A list with `value` in it; `None` where the list has become too long for a label.
-fn listed(known: &Labels, key: &str, value: &str) -> Option<(String, String)> {
+pub(crate) fn listed(known: &Labels, key: &str, value: &str) -> Option<(String, String)> {
     let mut list: BTreeSet<&str> = known.get(key).map_or("", |list| list).split(',').collect();
     list.remove("");
     list.insert(value);

@@ -27,6 +27,9 @@ pub struct EngineConfig {
     pub durability: Durability,
     /// What a layer may cost.
     pub limits: Limits,
+    /// Whether layers that are unpacked to images are kept as nothing else: see
+    /// [`Engine::discards`].
+    pub discard_blobs: bool,
     /// How registries are spoken to.
     pub registry: RegistryOptions,
 }
@@ -40,6 +43,7 @@ pub struct Engine {
     scope: Scope,
     snapshotter: String,
     limits: Limits,
+    discard_blobs: bool,
     sharing: Sharing,
     remotes: Arc<Remotes>,
 }
@@ -63,6 +67,7 @@ impl Engine {
                 .snapshotter
                 .unwrap_or_else(|| dist_snapshot::default_name().to_owned()),
             limits: config.limits,
+            discard_blobs: config.discard_blobs,
             sharing: Sharing::default(),
             remotes: Arc::new(Remotes::new(config.registry)),
         })
@@ -97,6 +102,12 @@ impl Engine {
     #[must_use]
     pub fn with_snapshotter(&self, name: &str) -> Self {
         Self { snapshotter: name.to_owned(), ..self.clone() }
+    }
+
+    /// The same engine; see [`Engine::discards`].
+    #[must_use]
+    pub fn discarding(&self, discard_blobs: bool) -> Self {
+        Self { discard_blobs, ..self.clone() }
     }
 
     /// The same engine; pulls and imports take of other namespaces no more than `sharing` allows.
@@ -147,6 +158,13 @@ impl Engine {
     #[must_use]
     pub fn remotes(&self) -> &Remotes {
         &self.remotes
+    }
+
+    /// Whether pulls and unpacking discard the blobs of layers that the snapshotter keeps whole:
+    /// those of `erofs`, as soon as an unclean stop can't take the snapshot.
+    #[must_use]
+    pub fn discards(&self) -> bool {
+        self.discard_blobs
     }
 
     /// The limits for layers.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dist_core::{Image, Labels, Progress, Resource, Result, Warning};
+use dist_core::{Digest, Image, Labels, Progress, Resource, Result, Warning};
 use dist_store::{Registration, SettleMode};
 
 use crate::blocking::Alive;
@@ -16,7 +16,7 @@ use crate::ingest::Intake;
 use crate::layers::Plan;
 use crate::session::Session;
 use crate::unpack::Unpacker;
-use crate::{Contents, Engine, Remotes};
+use crate::{Contents, Engine, Remotes, discard};
 
 /// A place where operations work. It has all that the place has to say: where names are resolved,
 /// where blobs go, what unpacks, what keeps.
@@ -41,6 +41,20 @@ pub trait Operations: Send + Sync {
     /// # Errors
     /// `Storage`, `Unavailable`.
     fn begin(&self, needs: BTreeSet<Resource>) -> Result<Box<dyn Operation>>;
+
+    /// Discards the blobs of unpacked layers, where this place does that; `documents` are those
+    /// that may name them. Blocks.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn discard(
+        &self,
+        _plan: &Plan,
+        _snapshotter: &str,
+        _documents: &BTreeSet<Digest>,
+    ) -> Result<()> {
+        Ok(())
+    }
 
     /// Does what can wait until the user has his answer. Blocks.
     ///
@@ -95,6 +109,10 @@ impl Operations for Engine {
 
     fn begin(&self, needs: BTreeSet<Resource>) -> Result<Box<dyn Operation>> {
         Ok(Box::new(Session::begin(self, needs)?))
+    }
+
+    fn discard(&self, plan: &Plan, snapshotter: &str, documents: &BTreeSet<Digest>) -> Result<()> {
+        discard::discard(&self.with_snapshotter(snapshotter), plan, documents, None)
     }
 
     fn settle(&self) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::layers::{Plan, find_manifest, layers_below, manifests_below, plan};
 use crate::references::{Belongings, is_of_content};
 use crate::session::Session;
 use crate::unpack::Unpacker;
-use crate::{Contents, Engine, Operations};
+use crate::{Contents, Engine, Operations, discard};
 
 /// Choices for [`pull`].
 #[derive(Clone, Debug)]
@@ -120,7 +120,7 @@ pub async fn pull_as(
     };
     let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
     let needs = Needs::new(target, platforms, wanted.unpacks.clone());
-    let (needs, session) = needs.begin(engine).await?;
+    let (outer, (needs, session)) = (engine, needs.begin(engine).await?);
     let engine = session.engine().clone();
     let intake = Intake {
         content: Arc::new(engine.content()),
@@ -146,14 +146,21 @@ pub async fn pull_as(
     fetch_layers(&intake, &needs, wanted, jobs).await?;
     let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
     let labels = wanted.labels.clone();
+    let outer = outer.clone();
     let mut images = blocking(move || {
-        let mut registration =
-            needs.find_whole(&session.engine().content())?.registration(Some(&name));
+        let content = session.engine().content();
+        let mut registration = needs.find_whole(&content)?.registration(Some(&name));
         let image = |name| (name, target.clone(), labels.clone());
         registration.images = names.into_iter().map(image).collect();
         let store = session.engine().store().clone();
+        let documents = discard::documents(&registration);
         let images = session.finish(registration)?;
         store.settle(SettleMode::Answer)?;
+        for unpacking in &needs.unpacks {
+            let engine = outer.with_snapshotter(&unpacking.snapshotter);
+            let plan = needs.plan(&content, unpacking)?;
+            discard::discard(&engine, &plan, &documents, Some(&name))?;
+        }
         Ok(images)
     })
     .await?;
@@ -315,7 +322,7 @@ pub async fn unpack_manifest(
     progress: Arc<dyn Progress>,
 ) -> Result<(Option<ChainId>, Vec<Warning>)> {
     let (on, digest, platform) = (on.shared(), *digest, options.platform.clone());
-    let (needs, plan, operation, snapshotter) = blocking(move || {
+    let (on, needs, plan, operation, snapshotter) = blocking(move || {
         let content = on.contents(Labels::new());
         let target = describe(&*content, &digest)?;
         let snapshotter = on.snapshotter_name()?;
@@ -324,13 +331,19 @@ pub async fn unpack_manifest(
         let mut needs = Needs::new(target, platforms, vec![unpacking.clone()]);
         let operation = on.begin(needs.find(&*content)?.resources())?;
         let plan = needs.plan(&*operation.contents(), &unpacking)?;
-        Ok((needs, plan, operation, snapshotter))
+        Ok((on, needs, plan, operation, snapshotter))
     })
     .await?;
     let warnings = operation.unpack(&plan, &snapshotter, options.jobs, progress).await?;
-    let content = operation.contents();
-    blocking(move || operation.finish(needs.find_whole(&*content)?.registration(None))).await?;
-    Ok((plan.chain_id(), warnings))
+    let (content, chain_id) = (operation.contents(), plan.chain_id());
+    blocking(move || {
+        let registration = needs.find_whole(&*content)?.registration(None);
+        let documents = discard::documents(&registration);
+        operation.finish(registration)?;
+        on.discard(&plan, &snapshotter, &documents)
+    })
+    .await?;
+    Ok((chain_id, warnings))
 }
 
 /// Finds out what kind of document a digest in the store names.

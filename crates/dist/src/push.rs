@@ -7,12 +7,12 @@ use dist_core::{
     Descriptor, Digest, Error, ErrorKind, Event, MAX_DEPTH, MediaType, Progress, Provider, Pusher,
     Reference, Resolver as _, Result, children,
 };
-use dist_store::ContentStore;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::blocking::blocking;
 use crate::fetch::{Platforms, default_jobs};
 use crate::layers::find_manifest;
+use crate::restore::{Restored, restore};
 use crate::{Engine, sources};
 
 /// Choices for [`push`].
@@ -37,7 +37,7 @@ impl Default for PushOptions {
 /// Content goes before what names it, and the root goes last: the name never stands for something
 /// that is not whole. What the remote has is not sent; what it has in another repository that the
 /// store knows of is taken from there. Content that is not in the store need not be, where the
-/// remote has it.
+/// remote has it; a layer whose blob was discarded is made or fetched again for as long as it takes.
 ///
 /// # Errors
 /// Those of the remote and the store; `NotFound` naming what neither of them has.
@@ -49,9 +49,8 @@ pub async fn push(
     progress: Arc<dyn Progress>,
 ) -> Result<Descriptor> {
     let name = engine.remotes().canonical(name)?;
-    let content = engine.content();
     let (provider, target, platforms) =
-        (content.clone(), target.clone(), options.platforms.clone());
+        (engine.content(), target.clone(), options.platforms.clone());
     let order = blocking(move || {
         let root = match &platforms {
             Platforms::One(platform) => find_manifest(&provider, &target, platform)?,
@@ -63,7 +62,8 @@ pub async fn push(
     let pushing = Pushing {
         pusher: engine.remotes().pusher(&name, &order.root.digest)?,
         host: Reference::parse(&name).ok().map(|name| name.hostname().to_owned()),
-        content,
+        engine: engine.clone(),
+        restored: tokio::sync::Mutex::default(),
         progress,
     };
     pushing.progress.event(Event::Resolved { name: &name, target: &order.root });
@@ -78,6 +78,9 @@ pub async fn push(
     for desc in &order.documents {
         pushing.push(desc).await?;
     }
+    for restored in pushing.restored.into_inner() {
+        restored.end().await?;
+    }
     Ok(order.root)
 }
 
@@ -85,7 +88,9 @@ struct Pushing {
     pusher: Arc<dyn Pusher>,
     /// The registry, where it is one.
     host: Option<String>,
-    content: ContentStore,
+    engine: Engine,
+    /// What had been discarded and was brought again.
+    restored: tokio::sync::Mutex<Vec<Restored>>,
     progress: Arc<dyn Progress>,
 }
 
@@ -93,14 +98,26 @@ impl Pushing {
     async fn push(&self, desc: &Descriptor) -> Result<()> {
         let sources = match &self.host {
             Some(host) => {
-                let (content, host, digest) = (self.content.clone(), host.clone(), desc.digest);
-                blocking(move || sources::known(&content, &digest, &host)).await?
+                let (engine, host, digest) = (self.engine.clone(), host.clone(), desc.digest);
+                blocking(move || sources::known(&engine, &digest, &host)).await?
             }
             None => Vec::new(),
         };
-        let content: Arc<dyn Provider> = Arc::new(self.content.clone());
-        self.pusher.push(desc, content, &sources, Arc::clone(&self.progress)).await?;
-        Ok(())
+        let content: Arc<dyn Provider> = Arc::new(self.engine.content());
+        let push =
+            || self.pusher.push(desc, Arc::clone(&content), &sources, Arc::clone(&self.progress));
+        match push().await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let layers = vec![desc.clone()];
+                let restored = restore(&self.engine, layers, Arc::clone(&self.progress)).await?;
+                if restored.is_empty() {
+                    return Err(error);
+                }
+                self.restored.lock().await.push(restored);
+                push().await.map(drop)
+            }
+            pushed => pushed.map(drop),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use dist_core::{
     Cancel, GC_EXPIRE, GC_ROOT, Image, LabelChange, Labels, LeaseId, Resource, Result,
 };
-use dist_store::{LockGuard, Registration, Scope};
+use dist_store::{LockGuard, OPERATION, Registration, Scope};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -48,7 +48,9 @@ impl Session {
         } else if !engine.store().is_read_only() {
             let leases = engine.store().leases(engine.namespace());
             let list: Vec<_> = needs.iter().cloned().collect();
-            let lease = leases.create_lazily(&lease_labels(), &list)?;
+            let mut labels = lease_labels();
+            labels.insert(OPERATION.to_owned(), "local".to_owned());
+            let lease = leases.create_lazily(&labels, &list)?;
             session.engine = engine.leased(lease.clone());
             session.own = Some(lease.clone());
             let cancel = Cancel::default();

@@ -18,15 +18,16 @@ use std::time::Duration;
 
 use dist_core::{
     Applied, Applier as _, ChainId, Context as _, Descriptor, Error, ErrorKind, Event, Labels,
-    Mount, Namespace, Result, ResultExt as _, SnapshotKey, SnapshotKind, Snapshotter, Warning,
+    Mount, Namespace, Result, ResultExt as _, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter,
+    Warning,
 };
 use dist_layer::{ApplyOptions, LayerApplier, Limits, inherit_dirs};
 use dist_store::{LockGuard, Store};
 
-use crate::Engine;
 use crate::blocking::{Stop, blocking};
 use crate::ingest::{Arriving, Intake, Opened, Unfinished};
 use crate::layers::{Layer, Plan};
+use crate::{Engine, discard};
 
 /// How much of a bad layer's rest is still fetched to find out whether its digest is right.
 const BLAME_BYTES: u64 = 64 << 20;
@@ -44,6 +45,8 @@ pub(crate) struct Unpacker {
     pub(crate) namespace: Namespace,
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
     pub(crate) limits: Limits,
+    /// Whether the blobs of unpacked layers are not kept.
+    pub(crate) discards: bool,
     pub(crate) intake: Intake,
     pub(crate) stop: Stop,
     pub(crate) jobs: usize,
@@ -57,6 +60,7 @@ impl Unpacker {
             namespace: engine.namespace().clone(),
             snapshotter: engine.snapshotter()?,
             limits: *engine.limits(),
+            discards: engine.discards(),
             intake,
             stop,
             jobs,
@@ -244,10 +248,16 @@ impl Work {
     }
 
     fn unpack(&self, layer: &Layer, lock: LockGuard) -> Result<Ready> {
-        let Unpacker { snapshotter, intake, .. } = &self.unpacker;
-        if exists(&**snapshotter, layer.chain_id)? {
+        let Unpacker { snapshotter, intake, discards, .. } = &self.unpacker;
+        if let Some(info) = find(&**snapshotter, layer.chain_id)? {
             drop(lock);
-            intake.fetch_blocking(&layer.desc)?;
+            if discard::stands_for(&**snapshotter, &info, &layer.desc.digest, *discards) {
+                let event =
+                    Event::Unpacked { layer: layer.desc.digest, chain_id: Some(layer.chain_id) };
+                intake.progress.event(event);
+            } else {
+                intake.fetch_blocking(&layer.desc)?;
+            }
             return Ok(Ready::Exists);
         }
         let key = snapshot_key(&unpack_key(layer.chain_id))?;
@@ -417,10 +427,10 @@ pub(crate) fn snapshot_key(text: &str) -> Result<SnapshotKey> {
     text.parse().context(ErrorKind::InvalidArgument, || format!("parse snapshot key {text:?}"))
 }
 
-pub(crate) fn exists(snapshotter: &dyn Snapshotter, chain_id: ChainId) -> Result<bool> {
+fn find(snapshotter: &dyn Snapshotter, chain_id: ChainId) -> Result<Option<SnapshotInfo>> {
     match snapshotter.stat(&SnapshotKey::from(chain_id)) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -2,7 +2,7 @@
 
 use dist_core::Result;
 
-use super::transfer::{self, Transfer};
+use super::transfer::{self, Keep, Transfer};
 use crate::config::Config;
 use crate::{reference, user_namespace};
 
@@ -18,6 +18,7 @@ Examples:
   dist pull redis:7
   dist pull localhost:5000/library/redis:7
   dist pull --platform linux/arm64 alpine@sha256:...
+  dist pull --snapshotter erofs --discard-blobs redis:7
   image=$(dist pull -q redis:7 | tail -n 1)")]
 pub(crate) struct Args {
     /// Image in a registry, or oci:PATH[:TAG]
@@ -26,6 +27,16 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     transfer: Transfer,
+
+    #[command(flatten)]
+    keep: Keep,
+}
+
+impl Args {
+    /// Whether blobs of unpacked layers are to go.
+    pub(crate) fn discard_blobs(&self) -> bool {
+        self.keep.discard_blobs
+    }
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {

@@ -10,7 +10,7 @@ use dist_core::{
 };
 use dist_store::SettleMode;
 
-use super::transfer;
+use super::transfer::{self, Keep};
 use crate::config::Config;
 use crate::progress::Reporter;
 use crate::{output, report, user_namespace};
@@ -51,6 +51,16 @@ struct Unpack {
     /// No progress
     #[arg(short, long)]
     quiet: bool,
+
+    #[command(flatten)]
+    keep: Keep,
+}
+
+impl Args {
+    /// Whether blobs of unpacked layers are to go.
+    pub(crate) fn discard_blobs(&self) -> bool {
+        matches!(&self.command, Command::Unpack(args) if args.keep.discard_blobs)
+    }
 }
 
 #[derive(Debug, clap::Args)]

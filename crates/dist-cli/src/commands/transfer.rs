@@ -23,6 +23,15 @@ pub(crate) struct Transfer {
     pub(crate) platform: Option<Platform>,
 }
 
+/// What is kept of layers that are unpacked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Keep {
+    /// Discard the blobs of layers once they are unpacked and on the disk; erofs alone keeps all
+    /// that they hold
+    #[arg(long)]
+    pub(crate) discard_blobs: bool,
+}
+
 /// The cause of an error after which the same command goes on with what is kept in the store.
 #[derive(Debug)]
 pub(crate) struct Kept {

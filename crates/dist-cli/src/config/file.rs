@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) root: Option<Absolute>,
     pub(super) namespace: Option<Text<Namespace>>,
     pub(super) snapshotter: Option<Text<SnapshotterName>>,
+    pub(super) discard_blobs: Option<bool>,
     pub(super) durability: Option<Text<Durability>>,
     pub(super) jobs: Option<Number<1, { MOST_JOBS }>>,
     pub(super) limits: Limits,

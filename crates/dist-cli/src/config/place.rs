@@ -37,9 +37,10 @@ pub(super) struct LocalFlag {
 
 /// The flags on the command line that a daemon can't be told of. The environment, the config file
 /// and defaults say what is usual here, and are not meant for a daemon.
-pub(super) fn local_flags(global: &Global) -> Vec<LocalFlag> {
+pub(super) fn local_flags(global: &Global, discard_blobs: bool) -> Vec<LocalFlag> {
     let network = &global.network;
     [
+        (discard_blobs, "--discard-blobs", "discard_blobs", Part::Store),
         (global.durability.is_some(), "--durability", "durability", Part::Store),
         (global.jobs.is_some(), "--jobs", "jobs", Part::Jobs),
         (

@@ -22,6 +22,7 @@ mod daemon_access;
 mod daemon_stop;
 mod deaf;
 mod differential;
+mod discard;
 mod durability;
 mod faults;
 mod fsck;

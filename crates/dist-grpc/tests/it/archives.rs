@@ -124,6 +124,68 @@ async fn an_archive_comes_back_byte_by_byte() {
 }
 
 #[tokio::test]
+async fn discarded_layers_are_brought_again_for_whoever_needs_them() {
+    let served = Served::new("erofs");
+    for (form, comes_from) in [(Form::Plain, None), (Form::Gzip, None), (Form::Zstd, Some(()))] {
+        let (image, registry) = (Image::varied_in(form), Registry::start());
+        image.push(&registry, "team/app", "1");
+        let whole = exported(&holding(&image).await, &ExportOptions::default());
+        let engine = served.engine.discarding(true);
+        let reference = registry.reference("team/app:1");
+        let names = vec![NAME.parse().unwrap()];
+        let unpack = dist::Unpacking {
+            platform: dist_core::Platform::host(),
+            snapshotter: "erofs".to_owned(),
+        };
+        let wanted = dist::Wanted { names, unpacks: vec![unpack], ..dist::Wanted::default() };
+        dist::pull_as(&engine, &reference, &wanted, 2, Arc::new(())).await.unwrap();
+        let there = served.engine.content().list().unwrap().len();
+        assert!(served.engine.content().info(&image.blobs[1].digest).is_err());
+
+        // What is made of the tar again needs no registry.
+        let registry = comes_from.map(|()| registry);
+        let images = vec![(
+            NAME.parse().unwrap(),
+            engine.images().get(&NAME.parse().unwrap()).unwrap().target,
+        )];
+        let platforms = Platforms::default();
+        let restored =
+            dist::restore_images(&engine, &images, &platforms, Arc::new(())).await.unwrap();
+        assert!(!restored.is_empty());
+        let mut bytes = Vec::new();
+        let options = ExportOptions::default();
+        dist::export(&engine, &images, &options, &mut bytes, &Cancel::default()).unwrap();
+        assert!(bytes == whole, "{form:?}");
+        restored.end().await.unwrap();
+        assert_eq!(served.engine.content().list().unwrap().len(), there, "{form:?}");
+
+        let other = Registry::start();
+        let options = dist::PushOptions { platforms: Platforms::default(), ..Default::default() };
+        let (target, to) = (&images[0].1, other.reference("team/copy:1"));
+        dist::push(&engine, target, &to, &options, Arc::new(())).await.unwrap();
+        assert_eq!(served.engine.content().list().unwrap().len(), there, "{form:?}");
+        let elsewhere = Served::new("overlayfs");
+        dist::pull(&elsewhere.engine, &to, &Default::default(), Arc::new(())).await.unwrap();
+        assert!(exported(&elsewhere, &ExportOptions::default()).len() > 10_000);
+
+        // Without the registry there is nothing left to do but to say so.
+        drop(registry);
+        let gone = Registry::start();
+        let pushed =
+            dist::push(&engine, target, &gone.reference("a/b:1"), &options, Arc::new(())).await;
+        match comes_from {
+            None => drop(pushed.unwrap()),
+            Some(()) => {
+                let said = pushed.unwrap_err().to_string();
+                assert!(said.contains("discarded") && said.contains("dist fetch"), "{said}");
+            }
+        }
+        served.engine.images().delete(&NAME.parse().unwrap(), None).unwrap();
+        collect(&served);
+    }
+}
+
+#[tokio::test]
 async fn one_platform_of_an_index_is_a_whole_archive() {
     let (image, other) = (Image::random(1, &[5000]), Image::random(2, &[6000]));
     let both = index_of(&[("amd64", None, image.clone()), ("arm64", None, other.clone())]);

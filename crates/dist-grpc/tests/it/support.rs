@@ -49,6 +49,7 @@ impl Served {
             namespace: Namespace::default(),
             snapshotter: Some(snapshotter.to_owned()),
             durability: Durability::default(),
+            discard_blobs: false,
             limits: Limits::default(),
             registry: RegistryOptions::default(),
         })

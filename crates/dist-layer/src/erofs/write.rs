@@ -1,7 +1,7 @@
 //! Where things go in an image, and the writing of it.
 //!
 //! ```text
-//! 0       nothing; the superblock at 1024
+//! 0       `dist.tar` and the tar's size, nothing where there is none; the superblock at 1024
 //! 4096    the layer's tar, byte for byte; files of the image are blocks of it
 //!         bodies of sparse files that cannot stay where the tar has them
 //!         inodes, each with its extended attributes and what does not fill a block

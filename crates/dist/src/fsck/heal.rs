@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use dist_core::{
-    ContentMismatch, DISTRIBUTION_SOURCE, Descriptor, Digest, Error, ErrorKind, Event, Expected,
-    IngestKey, Labels, MediaType, Progress, Reference, Resolver as _, Result, ResultExt as _,
+    ContentMismatch, Descriptor, Digest, Error, ErrorKind, Event, Expected, IngestKey, Labels,
+    MediaType, Progress, Reference, Resolver as _, Result, ResultExt as _,
 };
 use dist_store::{ContentStore, Finding, Sharing, Subject};
 
 use super::{Done, Outcome, each_below, images, note_moved};
-use crate::Engine;
 use crate::blocking::{Alive, Downloads, blocking};
+use crate::{Engine, sources};
 
 /// What an image's documents say of a blob.
 struct Known {
@@ -58,11 +58,7 @@ impl Healer<'_> {
         let Some(owner) = owners.first() else { return Ok(()) };
         let mut desc = Descriptor::new(MediaType::Other("".into()), digest, owner.size);
         let mut names: Vec<String> = Vec::new();
-        for (label, repositories) in owners.iter().flat_map(|owner| &owner.labels) {
-            if let Some(host) = label.strip_prefix(DISTRIBUTION_SOURCE) {
-                names.extend(repositories.split(',').map(|name| format!("{host}/{name}@{digest}")));
-            }
-        }
+        names.extend(owners.iter().flat_map(|owner| sources::references(&owner.labels, &digest)));
         if let Some(known) = known.get(&digest) {
             desc = known.desc.clone();
             names.extend(known.images.iter().map(|name| pinned(name, &digest)));

@@ -2,16 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
-    Applier as _, Cancel, ChainId, Context as _, Error, ErrorKind, LayerForm, Mount, Namespace,
-    Provider as _, Result, ResultExt as _, SnapshotKey,
+    Applier as _, Cancel, ChainId, Compression, Context as _, Descriptor, Digest, Error, ErrorKind,
+    LayerForm, MediaType, Mount, Namespace, Provider as _, Result, ResultExt as _, SnapshotKey,
 };
-use dist_layer::{ApplyOptions, LayerApplier, first_difference, image_path, inherit_dirs};
+use dist_layer::{
+    ApplyOptions, LayerApplier, erofs_tar, first_difference, image_path, inherit_dirs,
+};
 use dist_store::{Finding, Problem, SnapshotRow, Subject};
 use rustix::fs::FlockOperation;
 
@@ -123,13 +125,18 @@ impl<'a> Trees<'a> {
         let lost = |dir: &PathBuf| !dir.exists() || (image && !image_path(dir).exists());
         let parent = layers[layers.len() - 1].parent;
         let below = parent.map_or_else(|| Ok(Vec::new()), |parent| self.below(row, parent));
-        if needed.iter().any(|layer| content.open(&layer.desc.digest).is_err())
+        let is_lost = |layer: &Layer| content.open(&layer.desc.digest).is_err();
+        let itself = image && needed.iter().any(is_lost);
+        if (!image && needed.iter().any(is_lost))
             || below.map_or(true, |below| below.iter().any(lost))
         {
             return Ok(None); // nothing to compare it with, which is told of what is lost
         }
         let beside = Beside::new(self.engine.store().root())?;
         match self.unpack(row, layers, &beside.tree) {
+            Err(error) if itself && blames_content(error.kind()) => {
+                return Ok(Some("its image differs from its layer".to_owned()));
+            }
             // Its blob is damaged, which is told.
             Err(error) if blames_content(error.kind()) => return Ok(None),
             unpacked => unpacked?,
@@ -153,7 +160,19 @@ impl<'a> Trees<'a> {
             return Err(Error::new(ErrorKind::NotFound, message));
         };
         dist_snapshot::rebuild(self.engine.store(), row, |new| self.unpack(row, layers, new))
-            .during(what)
+            .during(|| match self.lost_blob(row, layers) {
+                Some(digest) => {
+                    format!("{} without layer {digest}: `dist fetch` an image that has it", what())
+                }
+                None => what(),
+            })
+    }
+
+    /// The blob of the last layer, where it is not here.
+    fn lost_blob(&self, row: &SnapshotRow, layers: &[Layer]) -> Option<Digest> {
+        let content = self.engine.in_namespace(row.namespace.clone()).content();
+        let digest = layers.last()?.desc.digest;
+        content.open(&digest).is_err().then_some(digest)
     }
 
     fn is_image(&self, row: &SnapshotRow) -> Result<bool> {
@@ -170,7 +189,7 @@ impl<'a> Trees<'a> {
         let merged = form == LayerForm::Merged;
         let from = if merged { 0 } else { layers.len() - 1 };
         for layer in &layers[from..] {
-            let mut blob = engine.content().open(&layer.desc.digest)?.file;
+            let (desc, mut input) = self.input(row, layer, form)?;
             let options = ApplyOptions { form, limits: *engine.limits(), split: true };
             let mount = Mount {
                 fstype: "bind".into(),
@@ -179,7 +198,7 @@ impl<'a> Trees<'a> {
                 options: vec!["rw".into()],
             };
             let applied =
-                LayerApplier::new(options).apply(&layer.desc, &mut blob, &[mount], self.cancel)?;
+                LayerApplier::new(options).apply(&desc, &mut *input, &[mount], self.cancel)?;
             layer.check_diff_id(applied.diff_id)?;
             if let (false, Some(parent)) = (merged, layer.parent) {
                 let below = self.below(row, parent)?;
@@ -187,6 +206,30 @@ impl<'a> Trees<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A layer's blob; where that was discarded, the tar in the image of the snapshot itself.
+    fn input(
+        &self,
+        row: &SnapshotRow,
+        layer: &Layer,
+        form: LayerForm,
+    ) -> Result<(Descriptor, Box<dyn Read + Send>)> {
+        let content = self.engine.in_namespace(row.namespace.clone()).content();
+        let image = match (content.open(&layer.desc.digest), form) {
+            (Err(error), LayerForm::Image { .. }) if error.kind() == ErrorKind::NotFound => {
+                dist_snapshot::tree_dir(self.engine.store(), row).map(|dir| image_path(&dir))
+            }
+            (blob, _) => return Ok((layer.desc.clone(), Box::new(blob?.file))),
+        };
+        let missing = || format!("{} is not here, nor is its tar", layer.desc.digest);
+        let image = image.ok_or_else(|| Error::new(ErrorKind::NotFound, missing()))?;
+        let open = || erofs_tar(File::open(image)?);
+        let tar =
+            open().map_err(|error: std::io::Error| error).context(ErrorKind::NotFound, missing)?;
+        let media_type = MediaType::Layer(Compression::None);
+        let desc = Descriptor::new(media_type, layer.diff_id.0, layer.desc.size);
+        Ok((desc, Box::new(tar)))
     }
 
     fn below(&self, row: &SnapshotRow, parent: ChainId) -> Result<Vec<PathBuf>> {

@@ -92,11 +92,15 @@ async fn export_told(
     })
     .await?;
     reporter.status("Exporting");
+    let progress = reporter.progress();
+    let restored =
+        dist::restore_images(&job.engine, &targets, &options.platforms, progress).await?;
     let (mut writer, drain) = bytes::outgoing(job.stream(&to.stream)?);
     let (cancel, _guard) = Cancel::guarded();
     let engine = job.engine.clone();
     let writing = blocking(move || dist::export(&engine, &targets, &options, &mut writer, &cancel));
     drain.run(writing).await?;
+    restored.end().await?;
     reporter.status("Completed export");
     Ok(())
 }
