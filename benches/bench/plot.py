@@ -37,10 +37,9 @@ class Plot:
         self.parts.append(f'<path d="M{LEFT} {self.height + HEAD - 4}V{y}" class="axis"/>')
         self.height = y + 12
 
-    def stacks(self, head, legend, rows):
+    def stacks(self, legend, rows):
         """Rows are a name, its parts and what is written behind them."""
-        self.text(0, self.height + 14, head, "title")
-        x, y = 0, self.height + 34
+        x, y = 0, self.height + 14
         for colour, word in enumerate(legend):
             self.parts.append(f'<rect x="{x}" y="{y - 10}" width="10" height="10" class="c{colour}"/>')
             self.text(x + 14, y, word, "small")

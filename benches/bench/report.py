@@ -44,12 +44,17 @@ class Report:
         yield f"- machine: {facts['machine']}; registry on loopback, its blobs in the page cache"
         yield f"- dist: {versions.get(DEFAULT) or versions.get(NONE)}"
         yield from (f"- {tool}: {versions[tool]}" for tool in self.tools if not tool.startswith("dist"))
+        yield f"- made {self.times(runs)}; of that dist's {self.times([run for run in runs if run['tool'].startswith('dist')])}"
         yield f"- decompressors at hand: {', '.join(facts['decompressors']) or 'none'}; used: {self.decompressors()}"
         calibrators = [run["calibrator"] for run in runs]
         if calibrators:
             steady = sum(c <= min(calibrators) * STEADY for c in calibrators)
             yield (f"- calibrator (all cores inflate and hash 64 MiB): {span(calibrators, 3)} s; {steady} of {len(calibrators)} runs were at most "
                    "10 % over its best and count\n")
+
+    def times(self, runs):
+        ends = [datetime.datetime.fromtimestamp(end(run["at"] for run in runs)) for end in (min, max)] if runs else []
+        return " to ".join(f"{time:%H:%M}" for time in ends) or "never"
 
     def decompressors(self):
         used = {tool: sorted({name for run in self.results.runs if run["tool"] == tool for name in run["processes"]} & {"igzip", "unpigz"}) for tool in self.tools}
@@ -77,8 +82,8 @@ class Report:
                 yield what, f"{stem}-{key}.svg"
         rows = [row for scene in colds if (row := self.stages(scene))]
         if rows:
-            plot = Plot("Where the time goes: CPU seconds of the floor, stage by stage, and what dist adds")
-            plot.stacks("share of dist --durability none", [*STAGES.values(), "the rest of dist"], rows)
+            plot = Plot("Where the CPU seconds of dist --durability none go: the stages of the floor, and the rest")
+            plot.stacks([*STAGES.values(), "the rest of dist"], rows)
             plot.write(f"{stem}-stages.svg")
             yield "Where the time goes", f"{stem}-stages.svg"
 
@@ -106,6 +111,8 @@ class Report:
                    f"| {middle(tool, 'wire') / 1e6:.1f} | {middle(tool, 'written') / 1e6:.0f} | {middle(tool, 'flushes'):.0f} | {middle(tool, 'inodes'):.0f} "
                    f"| {ratio(DEFAULT, 'wall')} | {ratio(NONE, 'wall')} | {ratio(NONE, 'cpu')} |")
         yield ""
+        if scene.state != "cold" and "skopeo + umoci" in self.there(scene):
+            yield "skopeo copies what the layout lacks; umoci has no store of layers and unpacks all of them each time.\n"
         yield from self.floor(scene)
 
     def floor(self, scene):

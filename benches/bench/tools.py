@@ -1,5 +1,5 @@
 """dist and its peers: how each is started and told to pull."""
-import json, os, shlex, shutil, subprocess
+import hashlib, json, os, shlex, shutil, subprocess
 
 from . import machine, processes
 from .machine import sh
@@ -109,7 +109,8 @@ class Floor:
 
     def __init__(self, binary, layers):
         self.binary, self.layers = binary, layers
-        self.version = "floor"
+        with open(binary, "rb") as f:
+            self.version = hashlib.file_digest(f, "sha256").hexdigest()[:12]
 
     def start(self, disk, work):
         self.disk = disk
