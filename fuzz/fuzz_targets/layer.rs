@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use dist_core::{Applier as _, Cancel, Compression, Descriptor, Digest, LayerForm, MediaType, Mount};
-use dist_layer::{ApplyOptions, LayerApplier, Limits};
+use dist_layer::{ApplyOptions, Cores, LayerApplier, Limits};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -21,7 +21,8 @@ fuzz_target!(|input: &[u8]| {
         _ => LayerForm::Stacked { user_xattr: false },
     };
     let limits = Limits { layer_bytes: 4 << 20, file_bytes: 4 << 20, ..Limits::default() };
-    let options = ApplyOptions { limits, split: choice & 8 != 0, ..ApplyOptions::new(form) };
+    let cores = Cores::new(if choice & 8 == 0 { 1 } else { 2 });
+    let options = ApplyOptions { limits, cores, ..ApplyOptions::new(form) };
     let temp = tempfile::tempdir_in(Path::new("/dev/shm")).expect("a directory");
     let (target, canary) = (temp.path().join("target"), temp.path().join("canary"));
     std::fs::create_dir(&target).expect("a directory");

@@ -15,8 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
-    Applied, Applier, Cancel, Context, Descriptor, DiffId, Error, ErrorKind, LayerForm, Mount,
-    Result, Usage,
+    Applied, Applier, Cancel, Descriptor, DiffId, Error, ErrorKind, LayerForm, Mount, Result, Usage,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -26,7 +25,7 @@ use self::settle::settle;
 use self::unpack::{Unpacked, Unpacker};
 use crate::ApplyOptions;
 use crate::beneath::{Tree, each, failed, open_dir_at, remove_tree};
-use crate::compression::{Chunks, Inflater, Stream, split};
+use crate::compression::{Chunks, Inflater, Stream, inflating};
 use crate::erofs::{ErofsOptions, beside};
 use crate::ledger::{Final, Finals};
 use crate::merge::merge;
@@ -74,11 +73,11 @@ impl Applier for LayerApplier {
         })?;
         let applied = match self.options.form {
             LayerForm::Image { user_xattr } => {
-                let ApplyOptions { limits, split, .. } = self.options;
-                let options = ErofsOptions { limits, user_xattr, split };
-                beside::write_layer(layer, input, &target, options, cancel)?
+                let ApplyOptions { limits, cores, .. } = self.options.clone();
+                let options = ErofsOptions { limits, user_xattr, cores };
+                beside::write_layer(layer, input, &target, &options, cancel)?
             }
-            _ => Job::new(self.options, layer, cancel, &target)
+            _ => Job::new(&self.options, layer, cancel, &target)
                 .and_then(|(job, tree)| job.run(input, tree, &target))?,
         };
         for warning in &applied.warnings {
@@ -89,7 +88,7 @@ impl Applier for LayerApplier {
 }
 
 struct Job<'a> {
-    options: ApplyOptions,
+    options: &'a ApplyOptions,
     layer: &'a Descriptor,
     cancel: &'a Cancel,
     host: Host,
@@ -107,7 +106,7 @@ struct Outcome {
 
 impl<'a> Job<'a> {
     fn new(
-        options: ApplyOptions,
+        options: &'a ApplyOptions,
         layer: &'a Descriptor,
         cancel: &'a Cancel,
         target: &Path,
@@ -121,16 +120,8 @@ impl<'a> Job<'a> {
 
     fn run(&self, input: &mut (dyn Read + Send), tree: Tree, target: &Path) -> Result<Applied> {
         let inflater = Inflater::new(&self.layer.media_type, input, self.options.limits)?;
-        if !self.options.split {
-            return self.lay_down(Stream::over(inflater), tree, target);
-        }
-        std::thread::scope(|scope| {
-            let (pump, ring) = split(inflater);
-            std::thread::Builder::new()
-                .name("inflate".into())
-                .spawn_scoped(scope, || pump.run())
-                .context(ErrorKind::Internal, || "start a thread".into())?;
-            self.lay_down(Stream::over(ring), tree, target)
+        inflating(inflater, &self.options.cores, |chunks| {
+            self.lay_down(Stream::over(chunks), tree, target)
         })
     }
 

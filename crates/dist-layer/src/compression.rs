@@ -21,7 +21,7 @@ use self::gzip::Gzip;
 use self::input::Input;
 pub use self::output::Compressor;
 pub use self::recipe::Recipe;
-pub(crate) use self::ring::split;
+pub(crate) use self::ring::inflating;
 use self::zstd::Zstd;
 use crate::Limits;
 use crate::limits::exceeded;

@@ -25,9 +25,9 @@ pub use self::beside::image_path;
 use self::build::{Builder, Built};
 pub use self::dir::write_erofs_dir;
 pub use self::inherit::inherit_erofs_dirs;
-use crate::Limits;
-use crate::compression::{Chunks, Inflater, Stream, split};
+use crate::compression::{Chunks, Inflater, Stream, inflating};
 use crate::tar::Tar;
+use crate::{Cores, Limits};
 
 /// Where the tar begins in an image.
 const BASE: u64 = 4096;
@@ -36,14 +36,14 @@ const BASE: u64 = 4096;
 const TAR: [u8; 8] = *b"dist.tar";
 
 /// How a layer becomes an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ErofsOptions {
     /// What a layer may cost.
     pub limits: Limits,
     /// Whether overlayfs will be mounted with `userxattr`, which names opaque directories otherwise.
     pub user_xattr: bool,
-    /// Whether inflating gets a thread of its own.
-    pub split: bool,
+    /// As of [`crate::ApplyOptions::cores`].
+    pub cores: Cores,
 }
 
 /// Writes a layer as an EROFS image to an empty file that can be read and written.
@@ -58,20 +58,12 @@ pub fn write_erofs(
     layer: &Descriptor,
     input: impl Read + Send,
     file: &File,
-    options: ErofsOptions,
+    options: &ErofsOptions,
     cancel: &Cancel,
 ) -> Result<Applied> {
     let inflater = Inflater::new(&layer.media_type, input, options.limits)?;
-    if !options.split {
-        return image(Stream::over(Tee::new(inflater, file, cancel)), file, options, cancel);
-    }
-    std::thread::scope(|scope| {
-        let (pump, ring) = split(inflater);
-        std::thread::Builder::new()
-            .name("inflate".into())
-            .spawn_scoped(scope, || pump.run())
-            .context(ErrorKind::Internal, || "start a thread".into())?;
-        image(Stream::over(Tee::new(ring, file, cancel)), file, options, cancel)
+    inflating(inflater, &options.cores, |chunks| {
+        image(Stream::over(Tee::new(chunks, file, cancel)), file, options, cancel)
     })
 }
 
@@ -95,7 +87,7 @@ pub fn erofs_tar(mut file: File) -> std::io::Result<impl Read> {
 fn image(
     stream: Stream<impl Chunks>,
     file: &File,
-    options: ErofsOptions,
+    options: &ErofsOptions,
     cancel: &Cancel,
 ) -> Result<Applied> {
     let tar = Tar::new(stream, options.limits);

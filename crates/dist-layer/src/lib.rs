@@ -3,9 +3,9 @@
 //! A layer is a tar, perhaps compressed (OCI image-spec, layer.md). [`LayerApplier`] unpacks it
 //! while its bytes arrive: [`decompress`] inflates and counts them, the tar reader refuses every
 //! malformed one with its offset, and the unpacker makes each entry beneath one directory that
-//! nothing in the layer can leave. One pass, no threads (but one for inflating, where
-//! [`ApplyOptions::split`] asks for it), and memory that does not grow with the layer's size (only
-//! with its number of directories).
+//! nothing in the layer can leave. One pass, no threads (but one for inflating,
+//! while one of [`ApplyOptions::cores`] is idle), and memory that does not grow with the layer's size
+//! (only with its number of directories).
 //!
 //! [`LayerDiffer`] goes the other way: it compares two trees and writes what differs as a tar, and
 //! [`Compressor`] compresses that.
@@ -16,6 +16,7 @@ mod apply;
 mod archive;
 mod beneath;
 mod compression;
+mod cores;
 mod diff;
 mod erofs;
 mod inherit;
@@ -30,6 +31,7 @@ mod whiteout;
 pub use apply::LayerApplier;
 pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader};
 pub use compression::{Compressor, Recipe, decompress, detect};
+pub use cores::Cores;
 pub use diff::{DiffOptions, LayerDiffer, first_difference};
 pub use erofs::{
     ErofsOptions, erofs_tar, image_path, inherit_erofs_dirs, write_erofs, write_erofs_dir,

@@ -2,6 +2,8 @@
 
 use dist_core::{Error, ErrorKind, LayerForm, Limit};
 
+use crate::Cores;
+
 /// Bounds that every layer is held to while it is read.
 ///
 /// A layer that would exceed one is refused with a [`Limit`] as its cause, before the byte or
@@ -41,21 +43,22 @@ impl Default for Limits {
 }
 
 /// How layers are unpacked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ApplyOptions {
     /// How the entries are laid down, whiteouts above all.
     pub form: LayerForm,
     /// What a layer may cost.
     pub limits: Limits,
-    /// Whether inflating gets a thread of its own. Worth a tenth more CPU where a core is idle.
-    pub split: bool,
+    /// The cores that this layer shares with others. While one of them is idle, inflating gets a
+    /// thread of its own, at a tenth more CPU.
+    pub cores: Cores,
 }
 
 impl ApplyOptions {
     /// Makes options with the default limits.
     #[must_use]
     pub fn new(form: LayerForm) -> Self {
-        Self { form, limits: Limits::default(), split: false }
+        Self { form, limits: Limits::default(), cores: Cores::default() }
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use archive::{archive, device, dir, file, hard_link, item, symlink};
 use dist_core::{Applied, Applier, Cancel, Compression, Digest};
-use dist_layer::{ApplyOptions, LayerApplier};
+use dist_layer::{ApplyOptions, Cores, LayerApplier};
 use tree::{STACKED, assert_same, bind, descriptor, require_root};
 
 /// A body as it arrives from a connection: in chunks, when they come.
@@ -100,15 +100,15 @@ fn unpack(
 
 #[test]
 fn parallel_equals_serial() {
-    parallel_as_serial(false);
+    parallel_as_serial(Cores::default());
 }
 
 #[test]
 fn parallel_equals_serial_with_threads_that_inflate() {
-    parallel_as_serial(true);
+    parallel_as_serial(Cores::new(4));
 }
 
-fn parallel_as_serial(split: bool) {
+fn parallel_as_serial(cores: Cores) {
     require_root();
     let temp = tempfile::tempdir().unwrap();
     let applier = LayerApplier::new(ApplyOptions::new(STACKED));
@@ -122,7 +122,7 @@ fn parallel_as_serial(split: bool) {
         unpack(&applier, *compression, &**blob, &temp.path().join(format!("serial-{compression}")))
     });
 
-    let applier = LayerApplier::new(ApplyOptions { split, ..ApplyOptions::new(STACKED) });
+    let applier = LayerApplier::new(ApplyOptions { cores, ..ApplyOptions::new(STACKED) });
     // Each layer gets its next chunk only when the other has got one too, so that neither can be
     // done before the other has begun.
     let parallel = std::thread::scope(|scope| {

@@ -12,7 +12,7 @@ use dist_core::{
     Expected, Hasher, Info, IngestKey, LabelChange, Labels, LayerForm, MediaType, Mount, Provider,
     Result, ResultExt,
 };
-use dist_layer::{ApplyOptions, Compressor, DiffOptions, LayerApplier, LayerDiffer, Limits};
+use dist_layer::{ApplyOptions, Compressor, Cores, DiffOptions, LayerApplier, LayerDiffer, Limits};
 use dist_snapshot::mount::{Detached, lower_dirs};
 use dist_store::{ContentStore, IngestWriter, Sharing};
 
@@ -145,7 +145,8 @@ impl Target {
         options: ApplyBlob,
         cancel: &Cancel,
     ) -> Result<Applied> {
-        let choices = ApplyOptions { form: self.form, limits: options.limits, split: true };
+        let choices =
+            ApplyOptions { form: self.form, limits: options.limits, cores: Cores::available() };
         let applied =
             LayerApplier::new(choices).apply(layer, blob, &[bind(self.dir.clone())], cancel)?;
         dist_layer::inherit_dirs(&self.dir, &self.parents, &applied.implicit_dirs)?;

@@ -13,7 +13,7 @@ use dist_core::{
     Hasher, ImageConfig, LayerForm, Mount, Progress, Resolved, Resolver as _, Result,
     ResultExt as _, Warning,
 };
-use dist_layer::{ApplyOptions, LayerApplier, Limits};
+use dist_layer::{ApplyOptions, Cores, LayerApplier, Limits};
 use futures_util::StreamExt as _;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -22,7 +22,6 @@ use crate::Remotes;
 use crate::blocking::{Alive, Body, Downloads, blocking};
 use crate::layers::{Layer, Plan, best, check_document_size, image_parts};
 use crate::pull::PullOptions;
-use crate::unpack::cores;
 
 /// Unpacks the image `name` into `directory`, which must be empty or not exist.
 ///
@@ -49,7 +48,7 @@ pub async fn unpack_to_directory(
         applier: LayerApplier::new(ApplyOptions {
             form: LayerForm::Merged,
             limits: *limits,
-            split: cores() > 1,
+            cores: Cores::available(),
         }),
         progress,
     };

@@ -21,7 +21,7 @@ use dist_core::{
     Mount, Namespace, Result, ResultExt as _, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter,
     Warning,
 };
-use dist_layer::{ApplyOptions, LayerApplier, Limits, inherit_dirs};
+use dist_layer::{ApplyOptions, Cores, LayerApplier, Limits, inherit_dirs};
 use dist_store::{LockGuard, Store};
 
 use crate::blocking::{Stop, blocking};
@@ -50,6 +50,8 @@ pub(crate) struct Unpacker {
     pub(crate) intake: Intake,
     pub(crate) stop: Stop,
     pub(crate) jobs: usize,
+    /// What all layers share.
+    pub(crate) cores: Cores,
 }
 
 impl Unpacker {
@@ -64,6 +66,7 @@ impl Unpacker {
             intake,
             stop,
             jobs,
+            cores: Cores::available(),
         })
     }
 
@@ -286,10 +289,10 @@ impl Work {
 
     /// Unpacks one layer into `mounts` from wherever its bytes are, and verifies it.
     fn fill(&self, layer: &Layer, mounts: &[Mount]) -> Result<Applied, Unfinished> {
-        let Unpacker { snapshotter, intake, limits, .. } = &self.unpacker;
+        let Unpacker { snapshotter, intake, limits, cores, .. } = &self.unpacker;
         let form = snapshotter.layer_form();
         let applier =
-            LayerApplier::new(ApplyOptions { form, limits: *limits, split: self.splits(layer) });
+            LayerApplier::new(ApplyOptions { form, limits: *limits, cores: cores.clone() });
         let applied = match intake.open(&layer.desc)? {
             Opened::Exists => {
                 let mut blob = intake.content.open(&layer.desc.digest)?;
@@ -303,14 +306,6 @@ impl Work {
         };
         layer.check_diff_id(applied.diff_id)?;
         Ok(applied)
-    }
-
-    /// Whether a layer is larger than one core's share of the image: the other cores would wait
-    /// for it.
-    fn splits(&self, layer: &Layer) -> bool {
-        let cores = cores() as u64;
-        let total: u64 = self.layers.iter().map(|layer| layer.desc.size).sum();
-        cores > 1 && (!self.stacked || layer.desc.size.saturating_mul(cores) > total)
     }
 
     /// Records a finished layer and commits every one whose turn has come.
@@ -413,10 +408,6 @@ fn discard(snapshotter: &dyn Snapshotter, key: &SnapshotKey) {
 /// The key under which a layer is unpacked, by whoever holds the lock of that name.
 fn unpack_key(chain_id: ChainId) -> String {
     format!("{UNPACK}{chain_id}")
-}
-
-pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn target(mounts: &[Mount]) -> Option<PathBuf> {

@@ -7,7 +7,7 @@ use dist_core::{
     Applier, Compression, Context, Descriptor, Digest, Error, ErrorKind, LayerForm, MediaType,
     Mount, Result,
 };
-use dist_layer::{ApplyOptions, LayerApplier};
+use dist_layer::{ApplyOptions, Cores, LayerApplier};
 
 use crate::config::Config;
 use crate::output;
@@ -57,7 +57,8 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         Digest::sha256(b""), // not known, and not what is verified here
         i64::MAX.unsigned_abs(),
     );
-    let options = ApplyOptions { form: LayerForm::Merged, limits: config.limits, split: true };
+    let options =
+        ApplyOptions { form: LayerForm::Merged, limits: config.limits, cores: Cores::available() };
     let applier = LayerApplier::new(options);
     let applied = applier
         .apply(&layer, &mut head[..got].chain(&mut input), &[mount], &cancel)

@@ -22,7 +22,7 @@ pub(crate) fn write_layer(
     layer: &Descriptor,
     input: &mut (dyn Read + Send),
     dir: &Path,
-    options: ErofsOptions,
+    options: &ErofsOptions,
     cancel: &Cancel,
 ) -> Result<Applied> {
     replace(&image_path(dir), |file| write_erofs(layer, input, file, options, cancel))

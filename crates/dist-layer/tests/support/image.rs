@@ -47,5 +47,5 @@ impl Drop for Image {
 pub(crate) fn write(layer: &[u8], path: &Path) -> Result<Applied> {
     let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
     let descriptor = descriptor(Compression::None);
-    write_erofs(&descriptor, layer, &file, ErofsOptions::default(), &Cancel::default())
+    write_erofs(&descriptor, layer, &file, &ErofsOptions::default(), &Cancel::default())
 }

@@ -12,7 +12,7 @@ use dist_core::{
     LayerForm, MediaType, Mount, Namespace, Provider as _, Result, ResultExt as _, SnapshotKey,
 };
 use dist_layer::{
-    ApplyOptions, LayerApplier, erofs_tar, first_difference, image_path, inherit_dirs,
+    ApplyOptions, Cores, LayerApplier, erofs_tar, first_difference, image_path, inherit_dirs,
 };
 use dist_store::{Finding, Problem, SnapshotRow, Subject};
 use rustix::fs::FlockOperation;
@@ -190,7 +190,8 @@ impl<'a> Trees<'a> {
         let from = if merged { 0 } else { layers.len() - 1 };
         for layer in &layers[from..] {
             let (desc, mut input) = self.input(row, layer, form)?;
-            let options = ApplyOptions { form, limits: *engine.limits(), split: true };
+            let options =
+                ApplyOptions { form, limits: *engine.limits(), cores: Cores::available() };
             let mount = Mount {
                 fstype: "bind".into(),
                 source: dir.to_owned(),
