@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::name::{name, opaque};
-use crate::{Cancel, Descriptor, Digest, Error, Labels, Result};
+use crate::{Cancel, Descriptor, Digest, Error, Extents, Labels, Result};
 
 /// A committed blob: read only, verified when it was written.
 ///
@@ -180,6 +180,25 @@ pub trait Writer: io::Write + Send {
     /// Bytes that are written, by this writer and those before it.
     fn offset(&self) -> u64;
 
+    /// Opens the ingest for parts that come before their turn; `None` where it cannot have any, as a
+    /// writer whose bytes go elsewhere in their order.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn parts(&mut self) -> Result<Option<Arc<dyn Parts>>> {
+        Ok(None)
+    }
+
+    /// Takes up what [`Parts`] brought at the offset, as if it was written now, and copies it to
+    /// `buffer`. Returns how many bytes that were: 0 where the next one has not come.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn take_up(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let _ = buffer;
+        Ok(0)
+    }
+
     /// Opens what is written so far for reading from byte 0.
     ///
     /// # Errors
@@ -212,6 +231,21 @@ pub trait Writer: io::Write + Send {
     /// # Errors
     /// `Storage`.
     fn abort(self: Box<Self>) -> Result<()>;
+}
+
+/// Writes parts of an ingest before it is their turn, from any thread, until the [`Writer`] ends.
+///
+/// The offset does not move: whoever has the writer takes them up when it gets there. What an earlier
+/// writer left is there as well.
+pub trait Parts: Send + Sync {
+    /// Writes bytes at the offset `at`; returns how many of them were not there.
+    ///
+    /// # Errors
+    /// `Cancelled` where the writer has ended; `Storage`.
+    fn write_at(&self, at: u64, bytes: &[u8]) -> Result<u64>;
+
+    /// All that is there, before and behind the offset.
+    fn there(&self) -> Extents;
 }
 
 /// How a commit ended: either way the namespace has the blob.

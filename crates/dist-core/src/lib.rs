@@ -13,6 +13,7 @@ mod descriptor;
 mod diff;
 mod digest;
 mod error;
+mod extents;
 pub mod filter;
 mod handler;
 mod image;
@@ -29,8 +30,8 @@ mod remote;
 mod snapshot;
 
 pub use content::{
-    Blob, BreakOff, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Provider,
-    Writer,
+    Blob, BreakOff, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Parts,
+    Provider, Writer,
 };
 pub use descriptor::Descriptor;
 pub use diff::{Applied, Applier, Diffed, Differ, Warning};
@@ -38,6 +39,7 @@ pub use digest::{ChainId, DiffId, Digest, DigestError, Hasher, chain_ids};
 pub use error::{
     ContentMismatch, Context, DamagedStore, Error, ErrorKind, Limit, Result, ResultExt,
 };
+pub use extents::Extents;
 pub use filter::{Fields, Filter};
 pub use handler::{Handler, MAX_DEPTH, Visit, children, dispatch, select_platform, walk};
 pub use image::{Image, ImageName, Namespace};

@@ -10,6 +10,7 @@
 //! startedat  when its first writer began, nanoseconds since the epoch
 //! updatedat  when it was last written to
 //! state      saved hash states
+//! parts      what of `data` came before its turn; `data` may have holes where this is there
 //! ```
 //!
 //! Whoever holds the exclusive `flock` of the directory is its writer, and the only one that
@@ -18,6 +19,7 @@
 
 mod commit;
 mod dir;
+mod parts;
 mod recall;
 mod session;
 mod state;

@@ -41,6 +41,11 @@ impl FileWriter {
     /// Makes what was written the blob `digest`, which it is, with `labels` where this namespace
     /// did not have it.
     pub(super) fn publish(mut self, digest: Digest, labels: &Labels) -> Result<Published> {
+        self.close_parts();
+        if self.failed {
+            let message = format!("commit ingest {}: an earlier write failed", self.key);
+            return Err(Error::new(ErrorKind::Storage, message));
+        }
         let Some(dir) = &self.dir else {
             return Err(Error::new(ErrorKind::Internal, "commit an ingest that was removed"));
         };

@@ -96,17 +96,16 @@ fn is_too_large(error: &dist_core::Error) -> bool {
     error.find::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge)
 }
 
-/// Finds how much of `data` can be kept and its hash.
+/// Finds how much of `data` can be kept and its hash; behind `length` nothing is there.
 ///
 /// `log` is shortened to the checkpoints that still hold.
 pub(super) fn restore(
-    data: &mut File,
+    (data, length): (&mut File, u64),
     log: &mut Vec<Checkpoint>,
     fresh: Hasher,
     boot_id: &str,
     cancel: &Cancel,
 ) -> io::Result<(u64, Hasher)> {
-    let length = data.metadata()?.len();
     let same_boot = log.iter().any(|checkpoint| checkpoint.boot_id == boot_id);
     log.retain(|checkpoint| {
         checkpoint.offset <= length && checkpoint.hasher.algorithm() == fresh.algorithm()
@@ -213,9 +212,14 @@ mod tests {
             ("no state: nothing can be said", vec![], &bytes, 0),
             ("both: this boot had checked", log(["a", "b", "b"]), &bytes, 200),
         ] {
-            let (got, hasher) =
-                restore(&mut file(data), &mut log, Hasher::sha256(), "b", &Cancel::default())
-                    .unwrap();
+            let (got, hasher) = restore(
+                (&mut file(data), data.len() as u64),
+                &mut log,
+                Hasher::sha256(),
+                "b",
+                &Cancel::default(),
+            )
+            .unwrap();
             assert_eq!(got, offset, "{what}");
             let expected = hashed(&data[..usize::try_from(got).unwrap()]);
             assert_eq!(hasher.finish(), expected.finish(), "{what}");
@@ -228,9 +232,14 @@ mod tests {
         let mut log = vec![checkpoint(&bytes, 128, "b")];
         let mut changed = bytes;
         changed[3] = 2;
-        let (_, hasher) =
-            restore(&mut file(&changed), &mut log, Hasher::sha256(), "b", &Cancel::default())
-                .unwrap();
+        let (_, hasher) = restore(
+            (&mut file(&changed), 200),
+            &mut log,
+            Hasher::sha256(),
+            "b",
+            &Cancel::default(),
+        )
+        .unwrap();
         assert_eq!(hasher.finish(), hashed(&bytes).finish());
     }
 
@@ -239,7 +248,7 @@ mod tests {
         let bytes = [1; 200];
         let mut log = vec![checkpoint(&bytes, 128, "b")];
         let (offset, hasher) =
-            restore(&mut file(&bytes), &mut log, Hasher::sha512(), "b", &Cancel::default())
+            restore((&mut file(&bytes), 200), &mut log, Hasher::sha512(), "b", &Cancel::default())
                 .unwrap();
         let mut expected = Hasher::sha512();
         expected.update(&bytes);

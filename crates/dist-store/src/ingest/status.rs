@@ -10,6 +10,7 @@ use dist_core::{
 };
 
 use super::dir::{self, Attempt, IngestDir};
+use super::parts;
 use crate::blobs::ContentStore;
 use crate::fsio::{self, at};
 use crate::{Store, leases, locks};
@@ -201,9 +202,11 @@ fn facts(path: &Path, boot_id: &str) -> Result<Option<IngestEntry>> {
         Some(updated_at) => Some(updated_at),
         None => data.as_ref().and_then(|meta| nanoseconds(meta.modified().ok()?)),
     };
+    // Behind the first hole bytes may be there, but nobody can go on from there.
+    let whole = parts::read(path, None)?.map(|there| there.end_at(0));
     let status = IngestStatus {
         key,
-        offset: data.map_or(0, |meta| meta.len()),
+        offset: data.map_or(0, |meta| whole.map_or(meta.len(), |end| end.min(meta.len()))),
         total: parse(dir::read(path, "total")?),
         expected: parse(dir::read(path, "expected")?),
         started_at,

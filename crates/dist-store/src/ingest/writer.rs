@@ -1,15 +1,18 @@
 //! The writer of one ingest.
 
 use std::fs::File;
-use std::io::{self, Seek as _};
+use std::io;
 use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use dist_core::{
-    Cancel, Committed, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Hasher,
-    IngestKey, Labels, Result, Writer,
+    Cancel, Committed, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Extents,
+    Hasher, IngestKey, Labels, Parts, Result, Writer,
 };
 
 use super::dir::IngestDir;
+use super::parts::{self, PartWriter};
 use super::recall::{Recalled, Times};
 use super::state::{self, Checkpoint, Log};
 use crate::blobs::ContentStore;
@@ -20,6 +23,9 @@ use crate::{Durability, reserve};
 const STEP: u64 = 8 << 20;
 
 /// Appends to `data`, hashing; the directory's lock is held as long as this lives.
+///
+/// Parts that come before their turn are written to the same file by others and hashed here when it
+/// is their turn.
 #[derive(Debug)]
 pub(super) struct FileWriter {
     pub(super) content: ContentStore,
@@ -31,6 +37,7 @@ pub(super) struct FileWriter {
     pub(super) expected: Expected,
     pub(super) times: Times,
     log: Log,
+    parts: Option<Arc<PartWriter>>,
     /// The offset of the last checkpoint.
     saved: u64,
     /// What is in the file can't be trusted any more.
@@ -52,14 +59,29 @@ impl FileWriter {
         let mut data = dir.open_data()?;
         let boot_id = content.store.boot_id().to_owned();
         let mut checkpoints = Log::read(&dir.file("state"))?;
+        let left = parts::read(dir.path(), Some(&boot_id))?;
         let restore = || {
+            let mut length = data.metadata()?.len();
+            let left = left.map(|mut left| {
+                left.truncate(length);
+                let mine = checkpoints.iter().filter(|known| known.boot_id == boot_id);
+                if let Some(known) = mine.map(|known| known.offset.min(length)).max() {
+                    left.insert(0..known);
+                    length = left.end_at(0);
+                }
+                left
+            });
             let (offset, hasher) =
-                state::restore(&mut data, &mut checkpoints, fresh, &boot_id, cancel)?;
-            data.set_len(offset)?;
-            data.seek(io::SeekFrom::Start(offset))?;
-            Ok::<_, io::Error>((offset, hasher))
+                state::restore((&mut data, length), &mut checkpoints, fresh, &boot_id, cancel)?;
+            // Only who knows what the content will be can tell that these are parts of it.
+            let known = expected.digest.is_some() && expected.size.is_some();
+            let left = left.filter(|left| known && left.next_from(offset).is_some());
+            if left.is_none() {
+                data.set_len(offset)?;
+            }
+            Ok::<_, io::Error>((offset, hasher, left))
         };
-        let (offset, hasher) =
+        let (offset, hasher, left) =
             { restore }().context(ErrorKind::Storage, || format!("resume ingest {key}"))?;
         checkpoints.retain(|checkpoint| checkpoint.offset < offset);
         checkpoints.push(Checkpoint { offset, hasher: hasher.clone(), boot_id });
@@ -73,10 +95,15 @@ impl FileWriter {
             expected,
             times,
             log,
+            parts: None,
             saved: offset,
             failed: false,
             dir: Some(dir),
         };
+        match left {
+            Some(left) => writer.open_parts(left)?.map_or(Ok(()), |parts| parts.begin_log())?,
+            None => writer.remove_parts()?,
+        }
         if writer.expected.size.is_some_and(|size| offset > size) {
             writer.reset()?;
         }
@@ -87,7 +114,7 @@ impl FileWriter {
     /// Fails early where the disk can't take what is still to come. The reserve is not free.
     fn check_space(&self) -> Result<()> {
         let Some(size) = self.expected.size else { return Ok(()) };
-        let needed = size.saturating_sub(self.offset);
+        let needed = self.missing(size);
         if needed > 0 && needed > fsio::free_bytes(self.content.store.root())? {
             return Err(self.no_space(reserve::no_space()));
         }
@@ -96,10 +123,8 @@ impl FileWriter {
 
     fn no_space(&self, source: io::Error) -> Error {
         let root = self.content.store.root();
-        let needed = self
-            .expected
-            .size
-            .map_or_else(|| "more".into(), |size| (size.saturating_sub(self.offset)).to_string());
+        let needed =
+            self.expected.size.map_or_else(|| "more".into(), |size| self.missing(size).to_string());
         let free = fsio::free_bytes(root).map_or_else(|_| "?".into(), |free| free.to_string());
         let message = format!(
             "write ingest {} to {}: {needed} bytes are needed, {free} are free",
@@ -107,6 +132,59 @@ impl FileWriter {
             root.display()
         );
         Error::new(ErrorKind::Storage, message).with_source(source)
+    }
+
+    /// How many bytes of `size` are still to come.
+    fn missing(&self, size: u64) -> u64 {
+        let there = self.parts.as_ref().map_or(self.offset, |parts| parts.there().bytes());
+        size.saturating_sub(there)
+    }
+
+    /// Begins to have parts, beside what is there; `None` where it isn't known what the content
+    /// will be.
+    fn open_parts(&mut self, mut there: Extents) -> Result<Option<Arc<PartWriter>>> {
+        let (Some(dir), Some(size), Some(_)) =
+            (&self.dir, self.expected.size, self.expected.digest)
+        else {
+            return Ok(None);
+        };
+        there.insert(0..self.offset);
+        let data = self.data.try_clone();
+        let data = data.context(ErrorKind::Storage, || at("open", &self.data_path()))?;
+        let boot_id = self.content.store.boot_id();
+        let parts = Arc::new(PartWriter::new(dir.path(), data, (there, size), boot_id));
+        self.parts = Some(Arc::clone(&parts));
+        Ok(Some(parts))
+    }
+
+    /// Has nobody write parts any more.
+    pub(super) fn close_parts(&mut self) {
+        if let Some(parts) = self.parts.take() {
+            parts.close();
+            self.failed |= parts.has_failed();
+        }
+    }
+
+    /// Forgets the parts: what is behind the offset is not there any more.
+    fn remove_parts(&mut self) -> Result<()> {
+        self.close_parts();
+        self.dir.as_ref().map_or(Ok(()), |dir| fsio::remove_all(&dir.file(parts::NAME)))
+    }
+
+    /// Goes on by bytes that are in the file, and hashed.
+    fn advance(&mut self, count: usize) {
+        self.offset += count as u64;
+        self.times.touch();
+        if self.offset - self.saved >= STEP {
+            self.start_writeback();
+            self.checkpoint();
+        }
+    }
+
+    /// How many of `length` bytes to take at once: never past the next checkpoint, so that they lie
+    /// at equal distances however the bytes come.
+    fn step(&self, length: usize) -> usize {
+        length.min(usize::try_from(STEP - (self.offset - self.saved)).unwrap_or(usize::MAX))
     }
 
     fn checkpoint(&mut self) {
@@ -137,12 +215,13 @@ impl FileWriter {
 
     /// Removes the ingest.
     pub(super) fn remove(&mut self) -> Result<()> {
+        self.close_parts();
         self.dir.take().map_or(Ok(()), IngestDir::remove)
     }
 
     /// Compares what was written with what was promised.
     pub(super) fn check(&self, expected: Expected) -> Result<Digest> {
-        if self.failed {
+        if self.failed || self.parts.as_ref().is_some_and(|parts| parts.has_failed()) {
             let message = format!("commit ingest {}: an earlier write failed", self.key);
             return Err(Error::new(ErrorKind::Storage, message));
         }
@@ -191,20 +270,16 @@ impl io::Write for FileWriter {
                 .with_source(ContentMismatch::Size { expected: size, got: end })
                 .into_io());
         }
-        // Never past the next checkpoint, so that they lie at equal distances however the bytes come.
-        let step = usize::try_from(STEP - (self.offset - self.saved)).unwrap_or(usize::MAX);
-        let count = match self.data.write(&bytes[..bytes.len().min(step)]) {
+        let count = match self.data.write_at(&bytes[..self.step(bytes.len())], self.offset) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => return Err(self.write_failed(error).into_io()),
         };
         self.hasher.update(&bytes[..count]);
-        self.offset += count as u64;
-        self.times.touch();
-        if self.offset - self.saved >= STEP {
-            self.start_writeback();
-            self.checkpoint();
+        if let Some(parts) = &self.parts {
+            parts.note(self.offset..self.offset + count as u64);
         }
+        self.advance(count);
         Ok(count)
     }
 
@@ -216,13 +291,10 @@ impl io::Write for FileWriter {
 impl FileWriter {
     /// A disk without room leaves the ingest as it was before; any other failure ends it.
     fn write_failed(&mut self, error: io::Error) -> Error {
-        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        let room = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
-        let at_offset = self
-            .data
-            .set_len(self.offset)
-            .and_then(|()| self.data.seek(io::SeekFrom::Start(self.offset)));
-        self.failed = !room || at_offset.is_err();
+        let room = parts::is_room(&error);
+        let sparse = self.parts.as_ref().is_some_and(|parts| parts.is_sparse());
+        let shortened = if sparse { Ok(()) } else { self.data.set_len(self.offset) };
+        self.failed = !room || shortened.is_err();
         if room {
             return self.no_space(error);
         }
@@ -235,12 +307,36 @@ impl Writer for FileWriter {
         self.offset
     }
 
+    fn parts(&mut self) -> Result<Option<Arc<dyn Parts>>> {
+        if self.parts.is_none() {
+            self.open_parts(Extents::default())?;
+        }
+        Ok(self.parts.clone().map(|parts| parts as Arc<dyn Parts>))
+    }
+
+    fn take_up(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let Some(parts) = &self.parts else { return Ok(0) };
+        let there = parts.end_at(self.offset) - self.offset;
+        let length = usize::try_from(there).unwrap_or(usize::MAX);
+        let length = self.step(length.min(buffer.len()));
+        if length == 0 {
+            return Ok(0);
+        }
+        let taken = &mut buffer[..length];
+        let read = self.data.read_exact_at(taken, self.offset);
+        read.context(ErrorKind::Storage, || at("read", &self.data_path()))?;
+        self.hasher.update(taken);
+        self.advance(length);
+        Ok(length)
+    }
+
     fn written(&self) -> Result<File> {
         let path = self.data_path();
         File::open(&path).context(ErrorKind::Storage, || at("open", &path))
     }
 
     fn reset(&mut self) -> Result<()> {
+        self.remove_parts()?;
         let path = self.data_path();
         if self.failed
             && let Some(dir) = &self.dir
@@ -249,10 +345,7 @@ impl Writer for FileWriter {
             fsio::remove_all(&path)?;
             self.data = dir.open_data()?;
         }
-        self.data
-            .set_len(0)
-            .and_then(|()| self.data.rewind())
-            .context(ErrorKind::Storage, || at("empty", &path))?;
+        self.data.set_len(0).context(ErrorKind::Storage, || at("empty", &path))?;
         self.offset = 0;
         self.hasher = self.hasher.fresh();
         self.times.touch();
@@ -293,6 +386,7 @@ impl Writer for FileWriter {
 
 impl Drop for FileWriter {
     fn drop(&mut self) {
+        self.close_parts();
         if self.failed {
             if let Err(error) = self.remove() {
                 tracing::debug!(%error, key = %self.key, "remove a failed ingest");
