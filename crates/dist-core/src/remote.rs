@@ -1,5 +1,6 @@
 //! Remotes: where names are resolved, content is fetched, and content is pushed.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::{Descriptor, Digest, Progress, Provider, Result};
+use crate::{Descriptor, Digest, Error, ErrorKind, Progress, Provider, Result};
 
 /// A body as it arrives, in order, from the offset that was asked for.
 ///
@@ -63,6 +64,24 @@ pub trait Fetcher: Send + Sync {
     /// # Errors
     /// As [`Resolver::resolve`].
     async fn fetch(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream>;
+
+    /// Whom [`Fetcher::fetch_part`] asks; `None` for a remote that has no use for it.
+    fn host(&self) -> Option<&str> {
+        None
+    }
+
+    /// Opens some bytes of the content named by `desc`, over a connection that nothing else uses
+    /// meanwhile. It is asked for once: a caller has other parts to go on with.
+    ///
+    /// The stream may end early, without an error.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no such part to be had, or none of the very content that came
+    /// before; `Busy` where the remote wants fewer requests; as [`Resolver::resolve`].
+    async fn fetch_part(&self, desc: &Descriptor, range: Range<u64>) -> Result<ByteStream> {
+        let message = format!("fetch bytes {}-{} of {}", range.start, range.end, desc.digest);
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
 }
 
 /// Pushes content by descriptor.

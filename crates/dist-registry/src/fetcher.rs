@@ -11,13 +11,14 @@
 //! is there already is skipped. Nothing beyond the descriptor's size is ever passed on: the first
 //! byte too many is an error, and the connection is closed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use dist_core::{
-    ByteStream, ContentMismatch, Descriptor, Error, ErrorKind, Fetcher, Limit, MAX_DOCUMENT_BYTES,
-    Reference, Result,
+    ByteStream, ContentMismatch, Descriptor, Digest, Error, ErrorKind, Fetcher, Limit,
+    MAX_DOCUMENT_BYTES, Reference, Result,
 };
 use http::Method;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
@@ -25,6 +26,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use crate::body::Body;
 use crate::escape;
 use crate::failure::{Again, Failed};
+use crate::part::{self, Origins};
 use crate::registry::{Ask, Registry};
 use crate::retry::Tries;
 use crate::transport::Answer;
@@ -37,6 +39,7 @@ pub(crate) struct RegistryFetcher {
     registry: Arc<Registry>,
     repository: String,
     locator: String,
+    origins: Arc<Origins>,
 }
 
 impl RegistryFetcher {
@@ -45,15 +48,19 @@ impl RegistryFetcher {
             registry,
             repository: reference.repository().to_owned(),
             locator: reference.locator(),
+            origins: Arc::default(),
         }
+    }
+
+    fn what(&self, desc: &Descriptor) -> String {
+        format!("fetch {} {} from {}", desc.media_type.noun(), desc.digest, self.locator)
     }
 }
 
 #[async_trait]
 impl Fetcher for RegistryFetcher {
     async fn fetch(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream> {
-        let what =
-            format!("fetch {} {} from {}", desc.media_type.noun(), desc.digest, self.locator);
+        let what = self.what(desc);
         if offset > desc.size {
             return Err(Error::new(
                 ErrorKind::OutOfRange,
@@ -74,6 +81,8 @@ impl Fetcher for RegistryFetcher {
         };
         let mut download = Download {
             registry: self.registry.clone(),
+            origins: self.origins.clone(),
+            digest: desc.digest,
             ask: ask(if is_document { "manifests" } else { "blobs" }),
             size: desc.size,
             at: offset,
@@ -109,11 +118,28 @@ impl Fetcher for RegistryFetcher {
             Ok(download.next().await?.map(|bytes| (bytes, download)))
         })))
     }
+
+    fn host(&self) -> Option<&str> {
+        Some(self.registry.name())
+    }
+
+    async fn fetch_part(&self, desc: &Descriptor, range: Range<u64>) -> Result<ByteStream> {
+        let what = self.what(desc);
+        if range.start >= range.end || range.end > desc.size {
+            return Err(Error::new(
+                ErrorKind::OutOfRange,
+                format!("{what}: there is nothing at bytes {}-{}", range.start, range.end),
+            ));
+        }
+        part::fetch(&self.registry, &self.repository, &self.origins, (desc, range), what).await
+    }
 }
 
 /// One blob on its way, over as many requests as it takes.
 struct Download {
     registry: Arc<Registry>,
+    origins: Arc<Origins>,
+    digest: Digest,
     ask: Ask,
     size: u64,
     /// The next byte to pass on.
@@ -191,6 +217,7 @@ impl Download {
                 return Err(answer.failed(ErrorKind::Corrupt, problem).because(source));
             }
             self.skip = self.at - begins;
+            self.origins.note(&self.digest, None, &answer);
             return Ok(answer.into_body(self.registry.stall()));
         }
     }
@@ -266,7 +293,7 @@ impl Download {
 }
 
 /// Reads `bytes first-last/total` into first and total; a total of `*` is none.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+pub(crate) fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);

@@ -23,6 +23,7 @@ mod hosts;
 mod layout;
 mod login;
 mod options;
+mod part;
 mod payload;
 mod pusher;
 mod registry;

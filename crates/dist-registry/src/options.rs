@@ -26,6 +26,9 @@ pub struct RegistryOptions {
     pub total_timeout: Option<Duration>,
     /// How often something is tried before it fails, where trying again can help. At least 1.
     pub attempts: u32,
+    /// How many connections to one registry may bring blobs at once, for blobs that come in parts.
+    /// With 1 none does; the first connection of each blob is always made.
+    pub connections: usize,
     /// The pause before the second attempt; it doubles from there, up to 30 s, with jitter.
     pub retry_delay: Duration,
     /// Further headers of each request to a registry; a redirect to another host loses them, and
@@ -58,6 +61,7 @@ impl Default for RegistryOptions {
             stall_timeout: Duration::from_secs(30),
             total_timeout: None,
             attempts: 5,
+            connections: 6,
             retry_delay: Duration::from_millis(200),
             headers: HeaderMap::new(),
             user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -60,6 +60,10 @@ pub(crate) struct Ask {
     pub(crate) accept: Option<String>,
     /// The byte to begin at, where it is not the first.
     pub(crate) from: u64,
+    /// The byte to end before, where it is not all the rest.
+    pub(crate) to: Option<u64>,
+    /// Whether it must not share a connection with other requests.
+    pub(crate) apart: bool,
     /// What it does to the repository.
     pub(crate) access: Access,
     /// Names and values behind the `?`.
@@ -91,6 +95,11 @@ impl Registry {
             auth: Auth::new(name),
             scheme: Mutex::new(scheme),
         })
+    }
+
+    /// The registry's name, as references have it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn tries(&self) -> Tries {
@@ -153,6 +162,7 @@ impl Registry {
             own: HeaderMap::new(),
             authorization: None,
             home: url,
+            apart: false,
             deadline,
         };
         match self.transport.send(probe).await {
@@ -200,6 +210,7 @@ impl Registry {
                     own: if ours { own.clone() } else { HeaderMap::new() },
                     authorization: authorization.clone(),
                     home: base.clone(),
+                    apart: ask.apart,
                     deadline,
                 })
                 .await?;
@@ -255,9 +266,11 @@ impl Ask {
         if let Some(accept) = self.accept.as_deref().and_then(|text| text.try_into().ok()) {
             headers.insert(ACCEPT, accept);
         }
-        if self.from > 0
-            && let Ok(range) = HeaderValue::try_from(format!("bytes={}-", self.from))
-        {
+        let range = match self.to {
+            Some(to) => Some(format!("bytes={}-{}", self.from, to.saturating_sub(1))),
+            None => (self.from > 0).then(|| format!("bytes={}-", self.from)),
+        };
+        if let Some(Ok(range)) = range.map(HeaderValue::try_from) {
             headers.insert(RANGE, range);
         }
         headers

@@ -88,6 +88,7 @@ pub(crate) async fn fetch(
         own: HeaderMap::new(),
         authorization,
         home: registry.clone(),
+        apart: false,
         deadline,
     };
     if let Some(identity) = credentials.and_then(Credentials::identity) {

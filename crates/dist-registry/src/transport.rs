@@ -29,13 +29,22 @@ const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Sends requests. Clients are made when they are first needed: with TLS that reads the roots.
 pub(crate) struct Transport {
     options: RegistryOptions,
-    clients: Mutex<HashMap<(Trust, Route), Client>>,
+    clients: Mutex<HashMap<(Trust, Route, Wire), Client>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Route {
     Direct,
     ByProxy,
+}
+
+/// What is spoken where both sides can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Wire {
+    /// HTTP/2, with requests that share a connection.
+    Any,
+    /// HTTP/1.1, with a connection for each request at a time.
+    Http1,
 }
 
 /// A request.
@@ -51,6 +60,8 @@ pub(crate) struct Call {
     pub(crate) authorization: Option<HeaderValue>,
     /// The registry on whose behalf it is made: what `insecure` is about.
     pub(crate) home: Url,
+    /// Whether it must not share a connection with other requests.
+    pub(crate) apart: bool,
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -62,6 +73,8 @@ pub(crate) struct Answer {
     pub(crate) url: Url,
     /// Whether a redirect has left the origin that was asked.
     pub(crate) crossed: bool,
+    /// Whether there was a redirect at all.
+    pub(crate) redirected: bool,
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -76,16 +89,16 @@ impl Transport {
 
     /// Sends a request and follows its redirects.
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, Box<Failed>> {
-        let Call { method, mut url, headers, payload, mut own, mut authorization, home, deadline } =
-            call;
+        let Call { method, mut url, headers, payload, mut own, mut authorization, .. } = call;
+        let Call { home, apart, deadline, .. } = call;
         let origin = url.clone();
         let mut crossed = false;
-        for _ in 0..=MAX_REDIRECTS {
+        for redirects in 0..=MAX_REDIRECTS {
             if hosts::is_link_local(&url) && url.host() != home.host() {
                 let problem = "not contacted: link-local addresses are for the machine itself";
                 return Err(Failed::unavailable(&method, &url, problem));
             }
-            let client = self.client(&url, &home).map_err(|error| {
+            let client = self.client(&url, &home, apart).map_err(|error| {
                 Failed::new(error.kind(), &method, &url, "cannot set up a client").because(error)
             })?;
             let mut request = client
@@ -98,7 +111,10 @@ impl Transport {
             request = payload.attach(request);
             let response = self.exchange(request, &payload, (&method, &url), deadline).await?;
             let next = match redirect(&response, &url) {
-                None => return Ok(Answer { response, method, url, crossed, deadline }),
+                None => {
+                    let redirected = redirects > 0;
+                    return Ok(Answer { response, method, url, crossed, redirected, deadline });
+                }
                 Some(next) => {
                     next.map_err(|problem| Failed::unavailable(&method, &url, problem))?
                 }
@@ -161,7 +177,7 @@ impl Transport {
         Ok(response)
     }
 
-    fn client(&self, url: &Url, home: &Url) -> Result<Client> {
+    fn client(&self, url: &Url, home: &Url, apart: bool) -> Result<Client> {
         let trust = if url.scheme() != "https" {
             Trust::None
         } else if self.options.insecure && url.host() == home.host() {
@@ -170,13 +186,19 @@ impl Transport {
             Trust::Roots
         };
         let route = if hosts::is_loopback(url) { Route::Direct } else { Route::ByProxy };
+        // Without TLS it is HTTP/1.1 anyway.
+        let wire = if apart && trust != Trust::None { Wire::Http1 } else { Wire::Any };
         let mut clients = self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(client) = clients.get(&(trust, route)) {
+        if let Some(client) = clients.get(&(trust, route, wire)) {
             return Ok(client.clone());
         }
         let options = &self.options;
+        let mut config = tls::config(trust, &options.ca_certs)?;
+        if wire == Wire::Http1 {
+            config.alpn_protocols.retain(|protocol| protocol != b"h2");
+        }
         let mut builder = Client::builder()
-            .tls_backend_preconfigured(tls::config(trust, &options.ca_certs)?)
+            .tls_backend_preconfigured(config)
             .redirect(Policy::none())
             .dns_resolver(hosts::Lookup)
             .retry(reqwest::retry::never())
@@ -189,8 +211,11 @@ impl Transport {
         if route == Route::Direct {
             builder = builder.no_proxy();
         }
+        if wire == Wire::Http1 {
+            builder = builder.http1_only();
+        }
         let client = builder.build().context(ErrorKind::Internal, || "set up HTTP".into())?;
-        clients.insert((trust, route), client.clone());
+        clients.insert((trust, route, wire), client.clone());
         Ok(client)
     }
 }
