@@ -144,6 +144,11 @@ pub(crate) struct Network {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(..=i64::from(MOST_RETRIES)), hide_short_help = true, help_heading = NETWORK)]
     pub(crate) retries: Option<u16>,
 
+    /// Most connections to one registry for blobs that come in parts, at most 64; 1 is one for each
+    /// blob [default: 6]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_CONNECTIONS)), hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) connections: Option<u16>,
+
     /// Pause before the first retry; it doubles from there [default: 200ms]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) retry_delay: Option<Duration>,
@@ -154,6 +159,9 @@ pub(crate) const SNAPSHOTTERS: [&str; 3] = ["overlayfs", "erofs", "native"];
 
 /// The most jobs that may be asked for.
 pub(crate) const MOST_JOBS: u16 = 64;
+
+/// The most connections to one registry that may be asked for.
+pub(crate) const MOST_CONNECTIONS: u16 = 64;
 
 /// The most retries that may be asked for.
 pub(crate) const MOST_RETRIES: u16 = 1000;

@@ -431,6 +431,8 @@ fn registry(
     let certificates = Sources::new(certificates, in_file);
     let retries = Sources::new(flags.retries, file.retries.map(|retries| retries.0));
     let usual_retries = u16::try_from(defaults.attempts.saturating_sub(1)).unwrap_or(u16::MAX);
+    let connections = Sources::new(flags.connections, file.connections.map(|most| most.0));
+    let usual_connections = u16::try_from(defaults.connections).unwrap_or(u16::MAX);
     let time =
         |flag, file: Option<file::Text<file::Time>>| Sources::new(flag, file.map(|time| time.0.0));
     let connect_timeout = time(flags.connect_timeout, file.connect_timeout);
@@ -447,6 +449,7 @@ fn registry(
         ),
         stall_timeout: to.take("network.stall_timeout", stall_timeout, defaults.stall_timeout),
         attempts: u32::from(to.take("network.retries", retries, usual_retries)) + 1,
+        connections: to.take("network.connections", connections, usual_connections).into(),
         retry_delay: to.take("network.retry_delay", retry_delay, defaults.retry_delay),
         user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),
         credentials: CredentialSource {

@@ -8,7 +8,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::http::Head;
 
@@ -29,6 +29,8 @@ pub enum Fault {
     IgnoreRange,
     /// The registry's answer comes without this header, named in lower case.
     Without(&'static str),
+    /// The registry's answer comes with this value of a header, named in lower case.
+    With(&'static str, String),
     /// The registry's `Content-Range` is moved by so many bytes.
     ShiftRange(u64),
     /// So many bytes pass; the rest waits until the gate opens.
@@ -81,18 +83,37 @@ pub struct Rule {
     method: Option<&'static str>,
     part: String,
     times: u32,
+    /// How many such requests pass first.
+    passing: u32,
+    /// Whether it is for parts alone, `Range: bytes=<first>-<last>`.
+    parts: bool,
     fault: Fault,
 }
 
 impl Rule {
     /// Every GET whose path has `part` in it, for ever.
     pub fn get(part: impl Into<String>, fault: Fault) -> Self {
-        Self { method: Some("GET"), part: part.into(), times: u32::MAX, fault }
+        Self { method: Some("GET"), ..Self::any(part, fault) }
     }
 
     /// Every request whose path has `part` in it, for ever.
     pub fn any(part: impl Into<String>, fault: Fault) -> Self {
-        Self { method: None, part: part.into(), times: u32::MAX, fault }
+        let (part, times, passing) = (part.into(), u32::MAX, 0);
+        Self { method: None, part, times, passing, parts: false, fault }
+    }
+
+    /// Only requests for a part that has an end.
+    #[must_use]
+    pub fn parts(mut self) -> Self {
+        self.parts = true;
+        self
+    }
+
+    /// Not the first `count` such requests.
+    #[must_use]
+    pub fn after(mut self, count: u32) -> Self {
+        self.passing = count;
+        self
     }
 
     /// Only the first `times` such requests.
@@ -124,6 +145,20 @@ pub struct Request {
 struct State {
     rules: Vec<Rule>,
     log: Vec<Request>,
+    rates: Rates,
+    /// Blobs on their way, now and at most.
+    open: (usize, usize),
+    /// When the bytes that all connections sent are paid for.
+    paid: Option<Instant>,
+}
+
+/// How many bytes of blobs pass in a second.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rates {
+    /// On each connection.
+    pub each: Option<u64>,
+    /// On all of them.
+    pub all: Option<u64>,
 }
 
 /// A running proxy; it stops on drop.
@@ -177,9 +212,21 @@ impl FaultProxy {
         self.state().rules.push(rule);
     }
 
-    /// Drops every rule and forgets every request.
+    /// Lets blobs pass no faster than this.
+    pub fn limit(&self, rates: Rates) {
+        self.state().rates = rates;
+    }
+
+    /// How many blobs, or parts of them, were on their way at once.
+    pub fn most_at_once(&self) -> usize {
+        self.state().open.1
+    }
+
+    /// Drops every rule and limit, and forgets every request.
     pub fn reset(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        let open = state.open.0;
+        *state = State { open: (open, open), ..State::default() };
     }
 
     /// Every request since the start or the last [`FaultProxy::reset`].
@@ -224,6 +271,8 @@ fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::R
     let mut words = head.first.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let (fault, entry) = note(state, method, path, head.get("range"));
+    let is_blob = method == "GET" && path.contains("/blobs/");
+    let limits = is_blob.then(|| Limits::begin(state));
     entry.update(|request| request.authorized = head.get("authorization").is_some());
     match &fault {
         Some(Fault::Refuse) => return reset(client),
@@ -263,7 +312,7 @@ fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::R
         return reset(client);
     }
     std::io::copy(&mut reader.by_ref().take(length), &mut server)?;
-    relay(client, server, fault.as_ref(), &entry)
+    relay(client, server, (fault.as_ref(), limits.as_ref()), &entry)
 }
 
 fn note<'a>(
@@ -273,8 +322,17 @@ fn note<'a>(
     range: Option<&str>,
 ) -> (Option<Fault>, Entry<'a>) {
     let mut locked = state.lock().unwrap_or_else(PoisonError::into_inner);
-    let rule = locked.rules.iter_mut().find(|rule| {
-        rule.times > 0 && rule.method.is_none_or(|m| m == method) && path.contains(&rule.part)
+    let is_part = range.is_some_and(|range| !range.ends_with('-'));
+    let matches = |rule: &&mut Rule| {
+        let matches = rule.method.is_none_or(|m| m == method) && path.contains(&rule.part);
+        matches && rule.times > 0 && (is_part || !rule.parts)
+    };
+    let rule = locked.rules.iter_mut().filter(matches).find_map(|rule| {
+        if rule.passing == 0 {
+            return Some(rule);
+        }
+        rule.passing -= 1;
+        None
     });
     let fault = rule.map(|rule| {
         rule.times = rule.times.saturating_sub(u32::from(rule.times != u32::MAX));
@@ -296,7 +354,7 @@ fn note<'a>(
 fn relay(
     mut client: &TcpStream,
     server: TcpStream,
-    fault: Option<&Fault>,
+    (fault, limits): (Option<&Fault>, Option<&Limits<'_>>),
     entry: &Entry<'_>,
 ) -> std::io::Result<()> {
     let mut server = BufReader::new(server);
@@ -308,6 +366,9 @@ fn relay(
         match (name.as_str(), fault) {
             ("connection", _) => continue,
             (name, Some(Fault::Without(dropped))) if name == *dropped => continue,
+            (name, Some(Fault::With(changed, value))) if name == *changed => {
+                answer.push_str(&format!("{name}: {value}\r\n"));
+            }
             ("content-range", Some(Fault::ShiftRange(by))) => {
                 answer.push_str(&format!("{name}: {}\r\n", shifted(value, *by)));
             }
@@ -346,9 +407,59 @@ fn relay(
         {
             buffer[usize::try_from(within).unwrap_or(0)] ^= 0x55;
         }
+        if let Some(limits) = limits {
+            limits.wait(sent, count as u64);
+        }
         client.write_all(&buffer[..count])?;
         sent += count as u64;
         entry.update(|request| request.sent = sent);
+    }
+}
+
+/// A blob on its way, no faster than it may be.
+struct Limits<'a> {
+    state: &'a Mutex<State>,
+    rates: Rates,
+    began: Instant,
+}
+
+/// How late a thread may be woken.
+const LATE: Duration = Duration::from_millis(50);
+
+impl<'a> Limits<'a> {
+    fn begin(state: &'a Mutex<State>) -> Self {
+        let mut locked = state.lock().unwrap_or_else(PoisonError::into_inner);
+        locked.open.0 += 1;
+        locked.open.1 = locked.open.1.max(locked.open.0);
+        let rates = locked.rates;
+        drop(locked);
+        Self { state, rates, began: Instant::now() }
+    }
+
+    /// Waits until `count` bytes may follow those that were sent.
+    fn wait(&self, sent: u64, count: u64) {
+        let time = |bytes: u64, rate: u64| Duration::from_secs_f64(bytes as f64 / rate as f64);
+        let mut until = self.began;
+        if let Some(rate) = self.rates.each {
+            until += time(sent + count, rate);
+        }
+        if let Some(rate) = self.rates.all {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            // What a sleep took too long may be made up for.
+            let now = Instant::now();
+            let earliest = now.checked_sub(LATE).unwrap_or(now);
+            let paid = state.paid.map_or(now, |paid| paid.max(earliest));
+            let paid = paid + time(count, rate);
+            state.paid = Some(paid);
+            until = until.max(paid);
+        }
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl Drop for Limits<'_> {
+    fn drop(&mut self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).open.0 -= 1;
     }
 }
 

@@ -25,7 +25,7 @@ mod tree;
 pub use certificates::Certificates;
 pub use cli::{Dist, Ran, Running};
 pub use containerd::Containerd;
-pub use fault_proxy::{Fault, FaultProxy, Gate, Request, Rule};
+pub use fault_proxy::{Fault, FaultProxy, Gate, Rates, Request, Rule};
 pub use filesystem::{Bound, Filesystem};
 pub use fixtures::{Blob, Entry, Form, Image, ImageOptions, Layer, Layout, index_of};
 pub use http::{Response, request};

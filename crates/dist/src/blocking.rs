@@ -5,17 +5,23 @@
 //! is gone, and nothing is committed then.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use dist_core::{Cancel, Context as _, Descriptor, Error, ErrorKind, Fetcher, Result};
+use dist_core::{ByteStream, Cancel, Context as _, Descriptor, Error, ErrorKind, Fetcher, Result};
 use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use crate::servers::{Server, Servers, Stream};
 
 /// Chunks that may wait between the network and the worker: one or two MiB.
 const CHUNKS: usize = 6;
+
+/// The same for parts: there are several of them.
+const PART_CHUNKS: usize = 2;
 
 /// Runs `work` on a blocking thread. It starts at once, not when the future is first polled.
 ///
@@ -61,10 +67,12 @@ impl Alive {
         self.0.clone()
     }
 
-    /// Bodies from `fetcher`. Must be called on the runtime that shall drive them.
-    pub(crate) fn downloads(&self, fetcher: Arc<dyn Fetcher>) -> Downloads {
+    /// Bodies from `fetcher`, which asks one of `servers` if any. Must be called on the runtime that
+    /// shall drive them.
+    pub(crate) fn downloads(&self, servers: &Servers, fetcher: Arc<dyn Fetcher>) -> Downloads {
         let (stop, cancel) = (self.0.bodies.subscribe(), self.cancel());
-        Downloads { runtime: Handle::current(), fetcher, stop, cancel }
+        let server = fetcher.host().map(|host| servers.find(host));
+        Downloads { runtime: Handle::current(), fetcher, server, stop, cancel }
     }
 }
 
@@ -79,6 +87,7 @@ impl Drop for Alive {
 pub(crate) struct Downloads {
     runtime: Handle,
     fetcher: Arc<dyn Fetcher>,
+    server: Option<Arc<Server>>,
     stop: watch::Receiver<()>,
     cancel: Cancel,
 }
@@ -86,13 +95,42 @@ pub(crate) struct Downloads {
 impl Downloads {
     /// Begins the body of `desc` at `offset` and returns its blocking end.
     pub(crate) fn start(&self, desc: &Descriptor, offset: u64) -> Body {
-        let (send, receive) = mpsc::channel(CHUNKS);
-        let fetcher = Arc::clone(&self.fetcher);
-        let desc = desc.clone();
+        let (fetcher, desc) = (Arc::clone(&self.fetcher), desc.clone());
+        self.open(CHUNKS, async move { fetcher.fetch(&desc, offset).await })
+    }
+
+    /// Begins a part of `desc`, which may end early.
+    pub(crate) fn start_part(&self, desc: &Descriptor, range: Range<u64>) -> Body {
+        let (fetcher, desc) = (Arc::clone(&self.fetcher), desc.clone());
+        self.open(PART_CHUNKS, async move { fetcher.fetch_part(&desc, range).await })
+    }
+
+    /// Who is asked, where that one gives parts.
+    pub(crate) fn server(&self) -> Option<&Arc<Server>> {
+        self.server.as_ref().filter(|server| server.has_parts())
+    }
+
+    /// Fails once the operation is over.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.cancel.check()
+    }
+
+    /// Runs `work` on a blocking thread of the same runtime.
+    pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        drop(self.runtime.spawn_blocking(work));
+    }
+
+    fn open(
+        &self,
+        chunks: usize,
+        opening: impl Future<Output = Result<ByteStream>> + Send + 'static,
+    ) -> Body {
+        let (send, receive) = mpsc::channel(chunks);
+        let stream = self.server.as_ref().map(Server::stream);
         let mut stop = self.stop.clone();
         let task = self.runtime.spawn(async move {
             tokio::select! {
-                result = forward(&*fetcher, &desc, offset, &send) => {
+                result = forward(opening, &send, stream) => {
                     // A closed channel means that the reader is gone: nobody is left to be told.
                     let _ = send.send(result.map(|()| None)).await;
                 }
@@ -104,14 +142,17 @@ impl Downloads {
 }
 
 async fn forward(
-    fetcher: &dyn Fetcher,
-    desc: &Descriptor,
-    offset: u64,
+    opening: impl Future<Output = Result<ByteStream>>,
     send: &mpsc::Sender<Result<Option<Bytes>>>,
+    stream: Option<Stream>,
 ) -> Result<()> {
-    let mut body = fetcher.fetch(desc, offset).await?;
+    let mut body = opening.await?;
     while let Some(chunk) = body.next().await {
-        if send.send(Ok(Some(chunk?))).await.is_err() {
+        let chunk = chunk?;
+        if let Some(stream) = &stream {
+            stream.came(chunk.len());
+        }
+        if send.send(Ok(Some(chunk))).await.is_err() {
             return Err(Error::cancelled());
         }
     }
@@ -128,6 +169,11 @@ pub(crate) struct Body {
 }
 
 impl Body {
+    /// Ends the transfer from elsewhere.
+    pub(crate) fn stopper(&self) -> AbortHandle {
+        self.task.abort_handle()
+    }
+
     /// Waits for the next chunk; `None` is the end.
     pub(crate) fn next_chunk(&mut self) -> Result<Option<Bytes>> {
         if self.ended {

@@ -95,7 +95,7 @@ impl Engine {
     /// are not shared with the other.
     #[must_use]
     pub fn with_registry(&self, options: RegistryOptions) -> Self {
-        Self { remotes: Arc::new(Remotes::new(options)), ..self.clone() }
+        Self { remotes: Arc::new(self.remotes.with_options(options)), ..self.clone() }
     }
 
     /// The same engine, unpacking with another snapshotter.

@@ -100,7 +100,7 @@ pub async fn fetch(
     .await?;
     let intake = Intake {
         content: operation.contents(),
-        downloads: Some(alive.downloads(fetcher)),
+        downloads: Some(alive.downloads(on.remotes().servers(), fetcher)),
         progress,
         cancel: alive.cancel(),
     };
@@ -132,7 +132,7 @@ pub async fn fetch_blob(
     progress: Arc<dyn Progress>,
 ) -> Result<()> {
     let alive = Alive::new();
-    let downloads = Some(alive.downloads(fetcher));
+    let downloads = Some(alive.downloads(on.remotes().servers(), fetcher));
     let content = on.contents(root_label());
     let intake = Intake { content, downloads, progress, cancel: alive.cancel() };
     intake.fetch(desc).await

@@ -1,6 +1,6 @@
 //! One blob from a remote into the store.
 
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
@@ -11,7 +11,11 @@ use dist_core::{
 use tracing::debug;
 
 use crate::Contents;
-use crate::blocking::{Body, Downloads, blocking};
+use crate::blocking::{Downloads, blocking};
+use crate::flow::{Came, Flow};
+
+/// Bytes that are taken up at once where nobody reads them.
+const DRAINED: usize = 64 << 10;
 
 /// What the writers of one operation share.
 #[derive(Clone)]
@@ -58,7 +62,7 @@ impl Intake {
                 self.progress.event(Event::Existed { desc });
                 Ok(Opened::Exists)
             }
-            Ingest::Writer(writer) => {
+            Ingest::Writer(mut writer) => {
                 let Some(downloads) = &self.downloads else {
                     if writer.offset() == 0 {
                         writer.abort()?; // what a pull left is not ours to throw away
@@ -69,17 +73,16 @@ impl Intake {
                     ));
                 };
                 let offset = writer.offset();
-                self.progress.event(Event::Started { desc, offset });
-                // A left ingest can be whole already: then there is nothing to ask for.
-                let body = (offset < desc.size).then(|| downloads.start(desc, offset));
+                let flow = Flow::begin(desc, downloads, &mut *writer, &self.progress)?;
+                let there = flow.there().max(offset);
+                self.progress.event(Event::Started { desc, offset: there });
                 Ok(Opened::Arriving(Box::new(Arriving {
                     desc: desc.clone(),
                     writer,
                     left: None,
-                    body,
+                    flow,
                     chunk: Bytes::new(),
-                    progress: Arc::clone(&self.progress),
-                    resumed: offset > 0,
+                    resumed: there > 0,
                     failure: None,
                 })))
             }
@@ -88,7 +91,8 @@ impl Intake {
 
     /// Commits what arrived. Content that is not what it should be is thrown away.
     pub(crate) fn finish(&self, desc: &Descriptor, arriving: Arriving) -> Result<(), Unfinished> {
-        let Arriving { writer, resumed, .. } = arriving;
+        let Arriving { writer, resumed, flow, .. } = arriving;
+        drop(flow);
         match writer.commit_or_abort(Expected::from(desc)) {
             Ok(committed) => {
                 created(&*self.progress, &committed);
@@ -153,11 +157,10 @@ pub(crate) enum Opened {
 /// What an earlier process left can be read from the ingest first, then the network.
 pub(crate) struct Arriving {
     desc: Descriptor,
+    flow: Flow,
     writer: Box<dyn Writer>,
     left: Option<io::Take<std::fs::File>>,
-    body: Option<Body>,
     chunk: Bytes,
-    progress: Arc<dyn Progress>,
     resumed: bool,
     failure: Option<Error>,
 }
@@ -211,22 +214,8 @@ impl Arriving {
         if remaining > limit {
             return Ok(false);
         }
-        while self.receive()? {
-            self.chunk.clear();
-        }
-        Ok(true)
-    }
-
-    /// Receives one chunk into the ingest and keeps it in `chunk`; `false` at the end.
-    fn receive(&mut self) -> Result<bool> {
-        let Some(body) = &mut self.body else { return Ok(false) };
-        let Some(chunk) = body.next_chunk()? else { return Ok(false) };
-        self.writer
-            .write_all(&chunk)
-            .context(ErrorKind::Storage, || format!("write the ingest of {}", self.desc.digest))?;
-        let bytes = chunk.len() as u64;
-        self.progress.event(Event::Advanced { digest: self.desc.digest, bytes });
-        self.chunk = chunk;
+        let mut buffer = vec![0; DRAINED];
+        while self.flow.next(&mut *self.writer, &mut buffer)? != Came::End {}
         Ok(true)
     }
 }
@@ -245,9 +234,10 @@ impl Read for Arriving {
             }
         }
         while self.chunk.is_empty() {
-            match self.receive() {
-                Ok(true) => (),
-                Ok(false) => return Ok(0),
+            match self.flow.next(&mut *self.writer, buffer) {
+                Ok(Came::Chunk(chunk)) => self.chunk = chunk,
+                Ok(Came::Taken(length)) => return Ok(length),
+                Ok(Came::End) => return Ok(0),
                 Err(error) => return Err(self.fail(error)),
             }
         }

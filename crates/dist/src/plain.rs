@@ -43,7 +43,7 @@ pub async fn unpack_to_directory(
     let fetcher = remotes.fetcher(name)?;
     let plan = fetch_plan(&*fetcher, &resolved.target, options).await?;
     let work = Work {
-        downloads: alive.downloads(fetcher),
+        downloads: alive.downloads(remotes.servers(), fetcher),
         cancel: alive.cancel(),
         applier: LayerApplier::new(ApplyOptions {
             form: LayerForm::Merged,

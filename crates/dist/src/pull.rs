@@ -124,7 +124,9 @@ pub async fn pull_as(
     let engine = session.engine().clone();
     let intake = Intake {
         content: Arc::new(engine.content()),
-        downloads: Some(alive.downloads(engine.remotes().fetcher(&name)?)),
+        downloads: Some(
+            alive.downloads(engine.remotes().servers(), engine.remotes().fetcher(&name)?),
+        ),
         progress,
         cancel: alive.cancel(),
     };

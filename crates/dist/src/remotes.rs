@@ -8,6 +8,8 @@ use dist_core::{
 };
 use dist_registry::{LayoutResolver, RegistryOptions, RegistryResolver};
 
+use crate::servers::Servers;
+
 /// The scheme of OCI layout directories.
 pub(crate) const OCI: &str = "oci";
 
@@ -16,17 +18,36 @@ pub struct Remotes {
     options: RegistryOptions,
     registry: RegistryResolver,
     layout: LayoutResolver,
+    servers: Arc<Servers>,
 }
 
 impl Remotes {
     /// Makes the remotes; connects to nothing.
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
+        let servers = Arc::new(Servers::new(options.connections));
+        Self::among(servers, options)
+    }
+
+    /// Makes the remotes for other options. What is known of servers is shared, and how many
+    /// connections each gets.
+    #[must_use]
+    pub(crate) fn with_options(&self, options: RegistryOptions) -> Self {
+        Self::among(Arc::clone(&self.servers), options)
+    }
+
+    fn among(servers: Arc<Servers>, options: RegistryOptions) -> Self {
         Self {
             registry: RegistryResolver::new(options.clone()),
             options,
             layout: LayoutResolver::new(),
+            servers,
         }
+    }
+
+    /// What is known of the servers.
+    pub(crate) fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// How registries are spoken to.

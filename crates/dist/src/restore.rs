@@ -210,7 +210,7 @@ async fn fetch(
             };
             let intake = Intake {
                 content: Arc::new(engine.content().labelled(one.sources.clone())),
-                downloads: Some(alive.downloads(fetcher)),
+                downloads: Some(alive.downloads(engine.remotes().servers(), fetcher)),
                 progress: Arc::clone(progress),
                 cancel: alive.cancel(),
             };

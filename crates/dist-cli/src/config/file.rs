@@ -13,7 +13,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 
-use crate::args::{DurabilityArg, LogFormat, MOST_JOBS, MOST_RETRIES, SNAPSHOTTERS};
+use crate::args::{
+    DurabilityArg, LogFormat, MOST_CONNECTIONS, MOST_JOBS, MOST_RETRIES, SNAPSHOTTERS,
+};
 use crate::report;
 use crate::units::{parse_duration, parse_size};
 
@@ -48,6 +50,7 @@ pub(super) struct Network {
     pub(super) connect_timeout: Option<Text<Time>>,
     pub(super) stall_timeout: Option<Text<Time>>,
     pub(super) retries: Option<Number<0, { MOST_RETRIES }>>,
+    pub(super) connections: Option<Number<1, { MOST_CONNECTIONS }>>,
     pub(super) retry_delay: Option<Text<Time>>,
 }
 

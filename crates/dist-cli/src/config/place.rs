@@ -64,6 +64,7 @@ pub(super) fn local_flags(global: &Global, discard_blobs: bool) -> Vec<LocalFlag
             Part::Registry,
         ),
         (network.retries.is_some(), "--retries", "network.retries", Part::Registry),
+        (network.connections.is_some(), "--connections", "network.connections", Part::Registry),
         (network.retry_delay.is_some(), "--retry-delay", "network.retry_delay", Part::Registry),
     ]
     .into_iter()

@@ -33,6 +33,7 @@ mod layers;
 mod leases;
 mod load;
 mod output;
+mod parts;
 mod pipelines;
 mod power_cut;
 mod pull;

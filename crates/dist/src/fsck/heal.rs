@@ -72,7 +72,7 @@ impl Healer<'_> {
         for name in names {
             let fetched = match self.engine.remotes().fetcher(&name) {
                 Ok(fetcher) => {
-                    let downloads = self.alive.downloads(fetcher);
+                    let downloads = self.alive.downloads(self.engine.remotes().servers(), fetcher);
                     let (content, desc) = (engine.content(), desc.clone());
                     blocking(move || bring(&content, &downloads, &desc)).await
                 }
