@@ -1,13 +1,14 @@
 //! The loop that nearly all bytes go through, while there is room on both sides.
 //!
-//! Arithmetic wraps where a check would cost; whatever it computes is an index, and indices are
-//! checked or masked.
+//! Arithmetic on bits wraps; whatever it computes is an index, and indices are checked or masked.
 
-use super::tables::{DISTANCE_BITS, LITERAL_BITS, Tables, distance, entry};
+use super::tables::{DISTANCE_BITS, DISTANCES, LITERAL_BITS, LONG, Tables, distance, entry};
 use super::{Bits, Fault, HISTORY};
 
-/// Bytes that one round may write: literals, the longest match, and the tail of its last chunk.
-const ROOM: usize = 12 + 258 + 32;
+/// Bytes that one round may write: two literals, the longest match, and the tail of its last chunk.
+const ROOM: usize = 2 + 258 + 32;
+/// Bytes that one round may read: it fills up twice, and looks at eight bytes each time.
+const READ: usize = 7 + 8;
 
 /// Indices of second tables have the other bits of a code.
 const LONG_MASK: usize = (1 << (15 - LITERAL_BITS)) - 1;
@@ -21,12 +22,66 @@ pub(super) struct Stop {
     pub(super) ended: bool,
 }
 
-#[inline(always)]
-fn low(entry: u32) -> u32 {
-    entry & 63
+/// The bits that are read and not used, and where the next ones come from.
+struct Source<'a> {
+    /// Beyond those that count as held are more of the stream's bits: of the 64 that there are after
+    /// filling up, only those that were skipped are missing.
+    hold: u64,
+    /// Only the low six bits count; the others are leftovers of entries.
+    held: u32,
+    rest: &'a [u8],
+}
+
+impl Source<'_> {
+    /// Takes whole bytes until 56 bits or more are held.
+    #[inline(always)]
+    fn fill(&mut self) {
+        let Some(word) = self.rest.first_chunk::<8>() else { return };
+        self.hold |= u64::from_le_bytes(*word) << (self.held & 63);
+        self.rest = &self.rest[(!self.held as usize >> 3) & 7..];
+        self.held |= 56;
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, entry: u32) {
+        self.hold >>= entry & 63;
+        self.held = self.held.wrapping_sub(entry);
+    }
+}
+
+impl Tables {
+    #[inline(always)]
+    fn literal(&self, hold: u64) -> u32 {
+        self.literals[hold as usize & ((1 << LITERAL_BITS) - 1)]
+    }
+
+    /// The entry that one of the first table's, which names a second table, leads to.
+    #[inline(always)]
+    fn long(&self, found: u32, hold: u64) -> u32 {
+        let at = (hold >> LITERAL_BITS) as usize & (found >> 20) as usize & LONG_MASK;
+        self.long[((found >> 8 & 0xfff) as usize + at) & (LONG - 1)]
+    }
+
+    #[inline(always)]
+    fn distance(&self, hold: u64) -> Result<u64, Fault> {
+        let mut found = self.distances[hold as usize & ((1 << DISTANCE_BITS) - 1)];
+        if found & (distance::LONG | distance::BAD) != 0 {
+            if found & distance::LONG != 0 {
+                let at = (hold >> DISTANCE_BITS) as usize & (found >> 16) as usize & FAR_MASK;
+                found = self.distances[((found >> 32 & 1023) as usize + at) & (DISTANCES - 1)];
+            }
+            if found & distance::BAD != 0 {
+                return Err(Fault::Symbol);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// Decodes from the start of `input` to `out` at `written`, until either is nearly at its end.
+///
+/// What is looked up next is so before filling up, and before a match is copied: the bits are there,
+/// and the look-ups are what each round waits for.
 pub(super) fn run(
     bits: &mut Bits,
     tables: &Tables,
@@ -35,124 +90,81 @@ pub(super) fn run(
     mut written: usize,
     history: &[u8],
 ) -> Result<Stop, Fault> {
-    let Some(limit) = out.len().checked_sub(ROOM) else {
-        return Ok(Stop { read: 0, written, ended: false });
-    };
-    let mut read = 0usize;
-    let mut hold = bits.hold;
-    // Only the low six bits count; the others are leftovers of entries.
-    let mut held = bits.held;
     let mut ended = false;
-    while written <= limit {
-        let Some(window) = input.get(read..).and_then(<[u8]>::first_chunk::<16>) else { break };
-        let Some(room) = out.get_mut(written..).and_then(<[u8]>::first_chunk_mut::<ROOM>) else {
-            break;
-        };
+    let mut source = Source { hold: bits.hold, held: bits.held, rest: input };
+    source.fill();
+    let mut found = tables.literal(source.hold);
+    while source.rest.len() >= READ
+        && let Some(room) = out.get_mut(written..).and_then(<[u8]>::first_chunk_mut::<ROOM>)
+    {
         let mut count = 0usize;
-        hold |= word(window, 0) << (held & 63);
-        let step = (!held as usize >> 3) & 7;
-        held |= 56;
-        // Without asking whether it is literals: where it is not, nothing is put or skipped.
-        let mut found = tables.literals[hold as usize & ((1 << LITERAL_BITS) - 1)];
-        count = put(room, count, found);
-        hold >>= low(found);
-        held = held.wrapping_sub(found);
-        found = tables.literals[hold as usize & ((1 << LITERAL_BITS) - 1)];
-        if found & entry::COUNT != 0 {
+        let mut before = source.hold;
+        source.skip(found);
+        if found & entry::LITERAL != 0 {
             count = put(room, count, found);
-            hold >>= low(found);
-            held = held.wrapping_sub(found);
-            found = tables.literals[hold as usize & ((1 << LITERAL_BITS) - 1)];
-            if found & entry::COUNT != 0 {
+            found = tables.literal(source.hold);
+            before = source.hold;
+            source.skip(found);
+            if found & entry::LITERAL != 0 {
                 count = put(room, count, found);
-                hold >>= low(found);
-                held = held.wrapping_sub(found);
-                read = read.wrapping_add(step);
-                written = written.wrapping_add(count);
-                continue;
+                found = tables.literal(source.hold);
+                before = source.hold;
+                source.skip(found);
             }
+        }
+        if found & entry::LONG == entry::LONG {
+            found = tables.long(found, source.hold);
+            source.skip(found);
+        }
+        if found & entry::LITERAL != 0 {
+            written += put(room, count, found);
+            found = tables.literal(source.hold);
+            source.fill();
+            continue;
         }
         if found & entry::SPECIAL != 0 {
-            if found & entry::LONG == entry::LONG {
-                let index = (found >> 8 & 0xfff) as usize
-                    + ((hold >> LITERAL_BITS) as usize & (found >> 20) as usize & LONG_MASK);
-                found = tables.long[index & 1023];
-            }
-            if found & entry::COUNT != 0 {
-                count = put(room, count, found);
-                hold >>= low(found);
-                held = held.wrapping_sub(found);
-                read = read.wrapping_add(step);
-                written = written.wrapping_add(count);
-                continue;
-            }
-            if found & entry::SPECIAL != 0 {
-                if found & entry::END != entry::END {
-                    return Err(Fault::Symbol);
-                }
-                hold >>= found >> 8 & 15;
-                held = held.wrapping_sub(found >> 8 & 15);
-                read = read.wrapping_add(step);
-                written = written.wrapping_add(count);
-                ended = true;
-                break;
-            }
-        }
-        hold >>= found >> 8 & 63;
-        let length =
-            (found >> 19 & 255) as usize + 3 + (hold as usize & (found >> 14 & 31) as usize);
-        hold >>= found >> 27;
-        held = held.wrapping_sub((found >> 8 & 63) + (found >> 27));
-
-        hold |= word(window, step) << (held & 63);
-        read = read.wrapping_add(step + ((!held as usize >> 3) & 7));
-        held |= 56;
-        let mut found = tables.distances[hold as usize & ((1 << DISTANCE_BITS) - 1)];
-        if found & (distance::LONG | distance::BAD) != 0 {
-            if found & distance::LONG != 0 {
-                let index = (found >> 32 & 1023) as usize
-                    + ((hold >> DISTANCE_BITS) as usize & (found >> 16) as usize & FAR_MASK);
-                found = tables.distances[index & 1023];
-            }
-            if found & distance::BAD != 0 {
+            if found & entry::END != entry::END {
                 return Err(Fault::Symbol);
             }
+            written += count;
+            ended = true;
+            break;
         }
-        let distance = (found >> 32) as usize
-            + ((hold >> (found >> 8 & 63)) & (found >> 16 & 0xffff)) as usize;
-        hold >>= found & 63;
-        held = held.wrapping_sub(found as u32);
+        let length = (found >> 19 & 511) as usize
+            + ((before >> (found >> 8 & 63)) as usize & (found >> 14 & 31) as usize);
 
-        written = written.wrapping_add(count);
+        // Of 56 bits or more at most 42 are skipped: those of a distance's code are there.
+        let far = tables.distance(source.hold)?;
+        if source.held & 63 < (far as u32 & 63) + LITERAL_BITS {
+            source.fill();
+        }
+        let before = source.hold;
+        source.skip(far as u32);
+        let distance =
+            (far >> 32) as usize + ((before >> (far >> 8 & 63)) & (far >> 16 & 0xffff)) as usize;
+        found = tables.literal(source.hold);
+        source.fill();
+
+        written += count;
         if distance > written {
             copy_old(out, written, distance, length, history)?;
         } else {
             copy(out, written, distance, length);
         }
-        written = written.wrapping_add(length);
+        written += length;
     }
+    let Source { hold, held, rest } = source;
     bits.hold = hold;
     bits.held = held & 63;
     bits.mask();
-    Ok(Stop { read, written, ended })
+    Ok(Stop { read: input.len() - rest.len(), written, ended })
 }
 
-#[inline(always)]
-fn word(window: &[u8; 16], at: usize) -> u64 {
-    match window[at & 7..].first_chunk::<8>() {
-        Some(bytes) => u64::from_le_bytes(*bytes),
-        None => 0,
-    }
-}
-
-/// Writes an entry's literals after the first `count` bytes, and up to three bytes more, which are
-/// written again later.
+/// Writes the literal of an entry after the first `count` bytes.
 #[inline(always)]
 fn put(room: &mut [u8; ROOM], count: usize, found: u32) -> usize {
-    if let Some(place) = room[count & 15..].first_chunk_mut::<4>() {
-        *place = (found >> 8).to_le_bytes();
-    }
-    count + (found >> 6 & 3) as usize
+    room[count & 7] = (found >> 8) as u8;
+    count + 1
 }
 
 /// Copies `N` bytes within `out`.

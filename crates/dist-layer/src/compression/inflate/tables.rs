@@ -13,24 +13,22 @@ pub(super) const DISTANCE_BITS: u32 = 8;
 const LENGTH_BITS: u32 = 7;
 const LITERALS: usize = 1 << LITERAL_BITS;
 /// The second tables of 286 codes of at most 15 bits need less.
-const LONG: usize = 1024;
-const DISTANCES: usize = 1024;
+pub(super) const LONG: usize = 1024;
+pub(super) const DISTANCES: usize = 1024;
 
 /// Entries of literals and lengths.
 ///
-/// Literals have the bits to skip in the low six bits and are in the three upper bytes. Other
-/// entries have no such bits, so that skipping them does nothing. A length has the bits of its code
-/// from bit 8, the mask of its extra bits from bit 14, its base less three from bit 19, and the
-/// number of its extra bits from bit 27.
+/// The bits to skip, extra bits included, are the low six. A literal is the second byte. A length
+/// has the bits of its code alone from bit 8, the mask of its extra bits from bit 14 and its base
+/// from bit 19.
 pub(super) mod entry {
-    /// How many literals the entry has, from bit six; none where it is something else.
-    pub(in super::super) const COUNT: u32 = 3 << 6;
-    /// What is no length.
-    pub(in super::super) const SPECIAL: u32 = 1 << 31;
+    pub(in super::super) const LITERAL: u32 = 1 << 31;
+    /// What is no literal and no length.
+    pub(in super::super) const SPECIAL: u32 = 1 << 30;
     /// A second table: its start at bit 8, the mask of its index at bit 20.
-    pub(in super::super) const LONG: u32 = SPECIAL | 1 << 30;
-    /// The end of the block; the bits of its code from bit 8.
-    pub(in super::super) const END: u32 = SPECIAL | 1 << 29;
+    pub(in super::super) const LONG: u32 = SPECIAL | 1 << 29;
+    /// The end of the block.
+    pub(in super::super) const END: u32 = SPECIAL | 1 << 28;
     pub(in super::super) const BAD: u32 = SPECIAL;
 }
 
@@ -81,35 +79,7 @@ impl Tables {
         let shape = Shape { bits: LITERAL_BITS, offset: 0, bad: entry::BAD };
         shape.fill(code, (&mut self.literals, &mut self.long), literal, |start, mask| {
             entry::LONG | (start as u32) << 8 | (mask as u32) << 20
-        })?;
-        // An entry is looked at before it is joined: what is left of its index is a smaller one.
-        for at in (1..LITERALS).rev() {
-            let first = self.literals[at];
-            let used = first & 63;
-            let second = self.literals[at >> used];
-            let both = used + (second & 63);
-            let third = self.literals[at >> (both & 63)];
-            let all = both + (third & 63);
-            let literals = first & entry::COUNT != 0;
-            let two = literals & (second & entry::COUNT != 0) & (both <= LITERAL_BITS);
-            let three = two & (third & entry::COUNT != 0) & (all <= LITERAL_BITS);
-            let bytes = (first & 0xff00) | (second & 0xff00) << 8;
-            let joined = if two { 2 << 6 | both | bytes } else { first };
-            let longer = 3 << 6 | all | bytes | (third & 0xff00) << 16;
-            self.literals[at] = if three { longer } else { joined };
-        }
-        // Index 0 leads to itself.
-        let first = self.literals[0];
-        let used = first & 63;
-        if first & entry::COUNT != 0 && used * 2 <= LITERAL_BITS {
-            let byte = first & 0xff00;
-            self.literals[0] = if used * 3 <= LITERAL_BITS {
-                (3 << 6) | (used * 3) | byte | byte << 8 | byte << 16
-            } else {
-                (2 << 6) | (used * 2) | byte | byte << 8
-            };
-        }
-        Ok(())
+        })
     }
 
     fn build_distances(&mut self, code: &Code) -> Result<(), Fault> {
@@ -123,11 +93,11 @@ impl Tables {
 
 fn literal(symbol: u16, length: u32) -> u32 {
     match symbol {
-        0..256 => 1 << 6 | u32::from(symbol) << 8 | length,
-        256 => entry::END | length << 8,
+        0..256 => entry::LITERAL | u32::from(symbol) << 8 | length,
+        256 => entry::END | length,
         _ => match super::code::length(symbol) {
             Some((base, extra)) => {
-                length << 8 | ((1 << extra) - 1) << 14 | (u32::from(base) - 3) << 19 | extra << 27
+                (length + extra) | length << 8 | ((1 << extra) - 1) << 14 | u32::from(base) << 19
             }
             None => entry::BAD,
         },
