@@ -114,6 +114,41 @@ fn gzip_trailer_and_header() {
     assert_eq!(kind(read(Compression::Gzip, &*endless, Limits::default())), ErrorKind::Corrupt);
 }
 
+/// A member of these flags, what its header has after the first ten bytes, and its raw stream.
+fn member(flags: u8, fields: &[u8], stream: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let header = [0x1f, 0x8b, 8, flags, 0, 0, 0, 0, 0, 3];
+    let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+    [&header, fields, stream, &crc32fast::hash(bytes).to_le_bytes(), &length].concat()
+}
+
+#[test]
+fn gzip_header_checksums_are_checked() {
+    // Text, header checksum, extra field, name and comment, an empty stream.
+    let fields = [&[2, 0, 7, 7][..], b"name\0why\0"].concat();
+    let start = [&[0x1f, 0x8b, 8, 31, 0, 0, 0, 0, 0, 3][..], &fields].concat();
+    let sum = crc32fast::hash(&start).to_le_bytes();
+    let good = member(31, &[&fields, &sum[..2]].concat(), &[3, 0], b"");
+    assert_eq!(read(Compression::Gzip, &*good, Limits::default()).unwrap(), b"");
+    let bad = member(31, &[&fields[..], &[sum[0], !sum[1]]].concat(), &[3, 0], b"");
+    assert_eq!(kind(read(Compression::Gzip, &*bad, Limits::default())), ErrorKind::Corrupt);
+    let reserved = member(32, b"", &[3, 0], b"");
+    assert_eq!(kind(read(Compression::Gzip, &*reserved, Limits::default())), ErrorKind::Corrupt);
+}
+
+#[test]
+fn matches_do_not_reach_into_the_member_before() {
+    // Three bytes from one before the first.
+    let reaching = member(0, b"", &[3, 2, 0], b"ooo");
+    for after in [vec![], gzip(&noise(1000))] {
+        let input = [gzip(b"hello"), reaching.clone(), after].concat();
+        assert_eq!(kind(read(Compression::Gzip, &*input, Limits::default())), ErrorKind::Corrupt);
+        assert_eq!(
+            kind(read(Compression::Gzip, Slow(&input), Limits::default())),
+            ErrorKind::Corrupt
+        );
+    }
+}
+
 #[test]
 fn media_type_and_bytes_must_agree() {
     let inputs = [
@@ -159,6 +194,12 @@ fn limits() {
     assert_eq!(limit(read(Compression::Zstd, &*wide, Limits::default())), "zstd-window");
     let more = Limits { zstd_window: 16 << 20, ..Limits::default() };
     assert_eq!(read(Compression::Zstd, &*wide, more).unwrap(), zeros);
+    // Headers alone: a window of 3.75 TiB, and contents of 2^40 bytes that are one segment.
+    let declared = [&[0x28, 0xb5, 0x2f, 0xfd, 0, 0xff][..], &[0; 20]].concat();
+    let segment = [&[0x28, 0xb5, 0x2f, 0xfd, 0xe0][..], &(1u64 << 40).to_le_bytes(), &[0; 9]];
+    for header in [declared, segment.concat()] {
+        assert_eq!(limit(read(Compression::Zstd, &*header, Limits::default())), "zstd-window");
+    }
 }
 
 #[test]
