@@ -1,103 +1,105 @@
-//! Measures inflating on gzip layers: our decoder and zlib-rs in turn, by this thread's CPU time.
+//! Inflates a gzip layer and throws its bytes away, so that its CPU time can be measured:
+//! `benches/inflate` does, next to other programs.
 //!
-//! `cargo run --release -p dist-layer --example inflate -- ROUNDS LAYER...`
-#![expect(clippy::print_stdout, reason = "it prints what it measured")]
+//! `cargo run --release -p dist-layer --example inflate -- DECODER LAYER`, the decoder being `ours`,
+//! `ours-crc` (with the CRC-32 that a pull computes too) or `zlib-rs`.
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "../src/compression"]
 mod compression {
-    #[allow(dead_code, reason = "the program measures one stream")]
+    #[allow(dead_code, reason = "the program has one stream")]
     pub(crate) mod inflate;
 }
 
-use std::hint::black_box;
+use std::fs::File;
+use std::io::Read;
 
-use compression::inflate::Inflate;
+use compression::inflate::{Inflate, Progress};
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Bytes of input and of output at a time, as when a layer is unpacked.
 const INPUT: usize = 128 << 10;
 const OUTPUT: usize = 256 << 10;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
-    let rounds: usize = args.next().ok_or("usage: inflate ROUNDS LAYER...")?.parse()?;
-    for path in args {
-        let layer = std::fs::read(&path)?;
-        let [0x1f, 0x8b, 8, 0, _, _, _, _, _, _, stream @ ..] = &layer[..] else {
-            return Err(format!("{path} is no gzip member with a plain header").into());
-        };
-        let mut times = Vec::new();
-        let mut bytes = (0, 0);
-        for _ in 0..rounds.max(1) {
-            let start = seconds()?;
-            bytes.0 = zlib_rs(stream)?;
-            let between = seconds()?;
-            bytes.1 = ours(stream)?;
-            times.push((between - start, seconds()? - between));
-        }
-        if bytes.0 != bytes.1 {
-            return Err(format!("{path}: {} bytes and {}", bytes.0, bytes.1).into());
-        }
-        let mut ratios: Vec<f64> = times.iter().map(|(zlib, ours)| zlib / ours).collect();
-        ratios.sort_by(f64::total_cmp);
-        let best = |of: fn(&(f64, f64)) -> f64| times.iter().map(of).fold(f64::MAX, f64::min);
-        let (zlib, ours) = (best(|times| times.0), best(|times| times.1));
-        let size = bytes.0 as f64 / 1e6;
-        println!(
-            "{path}: {size:.0} MB; zlib-rs {zlib:.3} s, {:.0} MB/s; ours {ours:.3} s, {:.0} MB/s; \
-             ratio {:.3} to {:.3}, median {:.3}",
-            size / zlib,
-            size / ours,
-            ratios[0],
-            ratios[ratios.len() - 1],
-            ratios[ratios.len() / 2],
-        );
-    }
-    Ok(())
-}
+type Failure = Box<dyn std::error::Error>;
 
-/// How long this thread has run; the scheduler counts nanoseconds.
-fn seconds() -> Result<f64, Box<dyn std::error::Error>> {
-    let line = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds: u64 = line.split(' ').next().unwrap_or_default().parse()?;
-    Ok(nanoseconds as f64 / 1e9)
-}
-
-fn zlib_rs(stream: &[u8]) -> Result<u64, Box<dyn std::error::Error>> {
-    let mut inflate = Decompress::new(false);
-    let mut out = vec![0; OUTPUT];
-    loop {
-        let mut filled = 0;
-        while filled < out.len() {
-            let (read, made) = (inflate.total_in() as usize, inflate.total_out());
-            let end = stream.len().min(read - read % INPUT + INPUT);
-            let (input, room) = (&stream[read..end], &mut out[filled..]);
-            if inflate.decompress(input, room, FlushDecompress::None)? == Status::StreamEnd {
-                return Ok(inflate.total_out());
-            }
-            filled += (inflate.total_out() - made) as usize;
-        }
-        black_box(&out);
-    }
-}
-
-fn ours(stream: &[u8]) -> Result<u64, Box<dyn std::error::Error>> {
+fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [decoder, path] = &args[..] else {
+        return Err("usage: inflate ours|ours-crc|zlib-rs LAYER".into());
+    };
     let mut inflate = Box::new(Inflate::new());
-    let mut out = vec![0; OUTPUT];
-    let (mut read, mut made) = (0, 0);
-    loop {
-        let mut filled = 0;
-        while filled < out.len() {
-            let end = stream.len().min(read - read % INPUT + INPUT);
-            let progress = inflate.decode(&stream[read..end], &mut out, filled)?;
-            read += progress.read;
-            made += (progress.filled - filled) as u64;
-            filled = progress.filled;
-            if progress.ended {
-                return Ok(made);
-            }
+    let mut ours = |input: &[u8], out: &mut [u8], filled| Ok(inflate.decode(input, out, filled)?);
+    match decoder.as_str() {
+        "ours" => run(path, &mut ours, |_| {}).map(drop),
+        "ours-crc" => {
+            let mut crc = crc32fast::Hasher::new();
+            let expected = run(path, &mut ours, |bytes| crc.update(bytes))?;
+            if crc.finalize() == expected { Ok(()) } else { Err("the checksum is wrong".into()) }
         }
-        black_box(&out);
+        "zlib-rs" => {
+            let mut zlib = Decompress::new(false);
+            run(path, |input, out, filled| zlib_rs(&mut zlib, input, out, filled), |_| {}).map(drop)
+        }
+        _ => Err(format!("there is no decoder {decoder}").into()),
     }
+}
+
+fn zlib_rs(
+    zlib: &mut Decompress,
+    input: &[u8],
+    out: &mut [u8],
+    filled: usize,
+) -> Result<Progress, Failure> {
+    let (read, made) = (zlib.total_in(), zlib.total_out());
+    let status = zlib.decompress(input, &mut out[filled..], FlushDecompress::None)?;
+    Ok(Progress {
+        read: (zlib.total_in() - read) as usize,
+        filled: filled + (zlib.total_out() - made) as usize,
+        ended: status == Status::StreamEnd,
+    })
+}
+
+/// Inflates the one member of a layer, checks its length and returns the checksum it should have.
+fn run(
+    path: &str,
+    mut decode: impl FnMut(&[u8], &mut [u8], usize) -> Result<Progress, Failure>,
+    mut made: impl FnMut(&[u8]),
+) -> Result<u32, Failure> {
+    let mut layer = File::open(path)?;
+    let mut header = [0; 10];
+    layer.read_exact(&mut header)?;
+    if header[..4] != [0x1f, 0x8b, 8, 0] {
+        return Err(format!("{path} is no gzip member with a plain header").into());
+    }
+    let (mut input, mut start, mut end) = (vec![0; INPUT], 0, 0);
+    let (mut out, mut filled, mut length) = (vec![0; OUTPUT], 0, 0u64);
+    loop {
+        if start == end {
+            (start, end) = (0, layer.read(&mut input)?);
+        }
+        let cut = start == end;
+        let progress = decode(&input[start..end], &mut out, filled)?;
+        start += progress.read;
+        filled = progress.filled;
+        if progress.ended || filled == out.len() {
+            length += filled as u64;
+            made(&out[..filled]);
+            filled = 0;
+        } else if cut {
+            return Err(format!("{path} is cut off").into());
+        }
+        if progress.ended {
+            break;
+        }
+    }
+    let mut trailer = input[start..end].to_vec();
+    layer.read_to_end(&mut trailer)?;
+    let &[c0, c1, c2, c3, l0, l1, l2, l3] = &trailer[..] else {
+        return Err(format!("{path} has {} bytes after its stream", trailer.len()).into());
+    };
+    if u32::from_le_bytes([l0, l1, l2, l3]) != length as u32 {
+        return Err(format!("{path} has another length").into());
+    }
+    Ok(u32::from_le_bytes([c0, c1, c2, c3]))
 }
