@@ -7,6 +7,9 @@
 //! nothing is tried again for a while. So a host whose connections are slow one by one is used by
 //! several, and a link that is full, or a reader that is busy, is left to one.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,10 +1,14 @@
 //! Certificates that are good, and those that are not.
 
 use std::ffi::OsStr;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dist_core::ErrorKind;
+use dist_core::{ErrorKind, Resolver as _};
 use dist_registry::{RegistryOptions, RegistryResolver};
 use dist_testutil::{Certificates, Image, Registry};
+use futures_util::TryStreamExt as _;
 
 use super::{client, descriptor, fetch, options, resolve};
 
@@ -102,5 +106,74 @@ async fn certificates_that_cannot_be_read_are_named() {
         let error = resolve(&client, "registry.invalid/x:1").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(format!("{error:?}").contains("ca.pem"), "{error:?}");
+    }
+}
+
+/// Passes connections on to `upstream` and counts them; gives where it listens.
+fn count_connections(upstream: String) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind a port");
+    let (address, count) = (listener.local_addr().expect("an address").to_string(), Arc::default());
+    let counter = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            AtomicUsize::fetch_add(&counter, 1, Ordering::SeqCst);
+            let server = TcpStream::connect(&upstream).expect("connect to the registry");
+            for (mut from, mut to) in [
+                (
+                    client.try_clone().expect("clone a socket"),
+                    server.try_clone().expect("clone a socket"),
+                ),
+                (server, client),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn a_part_has_a_connection_of_its_own_where_others_share_one() {
+    let certificates = Certificates::new();
+    let image = Image::random(10, &[3_000_000]);
+    let (_open, registry) = serve(&certificates, "IP:127.0.0.1", &image);
+    let (address, count) = count_connections(registry.address().to_owned());
+    let connections = || AtomicUsize::load(&count, Ordering::SeqCst);
+    let options = RegistryOptions { ca_certs: vec![certificates.authority()], ..options() };
+    let client = RegistryResolver::new(options);
+    let name = format!("{address}/x:1");
+    let layer = &image.blobs[1];
+    let desc = descriptor(layer);
+    // It is found out here that https is spoken.
+    assert_eq!(fetch(&client, &name, &desc, 0).await.unwrap(), layer.bytes);
+    let before = connections();
+    let fetcher = client.fetcher(&name).unwrap();
+    let mut first = fetcher.fetch(&desc, 0).await.unwrap();
+    let mut second = fetcher.fetch(&desc, 1000).await.unwrap();
+    first.try_next().await.unwrap().unwrap();
+    second.try_next().await.unwrap().unwrap();
+    assert_eq!(connections(), before, "HTTP/2 is one connection");
+    for (part, expected) in [(1000..2000, 1), (0..desc.size, 2), (2_999_000..2_999_001, 2)] {
+        let mut stream = fetcher.fetch_part(&desc, part.clone()).await.unwrap();
+        let (start, end) = (usize::try_from(part.start), usize::try_from(part.end));
+        let mut bytes = stream.try_next().await.unwrap().unwrap().to_vec();
+        if expected == 2 && part.start == 0 {
+            // While one part comes, another has to have a connection as well.
+            let other = fetcher.fetch_part(&desc, 5..6).await.unwrap();
+            let other: Vec<_> = other.try_collect().await.unwrap();
+            assert_eq!(other.concat(), layer.bytes[5..6]);
+        }
+        while let Some(chunk) = stream.try_next().await.unwrap() {
+            bytes.extend_from_slice(&chunk);
+        }
+        assert_eq!(bytes, layer.bytes[start.unwrap()..end.unwrap()]);
+        assert_eq!(connections() - before, expected, "{part:?}");
+    }
+    for wrong in [desc.size - 1..desc.size + 1, 7..7] {
+        let error = fetcher.fetch_part(&desc, wrong).await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::OutOfRange);
     }
 }
