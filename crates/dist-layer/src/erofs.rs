@@ -2,8 +2,7 @@
 //!
 //! The tar is written once, as it comes; files of the image are blocks of it, so nothing is copied
 //! and the tar can be read back byte for byte. Whiteouts and opaque directories are overlayfs's.
-//! The format is that of `fs/erofs/erofs_fs.h` in Linux; mounting a file that is no block device
-//! needs Linux 6.12.
+//! The format is that of `fs/erofs/erofs_fs.h` in Linux 6.4 and later.
 
 pub(crate) mod beside;
 mod build;

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! An image is mounted when a snapshot on top of it is asked for its mounts, in the mount namespace
-//! of who asks, and unmounted when the last such snapshot goes. Mounts of a file that is no block
-//! device need Linux 6.12.
+//! of who asks, and unmounted when the last such snapshot goes. Blocks smaller than a page need Linux
+//! 6.4; before 6.12 images are on loop devices.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -25,14 +25,18 @@ use rustix::mount::{FsOpenFlags, fsopen};
 
 use crate::dirs::{at, remove_tree};
 use crate::driver::Driver;
+use crate::mount::{self, Via, mount_image};
 use crate::overlay::{self, Overlay};
-use crate::{mount, tree};
+use crate::tree;
 
 /// The snapshotter's name.
 pub(crate) const NAME: &str = "erofs";
 
 /// What the kernel says of such a file system.
 const MAGIC: rustix::fs::FsWord = 0xe0f5_e1e2;
+
+/// What gives loop devices.
+const LOOP: &str = "/dev/loop-control";
 
 /// Stacks images.
 #[derive(Debug)]
@@ -95,7 +99,8 @@ pub(crate) fn is_mountable() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     overlay::is_mountable()
         && *KNOWN.get_or_init(|| {
-            overlay::kernel_is_at_least((6, 12))
+            (overlay::kernel_is_at_least((6, 12))
+                || overlay::kernel_is_at_least((6, 4)) && Path::new(LOOP).exists())
                 && fsopen(NAME, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
         })
 }
@@ -106,16 +111,14 @@ fn attach_all(trees: &[PathBuf]) -> Result<()> {
 
 /// Mounts the image that stands for a directory on that, where it is not.
 fn attach(fs: &Path) -> Result<()> {
+    attach_via(fs, Via::Any)
+}
+
+pub(crate) fn attach_via(fs: &Path, via: Via) -> Result<()> {
     if is_mounted(fs)? {
         return Ok(());
     }
-    let image = Mount {
-        fstype: NAME.into(),
-        source: image_path(fs),
-        target: None,
-        options: vec!["ro".into()],
-    };
-    match mount::mount(&[image], fs) {
+    match mount_image(NAME, &image_path(fs), fs, via) {
         // Somebody else did meanwhile.
         Err(error) if error.kind() == ErrorKind::Busy && is_mounted(fs)? => Ok(()),
         result => result,

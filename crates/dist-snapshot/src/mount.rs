@@ -6,6 +6,7 @@
 
 mod attach;
 mod command;
+mod image;
 mod options;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 pub use command::commands;
+pub(crate) use image::{Via, mount_image};
 
 /// Performs `mounts` in order on the directory `target`.
 ///
