@@ -3,7 +3,7 @@
 # make bench     against ctr, podman and skopeo + umoci; writes docs/reports/ (root; half an hour)
 # make check     format, lints, documentation
 # make check-all the above, and what needs cargo-deny and a network
-# make fuzz      libFuzzer on names, documents, layers and deflate streams
+# make fuzz      libFuzzer on names, documents, layers, images and deflate streams
 # make torture   the long sweeps that `make test` only samples
 SHELL = /bin/bash
 CARGO ?= cargo
@@ -53,7 +53,7 @@ check-all: check
 # libFuzzer wants flags that stable compilers hide; SECONDS_EACH for each target.
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
-	for target in reference document layer inflate; do \
+	for target in reference document layer erofs inflate; do \
 	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir fuzz $$target -- \
 	    -max_total_time=$(or $(SECONDS_EACH),60) -max_len=65536 || exit 1; \
 	done

@@ -13,13 +13,15 @@
 //! 6.4; before 6.12 images are on loop devices.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dist_core::{Cancel, Context, ErrorKind, LayerForm, Mount, Result, SnapshotKind, Usage};
-use dist_layer::{image_path, write_erofs_dir};
+use dist_core::{Cancel, Context, Error, ErrorKind, LayerForm, Mount, Result, SnapshotKind, Usage};
+use dist_layer::{erofs_tar, image_path, write_erofs_dir};
+use dist_store::Store;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::mount::{FsOpenFlags, fsopen};
 
@@ -69,8 +71,12 @@ impl Driver for Erofs {
     }
 
     fn freeze(&self, fs: &Path) -> Result<bool> {
-        if image_path(fs).exists() && is_empty(fs)? {
-            return Ok(false); // the layer was unpacked to it
+        if has_layer(fs)? {
+            if is_empty(fs)? {
+                return Ok(false);
+            }
+            let message = format!("{}: a layer was unpacked to it before", at("commit", fs));
+            return Err(Error::new(ErrorKind::FailedPrecondition, message));
         }
         write_erofs_dir(fs, &Cancel::default()).map(|()| true)
     }
@@ -146,6 +152,36 @@ fn is_mounted(fs: &Path) -> Result<bool> {
         Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(error) => Err(error).context(mount::errno_kind(error), || at("stat", fs)),
+    }
+}
+
+/// How a layer is unpacked to the directory of an active snapshot, if nothing was written to that.
+pub(crate) fn form(store: &Store, fs: &Path) -> Result<Option<LayerForm>> {
+    if has_layer(fs)? {
+        let message = format!("{}: a layer was unpacked to it before", at("unpack to", fs));
+        return Err(Error::new(ErrorKind::FailedPrecondition, message));
+    }
+    if !fs.is_dir() || is_mounted(fs)? || !is_empty(fs)? {
+        return Ok(None);
+    }
+    Ok(Some(Erofs::new(store.root())?.layer_form()))
+}
+
+/// Whether the image that stands for a directory is of a layer that was unpacked to it.
+fn has_layer(fs: &Path) -> Result<bool> {
+    let image = image_path(fs);
+    let tar = std::fs::File::open(&image).and_then(erofs_tar);
+    match tar {
+        Ok(_) => Ok(true),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("read", &image)),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Snapshotters by their names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dist_core::{Error, ErrorKind, Namespace, Result, SnapshotKey, Snapshotter};
-use dist_store::{Scope, Store};
+use dist_core::{Error, ErrorKind, LayerForm, Namespace, Result, SnapshotKey, Snapshotter};
+use dist_store::{Scope, SnapshotId, Store};
 
 use crate::dirs::Dirs;
 use crate::erofs::Erofs;
@@ -56,7 +56,21 @@ pub fn all() -> [(&'static str, bool); 3] {
 /// layers can be unpacked in any order.
 #[must_use]
 pub fn can_rebase(name: &str) -> bool {
-    name == overlay::NAME
+    name == overlay::NAME || name == erofs::NAME
+}
+
+/// How a layer is unpacked to a directory that is the writable one of an active snapshot of `store`
+/// and becomes an image; `None` for any other directory, and where something was written to it.
+///
+/// # Errors
+/// `FailedPrecondition` where a layer was unpacked to it before; `Storage`.
+pub fn image_form(store: &Store, dir: &Path) -> Result<Option<LayerForm>> {
+    let id = dir.parent().and_then(|dir| dir.file_name()?.to_str());
+    let Some(id) = id.and_then(SnapshotId::parse) else { return Ok(None) };
+    if Dirs::new(store, erofs::NAME).fs(id) != dir {
+        return Ok(None);
+    }
+    erofs::form(store, dir)
 }
 
 /// The directories of the snapshot `key` and of those below it, nearest first.

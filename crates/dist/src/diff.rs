@@ -14,7 +14,7 @@ use dist_core::{
 };
 use dist_layer::{ApplyOptions, Compressor, Cores, DiffOptions, LayerApplier, LayerDiffer, Limits};
 use dist_snapshot::mount::{Detached, lower_dirs};
-use dist_store::{ContentStore, IngestWriter, Sharing};
+use dist_store::{ContentStore, IngestWriter, Sharing, Store};
 
 /// The label with the digest of a blob's uncompressed bytes.
 pub const UNCOMPRESSED_LABEL: &str = "containerd.io/uncompressed";
@@ -32,7 +32,8 @@ pub struct ApplyBlob {
 }
 
 /// Unpacks the layer `desc` of `content` onto what `mounts` show, and describes its uncompressed
-/// form. No mounts at all: it is only measured.
+/// form. No mounts at all: it is only measured. A snapshot of `store` that is an image once it is
+/// committed gets the image at once; nothing of it shows before the commit.
 ///
 /// What a layer marked as compressed really is, its first bytes say. The blob was verified when it
 /// was stored and is not verified again.
@@ -41,6 +42,7 @@ pub struct ApplyBlob {
 /// `NotFound` for a missing blob; `Unsupported` for what is no layer and for mounts that can't be
 /// performed here; those of [`Applier::apply`].
 pub fn apply_blob(
+    store: &Store,
     content: &ContentStore,
     desc: &Descriptor,
     mounts: &[Mount],
@@ -53,7 +55,7 @@ pub fn apply_blob(
     let (diff_id, size) = if mounts.is_empty() {
         measure(&layer, &mut blob, options.limits, cancel)?
     } else {
-        let applied = Target::of(mounts)?.apply(&layer, &mut blob, options, cancel)?;
+        let applied = Target::of(store, mounts)?.apply(&layer, &mut blob, options, cancel)?;
         (applied.diff_id.0, applied.size)
     };
     Ok(Descriptor::new(MediaType::Layer(Compression::None), diff_id, size))
@@ -110,12 +112,17 @@ struct Target {
 }
 
 impl Target {
-    fn of(mounts: &[Mount]) -> Result<Self> {
+    fn of(store: &Store, mounts: &[Mount]) -> Result<Self> {
         let mounts: Vec<Mount> = mounts.iter().map(as_bind).collect();
         if let [mount] = &mounts[..]
             && mount.target.is_none()
             && let Some(dir) = mount.writable_dir()
         {
+            if is_plain(mount)
+                && let Some(form) = dist_snapshot::image_form(store, &dir)?
+            {
+                return Ok(Self { dir, form, parents: lower_dirs(&mounts), _mounted: None });
+            }
             if mount.fstype == "bind" {
                 let form = LayerForm::Merged;
                 return Ok(Self { dir, form, parents: Vec::new(), _mounted: None });

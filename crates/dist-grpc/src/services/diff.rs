@@ -40,8 +40,9 @@ impl Service {
         let mounts = mounts(request.mounts);
         let options = ApplyBlob { limits: *self.daemon.engine().limits(), sync: request.sync_fs };
         let (cancel, _guard) = Cancel::guarded();
-        let applied =
-            blocking(move || apply_blob(&content, &layer, &mounts, options, &cancel)).await?;
+        let store = self.daemon.engine().store().clone();
+        let apply = move || apply_blob(&store, &content, &layer, &mounts, options, &cancel);
+        let applied = blocking(apply).await?;
         Ok(ApplyResponse { applied: Some(api_descriptor(&applied)) })
     }
 

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dist::DiffBlob;
-use dist_core::{Cancel, Digest, ErrorKind, Expected, Provider as _};
+use dist_core::{Cancel, Digest, ErrorKind, Expected, Labels, Provider as _, SnapshotKey};
 use dist_grpc::api::containerd::services::content::v1::content_client::ContentClient;
 use dist_grpc::api::containerd::services::content::v1::{
     ReadContentRequest, WriteAction, WriteContentRequest,
@@ -14,7 +15,7 @@ use dist_grpc::api::containerd::services::diff::v1::diff_client::DiffClient;
 use dist_grpc::api::containerd::services::diff::v1::{ApplyRequest, DiffRequest};
 use dist_grpc::api::containerd::types::{Descriptor, Mount};
 use dist_store::Sharing;
-use dist_testutil::{Containerd, Tree};
+use dist_testutil::{Containerd, Image, Registry, Tree};
 use prost_types::Timestamp;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -171,6 +172,69 @@ async fn a_layer_whose_parent_comes_later_keeps_its_marks() {
     let stacked = overlay(&upper, &trees.path("a"));
     let request = DiffRequest { right: vec![stacked], ..trees.request(PLAIN) };
     assert_eq!(diff(served.channel(), request).await, layer);
+}
+
+/// As newer clients do where they may: all at once, and parents at the commits.
+#[tokio::test]
+async fn images_are_made_of_layers_in_any_order() {
+    let (registry, image) = (Registry::start(), Image::varied());
+    image.push(&registry, "test/any-order", "1");
+    let served = Served::new("erofs");
+    let wanted = dist::Wanted { platforms: dist::Platforms::default(), ..Default::default() };
+    let reference = registry.reference("test/any-order:1");
+    dist::pull_as(&served.engine, &reference, &wanted, 2, Arc::new(())).await.unwrap();
+    let snapshotter = served.engine.snapshotter().unwrap();
+    let labels = Labels::new();
+    let key = |text: &str| text.parse::<SnapshotKey>().unwrap();
+    let layers: Vec<_> = image.blobs[1..].iter().enumerate().collect();
+    for (number, blob) in layers.iter().rev() {
+        let mounts = snapshotter.prepare(&key(&format!("making {number}")), None, &labels).unwrap();
+        let dir = mounts[0].writable_dir().unwrap();
+        let desc = Descriptor {
+            media_type: blob.media_type.clone(),
+            digest: blob.digest.to_string(),
+            size: blob.bytes.len() as i64,
+            ..Descriptor::default()
+        };
+        let applied = apply(served.channel(), desc.clone(), bind(&dir, "rw")).await;
+        assert_eq!(applied.digest, image.diff_ids[*number].to_string());
+        assert_eq!(fs_err::read_dir(&dir).unwrap().count(), 0, "files were made");
+        // What is there cannot be seen, so a second layer could not be put on it.
+        let message = ApplyRequest {
+            diff: Some(desc),
+            mounts: vec![bind(&dir, "rw")],
+            ..ApplyRequest::default()
+        };
+        let again = DiffClient::new(served.channel()).apply(request(message)).await;
+        refused(again, Code::FailedPrecondition);
+        if *number == 1 {
+            fs_err::write(dir.join("written"), "later").unwrap();
+            let error =
+                snapshotter.commit(&key("1"), &key("making 1"), None, &labels, None).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+            fs_err::remove_file(dir.join("written")).unwrap();
+        }
+    }
+    for (number, _) in layers {
+        let parent = number.checked_sub(1).map(|below| key(&below.to_string()));
+        let (name, making) = (key(&number.to_string()), key(&format!("making {number}")));
+        snapshotter.commit(&name, &making, parent.as_ref(), &labels, None).unwrap();
+    }
+    let top = key(&(image.blobs.len() - 2).to_string());
+    let seen = |engine: &dist::Engine, top: &SnapshotKey| {
+        let (snapshotter, target) = (engine.snapshotter().unwrap(), dist_testutil::scratch());
+        let mounts = snapshotter.view(&key("view"), Some(top), &Labels::new()).unwrap();
+        dist_snapshot::mount::mount(&mounts, target.path()).unwrap();
+        let tree = tree(target.path());
+        dist_snapshot::mount::unmount(target.path()).unwrap();
+        snapshotter.remove(&key("view")).unwrap();
+        tree
+    };
+    let ours = seen(&served.engine, &top);
+    let other = Served::new("overlayfs");
+    dist::pull(&other.engine, &reference, &Default::default(), Arc::new(())).await.unwrap();
+    let whole = seen(&other.engine, &image.chain_id().into());
+    ours.assert_same(&whole, "unpacked layer by layer");
 }
 
 #[tokio::test]

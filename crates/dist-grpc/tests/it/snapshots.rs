@@ -337,7 +337,7 @@ async fn a_parent_at_commit_is_for_those_without_one() {
         .map(|plugin| (plugin.id, plugin.capabilities.join(",")))
         .collect();
     said.sort_unstable();
-    let wanted = [("erofs", ""), ("native", ""), ("overlayfs", "rebase")];
+    let wanted = [("erofs", "rebase"), ("native", ""), ("overlayfs", "rebase")];
     assert_eq!(said, wanted.map(|(name, can)| (name.to_owned(), can.to_owned())));
 }
 
