@@ -6,7 +6,6 @@ from .bars import DEFAULT, NONE, Bars, floor_of
 from .machine import span
 from .network import NAMES, transfer_seconds
 from .plot import Plot
-from .results import STEADY
 from .scenes import Scene
 
 MIB = 1 << 20
@@ -48,9 +47,9 @@ class Report:
         yield f"- decompressors at hand: {', '.join(facts['decompressors']) or 'none'}; used: {self.decompressors()}"
         calibrators = [run["calibrator"] for run in runs]
         if calibrators:
-            steady = sum(c <= min(calibrators) * STEADY for c in calibrators)
+            steady = sum(c <= self.results.limit() for c in calibrators)
             yield (f"- calibrator (all cores inflate and hash 64 MiB): {span(calibrators, 3)} s; {steady} of {len(calibrators)} runs were at most "
-                   "10 % over its best and count\n")
+                   "10 % over its best tenth and count\n")
 
     def times(self, runs):
         ends = [datetime.datetime.fromtimestamp(end(run["at"] for run in runs)) for end in (min, max)] if runs else []
