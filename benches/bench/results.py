@@ -22,9 +22,12 @@ class Results:
             with open(path) as f:
                 for line in f:
                     results.add(json.loads(line))
-        last = {run["tool"]: run["version"] for run in results.runs}
-        results.runs = [run for run in results.runs if run["version"] == last[run["tool"]]]
+        results.keep({run["tool"]: run["version"] for run in results.runs})
         return results
+
+    def keep(self, versions):
+        """Drops the runs of tools that are there in another version now."""
+        self.runs = [run for run in self.runs if versions.get(run["tool"], run["version"]) == run["version"]]
 
     def append(self, line):
         with open(self.path, "a") as f:
