@@ -28,6 +28,7 @@ mod progress;
 mod reference;
 mod remote;
 mod snapshot;
+mod stage;
 
 pub use content::{
     Blob, BreakOff, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Parts,
@@ -57,3 +58,4 @@ pub use progress::{Cancel, CancelGuard, Event, Progress};
 pub use reference::{Reference, ReferenceError};
 pub use remote::{ByteStream, Fetcher, Pushed, Pusher, Resolved, Resolver, scheme};
 pub use snapshot::{LayerForm, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter, Usage};
+pub use stage::{Entered, Meter, Running, Stage, Timings, enter};

@@ -15,7 +15,7 @@ mod zstd;
 
 use std::io::{self, Read};
 
-use dist_core::{Compression, DiffId, Error, ErrorKind, Hasher, MediaType, Result};
+use dist_core::{Compression, DiffId, Error, ErrorKind, Hasher, MediaType, Result, Stage, enter};
 
 use self::gzip::Gzip;
 use self::input::Input;
@@ -150,6 +150,7 @@ impl<R: Read> Inflater<R> {
 
 impl<R: Read> Chunks for Inflater<R> {
     fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
+        let _inflate = enter(Stage::Inflate);
         let made = match &mut self.codec {
             Codec::Plain => self.input.copy(buffer)?,
             Codec::Gzip(gzip) => gzip.decode(&mut self.input, buffer)?,
@@ -198,6 +199,7 @@ impl<C: Chunks> Stream<C> {
             self.finished = made < self.buffer.len();
             (self.start, self.end) = (0, made);
             self.produced = self.produced.saturating_add(made as u64);
+            let _hash = enter(Stage::Hash);
             self.hasher.update(&self.buffer[..made]);
         }
         Ok(&self.buffer[self.start..self.end])

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use dist_core::{Cancel, Context as _, Error, ErrorKind, Hasher, Result};
+use dist_core::{Cancel, Context as _, Error, ErrorKind, Hasher, Result, Stage, enter};
 
 /// `verb path`, the message of most errors here.
 pub(crate) fn at(verb: &str, path: &Path) -> String {
@@ -41,6 +41,7 @@ pub(crate) fn make_dir(path: &Path) -> Result<bool> {
 
 /// Syncs a directory: names made, changed or removed in it are on the disk when this returns.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    let _sync = enter(Stage::Sync);
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .context(ErrorKind::Storage, || at("sync directory", path))

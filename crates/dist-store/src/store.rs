@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dist_core::{Context as _, Error, ErrorKind, Result, ResultExt as _};
+use dist_core::{Context as _, Error, ErrorKind, Result, ResultExt as _, Stage, enter};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
@@ -210,6 +210,7 @@ impl Store {
 
     /// Writes all that waits for the store's disks, of every process.
     pub(crate) fn sync_file_systems(&self) -> Result<()> {
+        let _sync = enter(Stage::Sync);
         for (path, dir) in &self.inner.file_systems {
             rustix::fs::syncfs(dir)
                 .context(ErrorKind::Storage, || at("sync the file system of", path))?;

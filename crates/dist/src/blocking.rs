@@ -9,7 +9,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
-use dist_core::{ByteStream, Cancel, Context as _, Descriptor, Error, ErrorKind, Fetcher, Result};
+use dist_core::{
+    ByteStream, Cancel, Context as _, Descriptor, Error, ErrorKind, Fetcher, Meter, Result, Stage,
+    enter,
+};
 use futures_util::StreamExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -17,19 +20,24 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::servers::{Server, Servers, Stream};
 
-/// Chunks that may wait between the network and the worker: one or two MiB.
-const CHUNKS: usize = 6;
+/// Chunks that may wait between the network and the worker: one MiB at most.
+const CHUNKS: usize = 3;
 
 /// The same for parts: there are several of them.
 const PART_CHUNKS: usize = 2;
 
 /// Runs `work` on a blocking thread. It starts at once, not when the future is first polled.
 ///
-/// Dropping the future does not stop the work: raise its [`Cancel`] for that.
+/// Dropping the future does not stop the work: raise its [`Cancel`] for that. Its time is counted
+/// where the caller has none of its own, being [`Stage::Idle`].
 pub(crate) fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> impl Future<Output = Result<T>> + Send {
-    let task = tokio::task::spawn_blocking(work);
+    let meter = Meter::of_this_thread().filter(|(_, stage)| *stage == Stage::Idle);
+    let task = tokio::task::spawn_blocking(move || {
+        let _running = meter.map(|(meter, _)| meter.start(Stage::Other));
+        work()
+    });
     async { task.await.context(ErrorKind::Internal, || "run a blocking task".into())? }
 }
 
@@ -180,6 +188,7 @@ impl Body {
             return Ok(None);
         }
         self.cancel.check()?;
+        let _download = enter(Stage::Download);
         match self.receive.blocking_recv() {
             Some(Ok(Some(chunk))) => Ok(Some(chunk)),
             Some(Ok(None)) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 use dist_core::{
     Cancel, Committed, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Event,
-    Expected, Ingest, Progress, Result, Writer,
+    Expected, Ingest, Progress, Result, Stage, Writer, enter,
 };
 use tracing::debug;
 
@@ -93,6 +93,7 @@ impl Intake {
     pub(crate) fn finish(&self, desc: &Descriptor, arriving: Arriving) -> Result<(), Unfinished> {
         let Arriving { writer, resumed, flow, .. } = arriving;
         drop(flow);
+        let _commit = enter(Stage::Commit);
         match writer.commit_or_abort(Expected::from(desc)) {
             Ok(committed) => {
                 created(&*self.progress, &committed);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use dist_core::{
     ChainId, Context as _, Descriptor, Digest, ErrorKind, Event, Image, ImageName, Labels,
-    MediaType, Platform, Progress, Provider, Resolver as _, Result, Warning, dispatch,
+    MediaType, Platform, Progress, Provider, Resolver as _, Result, Stage, Warning, dispatch,
+    enter,
 };
 use dist_store::SettleMode;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -116,7 +117,10 @@ pub async fn pull_as(
             progress.event(Event::Resolved { name: &name, target: &target });
             target
         }
-        None => resolve(engine.remotes(), &name, &*progress).await?.target,
+        None => {
+            let _resolve = enter(Stage::Resolve);
+            resolve(engine.remotes(), &name, &*progress).await?.target
+        }
     };
     let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
     let needs = Needs::new(target, platforms, wanted.unpacks.clone());
@@ -134,7 +138,10 @@ pub async fn pull_as(
     let bare = Bare::beside(wanted.platforms.clone());
     let layers = Layers::Leave;
     let handler = FetchHandler { intake: intake.clone(), platforms, layers, bare };
-    dispatch(&handler, target.clone(), jobs).await?;
+    {
+        let _documents = enter(Stage::Documents);
+        dispatch(&handler, target.clone(), jobs).await?;
+    }
     let (mut needs, session) = needs.hold(session).await?;
     needs.unpacks = unpacks(&intake.content, &target, wanted).await?;
     let (mut chain_id, mut warnings) = (None, Vec::new());
@@ -149,6 +156,7 @@ pub async fn pull_as(
     let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
     let labels = wanted.labels.clone();
     let outer = outer.clone();
+    let _commit = enter(Stage::Commit);
     let mut images = blocking(move || {
         let content = session.engine().content();
         let mut registration = needs.find_whole(&content)?.registration(Some(&name));

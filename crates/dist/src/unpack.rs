@@ -19,7 +19,7 @@ use std::time::Duration;
 use dist_core::{
     Applied, Applier as _, ChainId, Context as _, Descriptor, Error, ErrorKind, Event, Labels,
     Mount, Namespace, Result, ResultExt as _, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter,
-    Warning,
+    Stage, Warning, enter,
 };
 use dist_layer::{ApplyOptions, Cores, LayerApplier, Limits, inherit_dirs};
 use dist_store::{LockGuard, Store};
@@ -94,6 +94,7 @@ impl Unpacker {
             stacked,
             unpacker: self,
         });
+        let _idle = enter(Stage::Idle);
         let running: Vec<_> = (0..workers)
             .map(|worker| {
                 let work = Arc::clone(&work);
@@ -238,6 +239,7 @@ impl Work {
                 state.todo.remove(place);
                 return Ok(Some((index, lock)));
             }
+            let _wait = enter(Stage::Wait);
             state = self
                 .changed
                 .wait_timeout(state, LOCK_RETRY)
@@ -289,6 +291,7 @@ impl Work {
 
     /// Unpacks one layer into `mounts` from wherever its bytes are, and verifies it.
     fn fill(&self, layer: &Layer, mounts: &[Mount]) -> Result<Applied, Unfinished> {
+        let _untar = enter(Stage::Untar);
         let Unpacker { snapshotter, intake, limits, cores, .. } = &self.unpacker;
         let form = snapshotter.layer_form();
         let applier =
@@ -312,6 +315,7 @@ impl Work {
     fn publish(&self, index: usize, ready: Ready) -> Result<()> {
         let mut state = self.state();
         state.ready.insert(index, ready);
+        let _commit = enter(Stage::Commit);
         while !state.failed {
             let next = state.committed;
             let Some(ready) = state.ready.remove(&next) else { break };

@@ -1,10 +1,12 @@
 //! `dist pull`: an image into the store, unpacked into snapshots and registered.
 
-use dist_core::Result;
+use std::time::Duration;
+
+use dist_core::{Meter, Result, Stage, Timings, enter};
 
 use super::transfer::{self, Keep, Transfer};
 use crate::config::Config;
-use crate::{reference, user_namespace};
+use crate::{reference, report, user_namespace};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -19,11 +21,19 @@ Examples:
   dist pull localhost:5000/library/redis:7
   dist pull --platform linux/arm64 alpine@sha256:...
   dist pull --snapshotter erofs --discard-blobs redis:7
+  dist pull --timings redis:7
   image=$(dist pull -q redis:7 | tail -n 1)")]
 pub(crate) struct Args {
     /// Image in a registry, or oci:PATH[:TAG]
     #[arg(value_name = "REF")]
     name: String,
+
+    /// Tell on standard error where the time went
+    ///
+    /// The seconds of all threads in each stage, less those that went on at the same time, are the
+    /// total.
+    #[arg(long)]
+    timings: bool,
 
     #[command(flatten)]
     transfer: Transfer,
@@ -41,9 +51,16 @@ impl Args {
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     reference::check(&args.name)?;
+    if args.timings && config.is_remote() {
+        return Err(transfer::usage(
+            "--timings measures this process: it can't be told to a daemon",
+        ));
+    }
     if !config.is_remote() {
         user_namespace::enter(config)?;
     }
+    let meter = args.timings.then(Meter::default);
+    let running = meter.as_ref().map(|meter| meter.start(Stage::Other));
     let puller = config.puller()?;
     let what = format!("pull {}", args.name);
     let options = config.pull_options(args.transfer.platform.as_ref());
@@ -55,5 +72,25 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     })?;
     let image = pulled.image;
     transfer::print_pinned(image.name.as_str(), &image.target.digest)?;
-    puller.settle()
+    {
+        let _sync = enter(Stage::Sync);
+        puller.settle()?;
+    }
+    drop(running);
+    if let Some(meter) = meter {
+        report::plain_text(&table(&meter.finish()));
+    }
+    Ok(())
+}
+
+fn table(timings: &Timings) -> String {
+    let line = |what: &str, sign: &str, time: Duration| {
+        let seconds = format!("{sign}{:.3}", time.as_secs_f64());
+        format!("{what:<10} {seconds:>9} s\n")
+    };
+    let stages = timings.stages.iter().map(|(stage, time)| line(&stage.to_string(), "", *time));
+    let mut text: String = stages.collect();
+    text.push_str(&line("overlap", "-", timings.overlap));
+    text.push_str(&line("total", "", timings.total));
+    text
 }

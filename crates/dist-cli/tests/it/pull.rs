@@ -73,6 +73,32 @@ fn a_second_pull_fetches_nothing() {
 }
 
 #[test]
+fn timings_add_up_to_the_whole_time() {
+    let _timed = timed("pull");
+    let (registry, dist) = (Registry::of_images(), dist());
+    let reference = format!("localhost:{}/library/redis:7", registry.port());
+    let ran = dist.ok(&["pull", "--progress", "none", "--timings", &reference]);
+    let text = &ran.stderr;
+    let lines = text.lines().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [stage, seconds, "s"] = words[..] else { panic!("no timing: {line:?}") };
+        (stage.to_owned(), seconds.parse::<f64>().expect("seconds"))
+    });
+    let timings: Vec<(String, f64)> = lines.collect();
+    let of = |wanted: &str| {
+        let found = timings.iter().find(|(stage, _)| stage == wanted);
+        found.unwrap_or_else(|| panic!("no {wanted} in {text}")).1
+    };
+    for stage in ["resolve", "documents", "store", "inflate", "hash", "untar", "sync", "commit"] {
+        assert!(of(stage) > 0.0, "{text}");
+    }
+    let sum: f64 = timings.iter().filter(|(stage, _)| stage != "total").map(|(_, time)| time).sum();
+    // Each is rounded to a millisecond.
+    assert!((sum - of("total")).abs() < 0.001 * timings.len() as f64, "{text}");
+    dist.run(&["--address", "/nowhere", "pull", "--timings", &reference]).exit(2);
+}
+
+#[test]
 fn shared_layers_are_fetched_and_unpacked_once() {
     let _timed = timed("pull");
     let registry = Registry::start();

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope};
 
-use dist_core::{Error, ErrorKind, Result};
+use dist_core::{Error, ErrorKind, Meter, Result, Stage, enter};
 
 use super::{Chunks, Inflater, buffer};
 use crate::Cores;
@@ -44,7 +44,9 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
     fn split(&mut self, core: Core) {
         let (far, near) = ring();
         let (hand_over, take_over) = sync_channel(1);
+        let meter = Meter::of_this_thread();
         let thread = move || {
+            let _running = meter.map(|(meter, _)| meter.start(Stage::Wait));
             let _core = core;
             if let Ok(inflater) = take_over.recv() {
                 far.run(inflater);
@@ -115,6 +117,7 @@ impl Pump {
 impl Chunks for Ring {
     fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
         let gone = || Error::new(ErrorKind::Internal, "read layer: its inflating thread is gone");
+        let _wait = enter(Stage::Wait);
         let (full, made) = self.full.recv().map_err(|_| gone())??;
         let used = std::mem::replace(buffer, full);
         // Closed once the last chunk was made: then no buffer is needed any more.

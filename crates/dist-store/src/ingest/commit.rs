@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use dist_core::{
     Committed, Context as _, Digest, Error, ErrorKind, Info, IngestKey, Labels, Resource, Result,
+    Stage, enter,
 };
 use rusqlite::Transaction;
 
@@ -132,6 +133,7 @@ impl Publication<'_> {
         let settle = || {
             data.set_permissions(std::fs::Permissions::from_mode(0o444))?;
             if self.durable() {
+                let _sync = enter(Stage::Sync);
                 data.sync_all()?;
             }
             data.metadata()

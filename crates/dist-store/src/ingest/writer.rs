@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dist_core::{
     Cancel, Committed, ContentMismatch, Context as _, Digest, Error, ErrorKind, Expected, Extents,
-    Hasher, IngestKey, Labels, Parts, Result, Writer,
+    Hasher, IngestKey, Labels, Parts, Result, Stage, Writer, enter,
 };
 
 use super::dir::IngestDir;
@@ -270,12 +270,13 @@ impl io::Write for FileWriter {
                 .with_source(ContentMismatch::Size { expected: size, got: end })
                 .into_io());
         }
+        let _store = enter(Stage::Store);
         let count = match self.data.write_at(&bytes[..self.step(bytes.len())], self.offset) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
             Err(error) => return Err(self.write_failed(error).into_io()),
         };
-        self.hasher.update(&bytes[..count]);
+        self.hash(&bytes[..count]);
         if let Some(parts) = &self.parts {
             parts.note(self.offset..self.offset + count as u64);
         }
@@ -289,6 +290,11 @@ impl io::Write for FileWriter {
 }
 
 impl FileWriter {
+    fn hash(&mut self, bytes: &[u8]) {
+        let _hash = enter(Stage::Hash);
+        self.hasher.update(bytes);
+    }
+
     /// A disk without room leaves the ingest as it was before; any other failure ends it.
     fn write_failed(&mut self, error: io::Error) -> Error {
         let room = parts::is_room(&error);
@@ -322,10 +328,11 @@ impl Writer for FileWriter {
         if length == 0 {
             return Ok(0);
         }
+        let _store = enter(Stage::Store);
         let taken = &mut buffer[..length];
         let read = self.data.read_exact_at(taken, self.offset);
         read.context(ErrorKind::Storage, || at("read", &self.data_path()))?;
-        self.hasher.update(taken);
+        self.hash(taken);
         self.advance(length);
         Ok(length)
     }
