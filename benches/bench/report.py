@@ -41,8 +41,10 @@ class Report:
         yield ("Made by `make bench` (`benches/compare`), which says how it measures. Medians of interleaved runs "
                "(smallest–largest), each on a new journaled ext4. *none* is `dist --durability none`.\n")
         yield f"- machine: {facts['machine']}; registry on loopback, its blobs in the page cache"
-        yield f"- dist: {versions.get(DEFAULT) or versions.get(NONE)}"
-        yield from (f"- {tool}: {versions[tool]}" for tool in self.tools if not tool.startswith("dist"))
+        yield from (f"- {tool}: {versions[tool]}" for tool in self.tools)
+        yield from (f"- small things: {version}" for version in sorted({item["version"] for item in self.results.items.values()}))
+        if len({version for tool, version in versions.items() if tool.startswith("dist")}) > 1:
+            yield "- **dist's rows are of several versions, measured at different times: ratios between them are no like for like**"
         yield f"- made {self.times(runs)}; of that dist's {self.times([run for run in runs if run['tool'].startswith('dist')])}"
         yield f"- decompressors at hand: {', '.join(facts['decompressors']) or 'none'}; used: {self.decompressors()}"
         calibrators = [run["calibrator"] for run in runs]
