@@ -4,39 +4,57 @@ use std::io::{self, Write};
 
 /// A table that is printed once all its rows are known.
 pub(crate) struct Table {
-    rows: Vec<Vec<String>>,
+    /// The cells of all rows.
+    text: String,
+    cells: Vec<Cell>,
+    /// The widest of each column.
+    widths: Vec<usize>,
+}
+
+/// Where a cell ends, and how many places it takes on a terminal.
+struct Cell {
+    end: usize,
+    width: usize,
 }
 
 impl Table {
     /// Starts a table with its head.
     pub(crate) fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(ToString::to_string).collect()] }
+        let mut table =
+            Self { text: String::new(), cells: Vec::new(), widths: vec![0; head.len()] };
+        table.add(head.iter().copied());
+        table
     }
 
     /// Adds a row; control characters in it are escaped.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
+        self.add(cells.iter().map(String::as_str));
+    }
+
+    fn add<'a>(&mut self, cells: impl Iterator<Item = &'a str>) {
+        for (cell, widest) in cells.zip(&mut self.widths) {
+            let width = push_printable(&mut self.text, cell);
+            *widest = width.max(*widest);
+            self.cells.push(Cell { end: self.text.len(), width });
+        }
     }
 
     /// Prints it. The last column is not padded, so that no line ends with blanks.
     pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| {
-                let cells = self.rows.iter().filter_map(|row| row.get(column));
-                cells.map(|cell| console::measure_text_width(cell)).max().unwrap_or(0)
-            })
-            .collect();
-        for row in &self.rows {
-            let mut line = String::new();
-            for (column, cell) in row.iter().enumerate() {
-                line.push_str(cell);
-                if column + 1 < row.len() {
-                    let width = console::measure_text_width(cell);
-                    line.push_str(&" ".repeat(widths[column].saturating_sub(width) + 2));
-                }
+        let mut line = String::new();
+        let mut start = 0;
+        for row in self.cells.chunks(self.widths.len()) {
+            line.clear();
+            let mut missing = 0;
+            for (cell, widest) in row.iter().zip(&self.widths) {
+                line.extend(std::iter::repeat_n(' ', missing));
+                line.push_str(&self.text[start..cell.end]);
+                missing = widest.saturating_sub(cell.width) + 2;
+                start = cell.end;
             }
-            writeln!(out, "{}", line.trim_end())?;
+            line.truncate(line.trim_end().len());
+            line.push('\n');
+            out.write_all(line.as_bytes())?;
         }
         Ok(())
     }
@@ -45,17 +63,29 @@ impl Table {
 /// The text with everything escaped that a terminal would not print as itself.
 pub(crate) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
+    push_printable(&mut safe, text);
+    safe
+}
+
+/// Adds a text as [`printable`] has it; returns how many places it takes.
+fn push_printable(to: &mut String, text: &str) -> usize {
+    // Nearly all cells of long listings.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        to.push_str(text);
+        return text.len();
+    }
+    let start = to.len();
     for c in text.chars() {
         // The bidirectional controls reorder what stands around them.
         if c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         {
-            safe.extend(c.escape_default());
+            to.extend(c.escape_default());
         } else {
-            safe.push(c);
+            to.push(c);
         }
     }
-    safe
+    console::measure_text_width(&to[start..])
 }
 
 #[cfg(test)]

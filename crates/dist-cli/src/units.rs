@@ -105,8 +105,18 @@ pub(crate) fn age(since: Duration) -> String {
 
 /// The time between `nanoseconds` since the epoch and now; zero where that is in the future.
 pub(crate) fn since(nanoseconds: i64) -> Duration {
-    let now = jiff::Timestamp::now().as_nanosecond();
-    u64::try_from(now - i128::from(nanoseconds)).map_or(Duration::ZERO, Duration::from_nanos)
+    between(nanoseconds, now())
+}
+
+/// The time between two times in nanoseconds since the epoch; zero where the first is later.
+pub(crate) fn between(from: i64, to: i64) -> Duration {
+    let nanoseconds = i128::from(to) - i128::from(from);
+    u64::try_from(nanoseconds).map_or(Duration::ZERO, Duration::from_nanos)
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 /// Prints nanoseconds since the epoch as RFC 3339 in UTC.

@@ -57,6 +57,14 @@ impl Digest {
         }
     }
 
+    /// The first eight bytes, by which digests of one algorithm are ordered but for those few that
+    /// have them in common.
+    #[must_use]
+    pub fn prefix(&self) -> u64 {
+        let first = self.as_bytes().first_chunk().copied().unwrap_or_default();
+        u64::from_be_bytes(first)
+    }
+
     /// The hash's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -69,7 +77,6 @@ impl Digest {
     /// The hash in lower-case hex.
     #[must_use]
     pub fn hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = String::with_capacity(self.as_bytes().len() * 2);
         for byte in self.as_bytes() {
             text.push(char::from(DIGITS[usize::from(byte >> 4)]));
@@ -98,7 +105,18 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm(), self.hex())
+        f.write_str(self.algorithm())?;
+        f.write_str(":")?;
+        // Without a text of its own: listings print very many of these. Hashes are 32 or 64 bytes.
+        for chunk in self.as_bytes().chunks(32) {
+            let mut digits = [0; 64];
+            for (pair, byte) in digits.chunks_exact_mut(2).zip(chunk) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 15)];
+            }
+            f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -121,24 +139,35 @@ impl FromStr for Digest {
     }
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// What each byte is worth as a hex digit, [`NO_DIGIT`] where it is none.
+const WORTH: [u8; 256] = {
+    let mut worth = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        worth[DIGITS[value as usize] as usize] = value;
+        value += 1;
+    }
+    worth
+};
+
+const NO_DIGIT: u8 = 0xff;
+
+/// Listings read a hundred thousand of these: the digits are looked up, and judged all at once.
 fn decode<const N: usize>(hex: &str) -> Result<[u8; N], DigestError> {
     let hex = hex.as_bytes();
     if hex.len() != N * 2 {
         return Err(DigestError::Length { expected: N * 2, got: hex.len() });
     }
     let mut bytes = [0; N];
+    let mut all = 0;
     for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (WORTH[usize::from(pair[0])], WORTH[usize::from(pair[1])]);
+        all |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Ok(bytes)
-}
-
-fn nibble(digit: u8) -> Result<u8, DigestError> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(DigestError::Hex),
-    }
+    if all == NO_DIGIT { Err(DigestError::Hex) } else { Ok(bytes) }
 }
 
 impl serde::Serialize for Digest {
@@ -149,8 +178,19 @@ impl serde::Serialize for Digest {
 
 impl<'de> serde::Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = Digest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Digest, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 

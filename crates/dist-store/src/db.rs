@@ -33,6 +33,8 @@ pub struct Db {
     path: PathBuf,
     access: Access,
     synchronous: &'static str,
+    /// Whether the file is of this program's version.
+    current: bool,
     /// Statements that every new connection runs last.
     setup: String,
     /// Connections that no thread uses now; as many as were ever used at once.
@@ -137,6 +139,7 @@ impl Db {
             opened = db.connect().and_then(|c| Ok((version(&c, &db.path)?, c)));
         }
         let (version, connection) = opened.map_err(|error| db.explain(error))?;
+        db.current = version == VERSION;
         db.setup = schema::stand_in(version).ok_or_else(|| db.wrong_version(version))?;
         let has_stale = crate::durability::has_stale(&connection, boot_id);
         if has_stale.map_err(|error| db.explain(error))? {
@@ -153,6 +156,7 @@ impl Db {
             path: root.join("meta.db"),
             access,
             synchronous,
+            current: true,
             setup: String::new(),
             idle: Mutex::default(),
             gate: Mutex::default(),
@@ -254,6 +258,11 @@ impl Db {
 
     fn explain(&self, error: Error) -> Error {
         name_damage(reserve::explain(error, self.root()), &self.path)
+    }
+
+    /// Whether the database has the tables of this program's version, none of them made in memory.
+    pub(crate) fn is_current(&self) -> bool {
+        self.current
     }
 
     /// Whether [`Db::write`] always fails.

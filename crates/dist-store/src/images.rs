@@ -11,6 +11,7 @@ use dist_core::{
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::db::{Db, SqlContext as _};
+use crate::rows::of_namespace;
 use crate::scope::add_namespace;
 use crate::{Scope, fsio, labels};
 
@@ -62,22 +63,20 @@ impl ImageStore {
     /// `Storage`.
     pub fn list(&self) -> Result<Vec<Image>> {
         self.db.read(|connection| {
+            let namespace = of_namespace(connection, "images", &self.scope.namespace)?;
             let rows = || {
                 connection
-                    .prepare_cached(&format!(
-                        "SELECT {COLUMNS} WHERE namespace = ?1 ORDER BY name"
-                    ))?
+                    .prepare_cached(&format!("SELECT {COLUMNS} WHERE {namespace} ORDER BY id"))?
                     .query_map([self.scope.namespace.as_str()], Record::read)?
                     .collect::<rusqlite::Result<Vec<_>>>()
             };
             let rows = rows().sql(|| "list images".into())?;
-            let mut labels = labels::IMAGE.load_all(connection, &self.scope.namespace)?;
-            rows.into_iter()
-                .map(|row| {
-                    let labels = labels.remove(&row.id).unwrap_or_default();
-                    row.image(labels)
-                })
-                .collect()
+            let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+            let labels = labels::IMAGE.load_all(connection, &ids)?;
+            let images = rows.into_iter().zip(labels).map(|(row, labels)| row.image(labels));
+            let mut images = images.collect::<Result<Vec<_>>>()?;
+            images.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            Ok(images)
         })
     }
 

@@ -1,11 +1,10 @@
 //! Label rows, the same for all that has labels.
 
-use std::collections::BTreeMap;
-
-use dist_core::{LabelChange, Labels, Namespace, Result, check_labels};
+use dist_core::{LabelChange, Labels, Result, check_labels};
 use rusqlite::{Connection, Transaction, params};
 
 use crate::db::SqlContext as _;
+use crate::rows::is_dense;
 
 /// A table of labels.
 #[derive(Clone, Copy, Debug)]
@@ -13,18 +12,13 @@ pub(crate) struct Table {
     name: &'static str,
     /// The column with the owner's id.
     owner: &'static str,
-    /// The table of the owners.
-    owners: &'static str,
 }
 
-pub(crate) const CONTENT: Table =
-    Table { name: "content_labels", owner: "content_id", owners: "content" };
-pub(crate) const IMAGE: Table = Table { name: "image_labels", owner: "image_id", owners: "images" };
-pub(crate) const SNAPSHOT: Table =
-    Table { name: "snapshot_labels", owner: "snapshot_id", owners: "snapshots" };
-pub(crate) const LEASE: Table = Table { name: "lease_labels", owner: "lease_id", owners: "leases" };
-pub(crate) const NAMESPACE: Table =
-    Table { name: "namespace_labels", owner: "namespace_id", owners: "namespaces" };
+pub(crate) const CONTENT: Table = Table { name: "content_labels", owner: "content_id" };
+pub(crate) const IMAGE: Table = Table { name: "image_labels", owner: "image_id" };
+pub(crate) const SNAPSHOT: Table = Table { name: "snapshot_labels", owner: "snapshot_id" };
+pub(crate) const LEASE: Table = Table { name: "lease_labels", owner: "lease_id" };
+pub(crate) const NAMESPACE: Table = Table { name: "namespace_labels", owner: "namespace_id" };
 
 impl Table {
     /// The labels of one owner.
@@ -41,24 +35,38 @@ impl Table {
         load().sql(|| format!("read {}", self.name))
     }
 
-    /// The labels of all owners in a namespace that have any, by the owner's id.
-    pub(crate) fn load_all(
-        self,
-        connection: &Connection,
-        namespace: &Namespace,
-    ) -> Result<BTreeMap<i64, Labels>> {
+    /// The labels of many owners, in the order of `ids`, which ascends.
+    ///
+    /// Owners that lie close together are read by one scan over the table, which holds its rows in
+    /// this order; those that lie far apart one by one.
+    pub(crate) fn load_all(self, connection: &Connection, ids: &[i64]) -> Result<Vec<Labels>> {
+        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else {
+            return Ok(Vec::new());
+        };
+        if !is_dense(ids.len(), last.saturating_sub(first)) {
+            return ids.iter().map(|id| self.load(connection, *id)).collect();
+        }
         let load = || {
-            let mut all: BTreeMap<i64, Labels> = BTreeMap::new();
+            let mut all = Vec::with_capacity(ids.len());
             let mut statement = connection.prepare_cached(&format!(
-                "SELECT l.{owner}, l.name, l.value FROM {name} l JOIN {owners} o ON o.id = l.{owner}
-                 WHERE o.namespace = ?1",
+                "SELECT {owner}, name, value FROM {name} WHERE {owner} BETWEEN ?1 AND ?2
+                 ORDER BY {owner}, name",
                 name = self.name,
-                owner = self.owner,
-                owners = self.owners
+                owner = self.owner
             ))?;
-            let mut rows = statement.query([namespace.as_str()])?;
+            let mut rows = statement.query((first, last))?;
+            let mut labels: Vec<(String, String)> = Vec::new();
             while let Some(row) = rows.next()? {
-                all.entry(row.get(0)?).or_default().insert(row.get(1)?, row.get(2)?);
+                let owner: i64 = row.get(0)?;
+                while ids.get(all.len()).is_some_and(|id| *id < owner) {
+                    all.push(labels.drain(..).collect());
+                }
+                if ids.get(all.len()) == Some(&owner) {
+                    labels.push((row.get(1)?, row.get(2)?));
+                }
+            }
+            while all.len() < ids.len() {
+                all.push(labels.drain(..).collect());
             }
             Ok(all)
         };

@@ -138,12 +138,11 @@ impl LeaseStore {
     /// `Storage`.
     pub fn list(&self) -> Result<Vec<Lease>> {
         self.db.read(|connection| {
-            let mut labels = labels::LEASE.load_all(connection, &self.namespace)?;
             let rows = || {
                 connection
                     .prepare_cached(
                         "SELECT id, name, created_at FROM leases WHERE namespace = ?1
-                         ORDER BY name",
+                         ORDER BY id",
                     )?
                     .query_map([self.namespace.as_str()], |row| {
                         Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -151,12 +150,16 @@ impl LeaseStore {
                     .collect::<rusqlite::Result<Vec<(i64, String, i64)>>>()
             };
             let rows = rows().sql(|| "list leases".into())?;
-            let lease = |(row, name, created_at): (i64, String, i64)| {
+            let ids: Vec<i64> = rows.iter().map(|(id, ..)| *id).collect();
+            let labels = labels::LEASE.load_all(connection, &ids)?;
+            let lease = |((_, name, created_at), labels): ((i64, String, i64), Labels)| {
                 let what = || format!("read lease {name:?}");
                 let id = name.parse().context(ErrorKind::Storage, what)?;
-                Ok(Lease { id, labels: labels.remove(&row).unwrap_or_default(), created_at })
+                Ok(Lease { id, labels, created_at })
             };
-            rows.into_iter().map(lease).collect()
+            let mut leases = rows.into_iter().zip(labels).map(lease).collect::<Result<Vec<_>>>()?;
+            leases.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+            Ok(leases)
         })
     }
 

@@ -6,11 +6,12 @@
 use rusqlite::Transaction;
 
 /// The version that this program reads and writes.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     include_str!("schema/1.sql"),
     concat!(include_str!("schema/2.sql"), include_str!("schema/2_rows.sql")),
+    concat!(include_str!("schema/3.sql"), include_str!("schema/3_trigger.sql")),
 ];
 
 /// Brings a database of version `from`, 0 for an empty one, to [`VERSION`].
@@ -26,9 +27,11 @@ pub(crate) fn migrate(transaction: &Transaction<'_>, from: i64) -> rusqlite::Res
 /// Statements with which a connection that can't write reads a database of version `found` as if it
 /// had [`VERSION`]; `None` where there are none.
 pub(crate) fn stand_in(found: i64) -> Option<String> {
-    match found {
-        VERSION => Some(String::new()),
-        1 => Some(include_str!("schema/2.sql").replace("CREATE TABLE", "CREATE TEMP TABLE")),
-        _ => None,
-    }
+    let tables = match found {
+        VERSION => "",
+        2 => include_str!("schema/3.sql"),
+        1 => concat!(include_str!("schema/2.sql"), include_str!("schema/3.sql")),
+        _ => return None,
+    };
+    Some(tables.replace("CREATE TABLE", "CREATE TEMP TABLE"))
 }

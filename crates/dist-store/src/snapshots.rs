@@ -8,7 +8,7 @@
 
 mod row;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -161,7 +161,6 @@ impl SnapshotStore {
     /// `Storage`.
     pub fn list(&self) -> Result<Vec<SnapshotInfo>> {
         self.db.read(|connection| {
-            let mut labels = labels::SNAPSHOT.load_all(connection, &self.scope.namespace)?;
             let rows = || -> rusqlite::Result<Vec<RawRow>> {
                 connection
                     .prepare(LIST)?
@@ -172,6 +171,10 @@ impl SnapshotStore {
                     .collect()
             };
             let rows = rows().sql(|| "list snapshots".into())?;
+            let mut ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+            ids.sort_unstable();
+            let labels = labels::SNAPSHOT.load_all(connection, &ids)?;
+            let mut labels: HashMap<i64, Labels> = ids.into_iter().zip(labels).collect();
             rows.into_iter()
                 .map(|row| {
                     let labels = labels.remove(&row.id).unwrap_or_default();

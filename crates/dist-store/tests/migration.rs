@@ -1,10 +1,11 @@
-//! A store that a program of database version 1 made.
+//! A store that a program of database version 1 or 2 made.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "a database that this program can not make")]
 
 use std::path::Path;
+use std::sync::Arc;
 
-use dist_core::{Descriptor, Digest, ErrorKind, GC_ROOT, Labels, MediaType, Namespace};
+use dist_core::{Descriptor, Digest, ErrorKind, GC_ROOT, Labels, MediaType, Namespace, Outline};
 use dist_store::{OpenMode, Store, StoreOptions};
 use rusqlite::Connection;
 
@@ -148,7 +149,7 @@ fn a_store_of_version_1_is_migrated_and_nothing_in_it_can_be_collected() {
     let root = dir.path().join("s");
     make_version_1(&root);
     let store = Store::open(&root, options(OpenMode::Existing)).unwrap();
-    assert_eq!(version(&root), 2);
+    assert_eq!(version(&root), 3);
     check_rows(&store);
     let info = store.content(namespace("a")).info(&digest()).unwrap();
     assert!(info.labels.contains_key(GC_ROOT), "{:?}", info.labels);
@@ -194,12 +195,12 @@ fn a_migration_happens_as_a_whole_or_not_at_all() {
     let root = dir.path().join("s");
     make_version_1(&root);
     let connection = Connection::open(root.join("meta.db")).unwrap();
-    // The last statement of the migration finds this in its way.
+    // A statement amid the migration finds this in its way.
     let block = "CREATE TRIGGER block BEFORE INSERT ON snapshot_labels
                  BEGIN SELECT RAISE(ABORT, 'blocked'); END";
     connection.execute_batch(block).unwrap();
     let error = Store::open(&root, options(OpenMode::Existing)).unwrap_err();
-    assert!(format!("{error:?}").contains("to version 2"), "{error:?}");
+    assert!(format!("{error:?}").contains("to version 3"), "{error:?}");
     assert_eq!(version(&root), 1);
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'leases'", [], |row| row.get(0))
@@ -215,10 +216,49 @@ fn a_database_of_a_later_version_is_refused() {
     let root = dir.path().join("s");
     make_version_1(&root);
     let connection = Connection::open(root.join("meta.db")).unwrap();
-    connection.pragma_update(None, "user_version", 3).unwrap();
+    connection.pragma_update(None, "user_version", 4).unwrap();
     for mode in [OpenMode::Existing, OpenMode::ReadOnly] {
         let error = Store::open(&root, options(mode)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Storage);
-        assert!(error.to_string().ends_with("version 3, this program knows 2"), "{error}");
+        assert!(error.to_string().ends_with("version 4, this program knows 3"), "{error}");
     }
+}
+
+/// Makes a store as a program of version 2 had it: without what version 3 added.
+fn make_version_2(root: &Path) {
+    make_version_1(root);
+    drop(Store::open(root, options(OpenMode::Existing)).unwrap());
+    let connection = Connection::open(root.join("meta.db")).unwrap();
+    connection.execute_batch("DROP TRIGGER document_deleted; DROP TABLE documents").unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
+}
+
+#[test]
+fn a_store_of_version_2_is_migrated_or_read_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("s");
+    make_version_2(&root);
+    let before = std::fs::read(root.join("meta.db")).unwrap();
+    let store = Store::open(&root, options(OpenMode::ReadOnly)).unwrap();
+    check_rows(&store);
+    let known = store.content(namespace("a")).known().unwrap();
+    assert_eq!(known.blobs, [(digest(), 5)].into_iter().collect());
+    assert!(known.outlines.is_empty() && !known.keeps, "{known:?}");
+    drop(store);
+    assert_eq!(std::fs::read(root.join("meta.db")).unwrap(), before);
+    assert_eq!(version(&root), 2);
+
+    let store = Store::open(&root, options(OpenMode::Existing)).unwrap();
+    assert_eq!(version(&root), 3);
+    check_rows(&store);
+    let content = store.content(namespace("a"));
+    assert!(content.known().unwrap().keeps);
+    let outline = Arc::new(Outline::Config(None));
+    content.keep_outlines(&[((digest(), MediaType::Config), outline)]).unwrap();
+    assert_eq!(content.known().unwrap().outlines.len(), 1);
+    content.delete(&digest()).unwrap();
+    let connection = Connection::open(root.join("meta.db")).unwrap();
+    let left: i64 =
+        connection.query_row("SELECT count(*) FROM documents", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
 }

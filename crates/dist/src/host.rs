@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dist_core::{
-    Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester, Namespace, Progress,
-    Provider, Result, Snapshotter,
+    Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester, Namespace, Outline,
+    Progress, Provider, Result, Snapshotter,
 };
-use dist_store::{ContentStore, ImageStore, Store};
+use dist_store::{ContentStore, ImageStore, Known, Outlined, Store};
 
 use crate::{Engine, Operations, PullOptions, Pulled};
 
@@ -27,6 +27,18 @@ pub trait Contents: Provider + Ingester {
     /// # Errors
     /// `Storage`.
     fn list(&self) -> Result<Vec<Info>>;
+
+    /// Says which blobs there are, and what is known of those that are documents.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn known(&self) -> Result<Known>;
+
+    /// Keeps outlines that were read, where [`Known::keeps`] says so and this may write.
+    ///
+    /// # Errors
+    /// `Storage`.
+    fn keep_outlines(&self, outlines: &[(Outlined, Arc<Outline>)]) -> Result<()>;
 
     /// Takes a blob from the namespace.
     ///
@@ -161,6 +173,14 @@ impl Contents for ContentStore {
 
     fn list(&self) -> Result<Vec<Info>> {
         self.list()
+    }
+
+    fn known(&self) -> Result<Known> {
+        self.known()
+    }
+
+    fn keep_outlines(&self, outlines: &[(Outlined, Arc<Outline>)]) -> Result<()> {
+        self.keep_outlines(outlines)
     }
 
     fn delete(&self, digest: &Digest) -> Result<()> {

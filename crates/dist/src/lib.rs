@@ -35,6 +35,7 @@ mod restore;
 mod servers;
 mod session;
 mod sources;
+mod survey;
 mod unpack;
 
 pub use collect::collect;
@@ -53,3 +54,4 @@ pub use push::{PushOptions, push};
 pub use remotes::Remotes;
 pub use restore::{Restored, restore, restore_images};
 pub use session::{failed_lease_labels, lease_labels, root_label};
+pub use survey::{Held, Survey};

@@ -1,13 +1,14 @@
 //! `dist images`: the registered images.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use dist::{Contents, Host};
-use dist_core::{DISCARDED, Digest, ErrorKind, Image, ImageConfig, ImageName, Result};
+use dist::{Host, Survey};
+use dist_core::{DISCARDED, Digest, Image, ImageName, Outline, Result};
+use dist_store::Outlined;
 use serde::Serialize;
 
-use super::documents::manifests;
 use super::listing::Listing;
 use crate::config::Config;
 use crate::output::{self, Format};
@@ -58,30 +59,41 @@ struct Row<'a> {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let Some(host) = config.host_to_read()? else { return print(args, &[], None) };
-    let host = &*host;
+    let Some(host) = config.host_to_read()? else { return print(args, Vec::new()) };
     let mut images = host.images().list()?;
     images.retain(|image| args.names.is_empty() || args.names.contains(&image.name));
-    print(args, &images, Some(host))
-}
-
-fn print(args: &Args, images: &[Image], host: Option<&dyn Host>) -> Result<()> {
     if args.listing.quiet {
         return output::lines(images.iter().map(|image| printable(image.name.as_str())));
     }
-    let mut rows = Vec::new();
-    let content = host.map(Host::contents);
-    let found = images.iter().map(|image| match &content {
-        Some(content) => measure(&**content, image),
-        None => Ok(Found::default()),
-    });
-    let found = found.collect::<Result<Vec<_>>>()?;
-    let discarded = match host {
-        Some(host) if found.iter().any(|found| !found.missing_layers.is_empty()) => {
-            discarded(host)?
-        }
-        _ => HashSet::new(),
+    let content = host.contents();
+    let mut survey = Survey::new(&*content)?;
+    print(args, rows(&images, &mut survey, &*host)?)?;
+    let learnt = survey.learnt();
+    if learnt.is_empty() {
+        return Ok(());
+    }
+    // Who writes has the store alone then, and leaves no log behind.
+    drop((content, host));
+    if let Err(error) = keep(config, &learnt) {
+        tracing::debug!(?error, "what documents say is not kept for the next listing");
+    }
+    Ok(())
+}
+
+/// Keeps what documents say, where the store can be written.
+fn keep(config: &Config, outlines: &[(Outlined, Arc<Outline>)]) -> Result<()> {
+    let Some(host) = config.host_to_change()? else { return Ok(()) };
+    host.contents().keep_outlines(outlines)
+}
+
+fn rows<'a>(images: &'a [Image], survey: &mut Survey<'_>, host: &dyn Host) -> Result<Vec<Row<'a>>> {
+    let found: Vec<_> = images.iter().map(|image| Found::of(image, survey)).collect();
+    let discarded = if found.iter().any(|found| !found.missing_layers.is_empty()) {
+        discarded(host)?
+    } else {
+        HashSet::new()
     };
+    let mut rows = Vec::with_capacity(images.len());
     for (image, found) in images.iter().zip(found) {
         let layers = &found.missing_layers;
         let discarded = layers.iter().filter(|digest| discarded.contains(digest)).count();
@@ -89,7 +101,7 @@ fn print(args: &Args, images: &[Image], host: Option<&dyn Host>) -> Result<()> {
             name: image.name.as_str(),
             media_type: image.target.media_type.as_str(),
             digest: image.target.digest.to_string(),
-            size: (!found.blobs.is_empty()).then(|| found.blobs.values().sum()),
+            size: found.size,
             complete: !found.platforms.is_empty() && found.missing == 0 && layers.is_empty(),
             discarded,
             unpacked: found.missing == 0 && discarded > 0 && discarded == layers.len(),
@@ -98,6 +110,13 @@ fn print(args: &Args, images: &[Image], host: Option<&dyn Host>) -> Result<()> {
             updated_at: rfc3339(image.updated_at),
             labels: &image.labels,
         });
+    }
+    Ok(rows)
+}
+
+fn print(args: &Args, rows: Vec<Row<'_>>) -> Result<()> {
+    if args.listing.quiet {
+        return Ok(()); // there is no store
     }
     if args.listing.format == Format::Json {
         return output::json_array(&rows);
@@ -137,8 +156,8 @@ fn discarded(host: &dyn Host) -> Result<HashSet<Digest>> {
 /// What of an image is in the store.
 #[derive(Default)]
 struct Found {
-    /// Blobs that are there, each once.
-    blobs: BTreeMap<Digest, u64>,
+    /// The bytes of the blobs that are there, each counted once; `None` where nothing is.
+    size: Option<u64>,
     /// How many documents are not.
     missing: usize,
     /// Layers that are not, each once.
@@ -146,50 +165,35 @@ struct Found {
     platforms: Vec<String>,
 }
 
-fn measure(content: &dyn Contents, image: &Image) -> Result<Found> {
-    let mut found = Found::default();
-    found.count(content, &image.target.digest)?;
-    for (desc, manifest) in manifests(content, &image.target) {
-        found.count(content, &desc.digest)?;
-        let has_config = found.count(content, &manifest.config.digest)?;
-        for layer in &manifest.layers {
-            if !found.has(content, &layer.digest)? {
-                found.missing_layers.insert(layer.digest);
-            }
-        }
-        let config = has_config.then(|| dist::read_document(content, &manifest.config));
-        let platform = match config {
-            Some(Ok(bytes)) => ImageConfig::parse(&bytes).ok().map(|config| config.platform),
-            _ => desc.platform,
-        };
-        let platform = platform.map_or_else(|| "unknown".into(), |platform| platform.to_string());
-        if !found.platforms.contains(&platform) {
-            found.platforms.push(platform);
-        }
-    }
-    Ok(found)
-}
-
 impl Found {
-    /// Counts a document, and says whether it is there.
-    fn count(&mut self, content: &dyn Contents, digest: &Digest) -> Result<bool> {
-        let there = self.has(content, digest)?;
-        self.missing += usize::from(!there);
-        Ok(there)
-    }
-
-    /// Counts a blob where it is there, and says whether it is.
-    fn has(&mut self, content: &dyn Contents, digest: &Digest) -> Result<bool> {
-        if self.blobs.contains_key(digest) {
-            return Ok(true);
-        }
-        match content.info(digest) {
-            Ok(info) => {
-                self.blobs.insert(*digest, info.size);
-                Ok(true)
+    fn of(image: &Image, survey: &mut Survey<'_>) -> Self {
+        let mut found = Self::default();
+        let manifests = survey.manifests(&image.target);
+        let documents = manifests.iter().flat_map(|held| [held.manifest, held.config]);
+        let documents = std::iter::once(image.target.digest).chain(documents);
+        let layers = manifests.iter().flat_map(|held| &held.layers).copied();
+        let mut blobs = Vec::new();
+        for digest in documents {
+            match survey.size(&digest) {
+                Some(size) => blobs.push((digest, size)),
+                None => found.missing += 1,
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
         }
+        for layer in layers {
+            match survey.size(&layer) {
+                Some(size) => blobs.push((layer, size)),
+                None => drop(found.missing_layers.insert(layer)),
+            }
+        }
+        blobs.sort_unstable_by_key(|(digest, _)| (digest.prefix(), *digest));
+        blobs.dedup();
+        found.size = (!blobs.is_empty()).then(|| blobs.iter().map(|(_, size)| size).sum());
+        for held in manifests {
+            let platform = held.platform.map_or_else(|| "unknown".into(), |it| it.to_string());
+            if !found.platforms.contains(&platform) {
+                found.platforms.push(platform);
+            }
+        }
+        found
     }
 }

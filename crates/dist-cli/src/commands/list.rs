@@ -7,7 +7,7 @@ use super::listing::Listing;
 use crate::config::Config;
 use crate::output::{self, Format};
 use crate::table::Table;
-use crate::units::{age, binary_size, rfc3339, since};
+use crate::units::{age, between, binary_size, now, rfc3339};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -54,11 +54,12 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         return output::json_array(&rows);
     }
     let mut table = Table::new(&["DIGEST", "SIZE", "AGE", "LABELS"]);
+    let now = now();
     for blob in &blobs {
         table.row([
             blob.digest.to_string(),
             binary_size(blob.size),
-            age(since(blob.created_at)),
+            age(between(blob.created_at, now)),
             labels(&blob.labels),
         ]);
     }
@@ -70,5 +71,10 @@ pub(crate) fn labels(labels: &Labels) -> String {
     if labels.is_empty() {
         return "-".into();
     }
-    labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+    let mut text = String::with_capacity(labels.len() * 128);
+    for (name, value) in labels {
+        let comma = if text.is_empty() { "" } else { "," };
+        text.extend([comma, name, "=", value]);
+    }
+    text
 }

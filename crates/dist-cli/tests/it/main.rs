@@ -31,6 +31,7 @@ mod graph;
 mod kills;
 mod layers;
 mod leases;
+mod listing;
 mod load;
 mod output;
 mod parts;

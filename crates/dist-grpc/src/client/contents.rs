@@ -1,10 +1,13 @@
 //! Content over `containerd.services.content.v1`.
 
+use std::sync::Arc;
+
 use dist::Contents;
 use dist_core::{
     Blob, Cancel, Context as _, Digest, ErrorKind, Expected, Info, Ingest, IngestKey, IngestStatus,
-    Ingester, Labels, Provider, Result,
+    Ingester, Labels, Outline, Provider, Result,
 };
+use dist_store::{Known, Outlined};
 
 use prost_types::FieldMask;
 use tonic::transport::Channel;
@@ -111,6 +114,16 @@ impl Contents for RemoteContents {
         let mut found = infos.map(info).collect::<Result<Vec<_>>>()?;
         found.sort_by_key(|info| info.digest);
         Ok(found)
+    }
+
+    /// The API has no outlines: documents are read.
+    fn known(&self) -> Result<Known> {
+        let blobs = self.list()?.into_iter().map(|info| (info.digest, info.size)).collect();
+        Ok(Known { blobs, ..Known::default() })
+    }
+
+    fn keep_outlines(&self, _outlines: &[(Outlined, Arc<Outline>)]) -> Result<()> {
+        Ok(())
     }
 
     fn delete(&self, digest: &Digest) -> Result<()> {
