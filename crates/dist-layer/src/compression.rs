@@ -15,7 +15,9 @@ mod zstd;
 
 use std::io::{self, Read};
 
-use dist_core::{Compression, DiffId, Error, ErrorKind, Hasher, MediaType, Result, Stage, enter};
+use dist_core::{
+    Compression, DiffId, Digest, Error, ErrorKind, Hasher, MediaType, Result, Stage, enter,
+};
 
 use self::gzip::Gzip;
 use self::input::Input;
@@ -68,14 +70,18 @@ pub(crate) trait Chunks {
     /// Puts the next bytes at the start of `buffer`, or exchanges it for one of the same size that
     /// has them. Returns how many they are: fewer than the size at the end only.
     fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize>;
+
+    /// The digest of all of them, once the last one is made.
+    fn digest(&mut self) -> Result<Digest>;
 }
 
-/// Inflates on the thread that asks.
+/// Inflates and hashes on the thread that asks.
 pub(crate) struct Inflater<R> {
     input: Input<R>,
     codec: Codec,
     produced: u64,
     limits: Limits,
+    hasher: Hasher,
 }
 
 enum Codec {
@@ -127,7 +133,7 @@ impl<R: Read> Inflater<R> {
             Compression::Gzip => Codec::Gzip(Box::default()),
             Compression::Zstd => Codec::Zstd(Zstd::new(limits.zstd_window)?),
         };
-        Ok(Self { input, codec, produced: 0, limits })
+        Ok(Self { input, codec, produced: 0, limits, hasher: Hasher::sha256() })
     }
 
     fn check(&self) -> Result<()> {
@@ -148,8 +154,14 @@ impl<R: Read> Inflater<R> {
     }
 }
 
-impl<R: Read> Chunks for Inflater<R> {
-    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
+impl<R: Read> Inflater<R> {
+    /// Gives the hasher to whoever hashes instead.
+    fn give_hasher(&mut self) -> Hasher {
+        std::mem::replace(&mut self.hasher, Hasher::sha256())
+    }
+
+    /// Makes the next bytes and leaves them unhashed.
+    fn make(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let _inflate = enter(Stage::Inflate);
         let made = match &mut self.codec {
             Codec::Plain => self.input.copy(buffer)?,
@@ -162,7 +174,20 @@ impl<R: Read> Chunks for Inflater<R> {
     }
 }
 
-/// A layer's uncompressed bytes, hashed and counted as they are used.
+impl<R: Read> Chunks for Inflater<R> {
+    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
+        let made = self.make(buffer)?;
+        let _hash = enter(Stage::Hash);
+        self.hasher.update(&buffer[..made]);
+        Ok(made)
+    }
+
+    fn digest(&mut self) -> Result<Digest> {
+        Ok(self.hasher.clone().finish())
+    }
+}
+
+/// A layer's uncompressed bytes, counted as they are used.
 pub(crate) struct Stream<C> {
     chunks: C,
     buffer: Box<[u8]>,
@@ -170,7 +195,6 @@ pub(crate) struct Stream<C> {
     end: usize,
     produced: u64,
     finished: bool,
-    hasher: Hasher,
 }
 
 impl<R: Read> Stream<Inflater<R>> {
@@ -181,15 +205,7 @@ impl<R: Read> Stream<Inflater<R>> {
 
 impl<C: Chunks> Stream<C> {
     pub(crate) fn over(chunks: C) -> Self {
-        Self {
-            chunks,
-            buffer: buffer(),
-            start: 0,
-            end: 0,
-            produced: 0,
-            finished: false,
-            hasher: Hasher::sha256(),
-        }
+        Self { chunks, buffer: buffer(), start: 0, end: 0, produced: 0, finished: false }
     }
 
     /// Bytes that are made and not consumed; makes more where there are none. Empty at the end.
@@ -199,8 +215,6 @@ impl<C: Chunks> Stream<C> {
             self.finished = made < self.buffer.len();
             (self.start, self.end) = (0, made);
             self.produced = self.produced.saturating_add(made as u64);
-            let _hash = enter(Stage::Hash);
-            self.hasher.update(&self.buffer[..made]);
         }
         Ok(&self.buffer[self.start..self.end])
     }
@@ -215,7 +229,7 @@ impl<C: Chunks> Stream<C> {
         loop {
             let left = self.fill()?.len();
             if left == 0 {
-                return Ok((DiffId(self.hasher.finish()), self.produced));
+                return Ok((DiffId(self.chunks.digest()?), self.produced));
             }
             self.consume(left);
         }

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{Read, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 
-use dist_core::{Applied, Cancel, Context as _, Descriptor, DiffId, ErrorKind, Result};
+use dist_core::{Applied, Cancel, Context as _, Descriptor, DiffId, Digest, ErrorKind, Result};
 
 pub use self::beside::image_path;
 use self::build::{Builder, Built};
@@ -133,5 +133,9 @@ impl<C: Chunks> Chunks for Tee<'_, C> {
             .context(ErrorKind::Storage, || "write image".into())?;
         self.at += made as u64;
         Ok(made)
+    }
+
+    fn digest(&mut self) -> Result<Digest> {
+        self.chunks.digest()
     }
 }

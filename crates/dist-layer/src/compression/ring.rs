@@ -1,13 +1,14 @@
-//! Inflating on a thread of its own, while a core would be idle otherwise.
+//! Inflating and hashing on threads of their own, while a core would be idle otherwise.
 //!
 //! A fixed number of buffers goes round: full ones forward, used ones back. Nothing is allocated
-//! after the start, and the thread can be ahead by no more than the ring holds.
+//! after the start, and the threads can be ahead by no more than the ring holds. There is one thread
+//! for each of the two: what takes longest, inflating or making files, differs from file to file.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope};
 
-use dist_core::{Error, ErrorKind, Meter, Result, Stage, enter};
+use dist_core::{Digest, Error, ErrorKind, Hasher, Meter, Result, Stage, enter};
 
 use super::{Chunks, Inflater, buffer};
 use crate::Cores;
@@ -16,8 +17,8 @@ use crate::cores::Core;
 /// Buffers that go round: 2 MiB, enough to even out a burst of small files.
 const BUFFERS: usize = 8;
 
-/// Runs `work` over the chunks of a layer. They are made on its own thread, and on another one as
-/// soon as a core is idle.
+/// Runs `work` over the chunks of a layer. They are made on its own thread, and on others as soon as
+/// a core is idle.
 pub(crate) fn inflating<'env, R: Read + Send + 'env, T>(
     inflater: Inflater<R>,
     cores: &'env Cores,
@@ -40,26 +41,41 @@ enum Made<C> {
 }
 
 impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
-    /// Moves the inflating to a thread of its own. Where none can be started, all stays as it is.
+    /// Moves the work to threads of its own. Where none can be started, all stays as it is.
     fn split(&mut self, core: Core) {
-        let (far, near) = ring();
-        let (hand_over, take_over) = sync_channel(1);
-        let meter = Meter::of_this_thread();
-        let thread = move || {
-            let _running = meter.map(|(meter, _)| meter.start(Stage::Wait));
+        let (pump, hash, ring) = ring();
+        let (hand_over, take_over) = sync_channel::<Inflater<R>>(1);
+        let (hand_hasher, take_hasher) = sync_channel::<Hasher>(1);
+        let inflate = move || {
             let _core = core;
             if let Ok(inflater) = take_over.recv() {
-                far.run(inflater);
+                pump.run(inflater);
             }
         };
-        if let Err(error) = Builder::new().name("inflate".into()).spawn_scoped(self.scope, thread) {
+        let hash = move || {
+            if let Ok(hasher) = take_hasher.recv() {
+                hash.run(hasher);
+            }
+        };
+        let started = self.start("inflate", inflate).and_then(|()| self.start("hash", hash));
+        if let Err(error) = started {
             tracing::debug!(%error, "start a thread");
             return;
         }
-        if let Made::Here(inflater) = std::mem::replace(&mut self.made, Made::Elsewhere(near)) {
-            // The other end is there until it has got this.
+        if let Made::Here(mut inflater) = std::mem::replace(&mut self.made, Made::Elsewhere(ring)) {
+            // The other ends are there until they have got these.
+            let _ = hand_hasher.send(inflater.give_hasher());
             let _ = hand_over.send(inflater);
         }
+    }
+
+    fn start(&self, name: &str, work: impl FnOnce() + Send + 'scope) -> io::Result<()> {
+        let meter = Meter::of_this_thread();
+        let thread = move || {
+            let _running = meter.map(|(meter, _)| meter.start(Stage::Wait));
+            work();
+        };
+        Builder::new().name(name.into()).spawn_scoped(self.scope, thread).map(drop)
     }
 }
 
@@ -73,14 +89,26 @@ impl<'scope, R: Read + Send + 'scope> Chunks for Inflating<'scope, '_, R> {
             Made::Elsewhere(ring) => ring.next(buffer),
         }
     }
+
+    fn digest(&mut self) -> Result<Digest> {
+        match &mut self.made {
+            Made::Here(inflater) => inflater.digest(),
+            Made::Elsewhere(ring) => ring.digest(),
+        }
+    }
 }
 
+/// A chunk that is made, and its length.
 type Full = Result<(Box<[u8]>, usize)>;
 
-/// The end that gets chunks which another thread made.
+/// A chunk that is hashed; with the last one comes the digest of all.
+type Hashed = Result<(Box<[u8]>, usize, Option<Digest>)>;
+
+/// The end that gets chunks which other threads made.
 struct Ring {
-    full: Receiver<Full>,
+    hashed: Receiver<Hashed>,
     used: SyncSender<Box<[u8]>>,
+    digest: Option<Digest>,
 }
 
 /// The end that makes them.
@@ -89,23 +117,34 @@ struct Pump {
     used: Receiver<Box<[u8]>>,
 }
 
-/// Makes both ends. The pump ends when the ring is dropped, at the latest when its input gives the
-/// next bytes.
-fn ring() -> (Pump, Ring) {
+/// What is in between.
+struct Hash {
+    full: Receiver<Full>,
+    hashed: SyncSender<Hashed>,
+}
+
+/// Makes all that goes round. The pump ends when the ring is dropped, at the latest when its input
+/// gives the next bytes.
+fn ring() -> (Pump, Hash, Ring) {
     let (full_in, full_out) = sync_channel(BUFFERS);
+    let (hashed_in, hashed_out) = sync_channel(BUFFERS);
     let (used_in, used_out) = sync_channel(BUFFERS + 1);
     for _ in 0..BUFFERS {
         // The channel has room for all of them and its other end is here: it cannot fail.
         let _ = used_in.try_send(buffer());
     }
-    (Pump { full: full_in, used: used_out }, Ring { full: full_out, used: used_in })
+    (
+        Pump { full: full_in, used: used_out },
+        Hash { full: full_out, hashed: hashed_in },
+        Ring { hashed: hashed_out, used: used_in, digest: None },
+    )
 }
 
 impl Pump {
     /// Makes chunks until the end, an error, or until nobody wants more.
-    fn run(self, mut chunks: impl Chunks) {
+    fn run(self, mut inflater: Inflater<impl Read>) {
         while let Ok(mut buffer) = self.used.recv() {
-            let made = chunks.next(&mut buffer);
+            let made = inflater.make(&mut buffer);
             let last = !matches!(&made, Ok(made) if *made == buffer.len());
             if self.full.send(made.map(|made| (buffer, made))).is_err() || last {
                 return;
@@ -114,24 +153,49 @@ impl Pump {
     }
 }
 
+impl Hash {
+    /// Hashes chunks until the last one, an error, or until nobody wants more.
+    fn run(self, mut hasher: Hasher) {
+        while let Ok(full) = self.full.recv() {
+            let hashed = full.map(|(buffer, made)| {
+                let _hash = enter(Stage::Hash);
+                hasher.update(&buffer[..made]);
+                let digest = (made < buffer.len()).then(|| hasher.clone().finish());
+                (buffer, made, digest)
+            });
+            if self.hashed.send(hashed).is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl Chunks for Ring {
     fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
-        let gone = || Error::new(ErrorKind::Internal, "read layer: its inflating thread is gone");
         let _wait = enter(Stage::Wait);
-        let (full, made) = self.full.recv().map_err(|_| gone())??;
+        let (full, made, digest) = self.hashed.recv().map_err(|_| gone())??;
+        self.digest = digest;
         let used = std::mem::replace(buffer, full);
         // Closed once the last chunk was made: then no buffer is needed any more.
         let _ = self.used.try_send(used);
         Ok(made)
     }
+
+    fn digest(&mut self) -> Result<Digest> {
+        self.digest.ok_or_else(gone)
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Internal, "read layer: a thread that inflates or hashes is gone")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Limits;
-    use crate::compression::{CHUNK, Inflater, Stream};
-    use dist_core::{Compression, Hasher, MediaType};
+    use crate::compression::{CHUNK, Stream};
+    use dist_core::{Compression, MediaType};
 
     fn ring_of(data: &[u8], use_up_to: usize) -> Result<(Vec<u8>, dist_core::DiffId)> {
         let media_type = MediaType::Layer(Compression::None);
@@ -182,10 +246,11 @@ mod tests {
         std::thread::scope(|scope| {
             let media_type = MediaType::Layer(Compression::None);
             let inflater = Inflater::new(&media_type, &data[..], Limits::default()).unwrap();
-            let (pump, mut ring) = ring();
+            let (pump, hash, mut ring) = ring();
             scope.spawn(|| pump.run(inflater));
+            scope.spawn(|| hash.run(Hasher::sha256()));
             ring.next(&mut buffer()).unwrap();
-            drop(ring); // the scope ends only if the pump does
+            drop(ring); // the scope ends only if both threads do
         });
     }
 }
