@@ -1,5 +1,6 @@
 //! Tables on standard output: columns padded with blanks, two blanks apart.
 
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
 
 /// A table that is printed once all its rows are known.
@@ -22,18 +23,36 @@ impl Table {
     pub(crate) fn new(head: &[&str]) -> Self {
         let mut table =
             Self { text: String::new(), cells: Vec::new(), widths: vec![0; head.len()] };
-        table.add(head.iter().copied());
+        table.add(head.iter().map(|cell| cell as &dyn Display));
         table
     }
 
     /// Adds a row; control characters in it are escaped.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.add(cells.iter().map(String::as_str));
+        self.add(cells.iter().map(|cell| cell as &dyn Display));
     }
 
-    fn add<'a>(&mut self, cells: impl Iterator<Item = &'a str>) {
+    /// As [`Table::row`], without a text for each cell.
+    pub(crate) fn row_of<const N: usize>(&mut self, cells: [&dyn Display; N]) {
+        self.add(cells.into_iter());
+    }
+
+    fn add<'a>(&mut self, cells: impl Iterator<Item = &'a dyn Display>) {
         for (cell, widest) in cells.zip(&mut self.widths) {
-            let width = push_printable(&mut self.text, cell);
+            let start = self.text.len();
+            // Writing to a text fails only where a value says that it can't be shown.
+            if write!(self.text, "{cell}").is_err() {
+                self.text.truncate(start);
+            }
+            let width = match printed_width(&self.text[start..]) {
+                Some(width) => width,
+                None => {
+                    let safe = printable(&self.text[start..]);
+                    self.text.truncate(start);
+                    self.text.push_str(&safe);
+                    console::measure_text_width(&safe)
+                }
+            };
             *widest = width.max(*widest);
             self.cells.push(Cell { end: self.text.len(), width });
         }
@@ -60,32 +79,29 @@ impl Table {
     }
 }
 
-/// The text with everything escaped that a terminal would not print as itself.
-pub(crate) fn printable(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    push_printable(&mut safe, text);
-    safe
+/// How many places a text takes that a terminal prints as it is, character by character: nearly all
+/// cells of long listings.
+fn printed_width(text: &str) -> Option<usize> {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~')).then_some(text.len())
 }
 
-/// Adds a text as [`printable`] has it; returns how many places it takes.
-fn push_printable(to: &mut String, text: &str) -> usize {
-    // Nearly all cells of long listings.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        to.push_str(text);
-        return text.len();
+/// The text with everything escaped that a terminal would not print as itself.
+pub(crate) fn printable(text: &str) -> String {
+    if printed_width(text).is_some() {
+        return text.to_owned();
     }
-    let start = to.len();
+    let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         // The bidirectional controls reorder what stands around them.
         if c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         {
-            to.extend(c.escape_default());
+            safe.extend(c.escape_default());
         } else {
-            to.push(c);
+            safe.push(c);
         }
     }
-    console::measure_text_width(&to[start..])
+    safe
 }
 
 #[cfg(test)]

@@ -335,6 +335,11 @@ mod tests {
     fn known_values() {
         assert_eq!(Digest::sha256(b"").to_string(), EMPTY);
         assert_eq!(Digest::sha256(b"").short(), "e3b0c44298fc");
+        assert_eq!(Digest::sha256(b"").prefix(), 0xe3b0_c442_98fc_1c14);
+        let long = Digest::Sha512(std::array::from_fn(|at| u8::try_from(at).unwrap() * 4));
+        assert_eq!(long.to_string(), format!("sha512:{}", long.hex()));
+        assert_eq!(long.to_string().parse(), Ok(long));
+        assert_eq!(serde_json::from_value(serde_json::json!(long)).ok(), Some(long));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 
 use crate::db::SqlContext as _;
 use crate::fsio::{self, at};
-use crate::rows::of_namespace;
+use crate::rows::{Picked, of_namespace};
 use crate::{Scope, Sharing, Store, labels};
 
 /// The blobs and ingests of one namespace; what is made goes into the scope's lease.
@@ -93,34 +93,42 @@ impl ContentStore {
     /// `Storage`.
     pub fn list(&self) -> Result<Vec<Info>> {
         self.store.db().read(|connection| {
-            let namespace = of_namespace(connection, "content", &self.scope.namespace)?;
-            let (ids, mut infos) = self.infos(connection, namespace)?;
+            let (ids, mut infos) = self.infos(connection)?;
             for (info, labels) in infos.iter_mut().zip(labels::CONTENT.load_all(connection, &ids)?)
             {
                 info.labels = labels;
             }
             // The short keys leave next to nothing to do for the second.
-            infos.sort_by_cached_key(|info| (info.digest.algorithm(), info.digest.prefix()));
+            infos.sort_by_cached_key(|info| (info.digest.as_bytes().len(), info.digest.prefix()));
             infos.sort_by_key(|info| info.digest);
             Ok(infos)
         })
     }
 
-    /// The rows that `namespace` picks, in their order, without labels.
-    fn infos(&self, connection: &Connection, namespace: &str) -> Result<(Vec<i64>, Vec<Info>)> {
+    /// The blobs in the order of their rows, and those rows, without labels.
+    fn infos(&self, connection: &Connection) -> Result<(Vec<i64>, Vec<Info>)> {
         let what = || "list blobs".to_owned();
-        let (mut ids, mut infos) = (Vec::new(), Vec::new());
+        let Picked { filter, room } = of_namespace(connection, "content", &self.scope.namespace)?;
+        let (mut ids, mut infos) = (Vec::with_capacity(room), Vec::with_capacity(room));
         let mut statement = connection
             .prepare_cached(&format!(
                 "SELECT id, digest, size, created_at, updated_at FROM content
-                 WHERE {namespace} ORDER BY id"
+                 WHERE {filter} ORDER BY id"
             ))
             .sql(what)?;
         let mut rows = statement.query([self.scope.namespace.as_str()]).sql(what)?;
         while let Some(row) = rows.next().sql(what)? {
-            let record = Record::read(row).sql(what)?;
-            ids.push(record.id);
-            infos.push(record.info(Labels::new())?);
+            let text = row.get_ref(1).and_then(|text| Ok(text.as_str()?)).sql(what)?;
+            let problem = || format!("read row of blob {text:?}");
+            let size: i64 = row.get(2).sql(what)?;
+            ids.push(row.get(0).sql(what)?);
+            infos.push(Info {
+                digest: text.parse().context(ErrorKind::Storage, problem)?,
+                size: u64::try_from(size).context(ErrorKind::Storage, problem)?,
+                created_at: row.get(3).sql(what)?,
+                updated_at: row.get(4).sql(what)?,
+                labels: Labels::new(),
+            });
         }
         Ok((ids, infos))
     }

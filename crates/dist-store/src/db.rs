@@ -27,6 +27,9 @@ use crate::schema::{self, VERSION};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How many statements a connection keeps prepared.
+const STATEMENTS: usize = 128;
+
 /// The metadata of one store, shared by all threads and processes that use it.
 #[derive(Debug)]
 pub struct Db {
@@ -289,6 +292,8 @@ impl Db {
                 OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
             )?,
         };
+        // A pull has some dozens of statements, some of which come again and again.
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let configure = || {
             connection.pragma_update(None, "synchronous", self.synchronous)?;
             connection.pragma_update(None, "foreign_keys", true)?;

@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use crate::ContentStore;
 use crate::db::SqlContext as _;
-use crate::rows::of_namespace;
+use crate::rows::{Picked, of_namespace};
 
 /// A document, by its digest and the media type that it is named by.
 pub type Outlined = (Digest, MediaType);
@@ -85,10 +85,10 @@ impl ContentStore {
 
     fn sizes(&self, connection: &Connection) -> Result<HashMap<Digest, u64>> {
         let what = || "list blobs".to_owned();
-        let namespace = of_namespace(connection, "content", &self.scope.namespace)?;
-        let mut sizes = HashMap::new();
+        let Picked { filter, room } = of_namespace(connection, "content", &self.scope.namespace)?;
+        let mut sizes = HashMap::with_capacity(room);
         let mut statement = connection
-            .prepare_cached(&format!("SELECT digest, size FROM content WHERE {namespace}"))
+            .prepare_cached(&format!("SELECT digest, size FROM content WHERE {filter}"))
             .sql(what)?;
         let mut rows = statement.query([self.scope.namespace.as_str()]).sql(what)?;
         while let Some(row) = rows.next().sql(what)? {

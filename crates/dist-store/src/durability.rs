@@ -211,8 +211,11 @@ pub(crate) fn drop_tree(transaction: &Transaction<'_>, id: i64) -> rusqlite::Res
 pub(crate) fn has_stale(connection: &Connection, boot_id: &str) -> Result<bool> {
     connection
         .query_row(
-            "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot_id IS NOT NULL AND boot_id <> ?1)
-                 OR EXISTS (SELECT 1 FROM content WHERE boot_id IS NOT NULL AND boot_id <> ?1)",
+            // Not `<> ?1`, which would pass all rows of this boot in the index.
+            "SELECT EXISTS (SELECT 1 FROM snapshots WHERE boot_id IS NOT NULL AND boot_id < ?1)
+                 OR EXISTS (SELECT 1 FROM snapshots WHERE boot_id IS NOT NULL AND boot_id > ?1)
+                 OR EXISTS (SELECT 1 FROM content WHERE boot_id IS NOT NULL AND boot_id < ?1)
+                 OR EXISTS (SELECT 1 FROM content WHERE boot_id IS NOT NULL AND boot_id > ?1)",
             [boot_id],
             |row| row.get(0),
         )

@@ -11,7 +11,7 @@ use dist_core::{
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::db::{Db, SqlContext as _};
-use crate::rows::of_namespace;
+use crate::rows::{Picked, of_namespace};
 use crate::scope::add_namespace;
 use crate::{Scope, fsio, labels};
 
@@ -63,10 +63,10 @@ impl ImageStore {
     /// `Storage`.
     pub fn list(&self) -> Result<Vec<Image>> {
         self.db.read(|connection| {
-            let namespace = of_namespace(connection, "images", &self.scope.namespace)?;
+            let Picked { filter, .. } = of_namespace(connection, "images", &self.scope.namespace)?;
             let rows = || {
                 connection
-                    .prepare_cached(&format!("SELECT {COLUMNS} WHERE {namespace} ORDER BY id"))?
+                    .prepare_cached(&format!("SELECT {COLUMNS} WHERE {filter} ORDER BY id"))?
                     .query_map([self.scope.namespace.as_str()], Record::read)?
                     .collect::<rusqlite::Result<Vec<_>>>()
             };

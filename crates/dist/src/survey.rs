@@ -70,10 +70,11 @@ impl<'a> Survey<'a> {
         found
     }
 
-    /// What had to be read from documents, if it can be kept for the next survey.
+    /// Takes what had to be read from documents, if it can be kept for the next survey.
     #[must_use]
-    pub fn learnt(self) -> Vec<(Outlined, Arc<Outline>)> {
-        if self.known.keeps { self.learnt } else { Vec::new() }
+    pub fn take_learnt(&mut self) -> Vec<(Outlined, Arc<Outline>)> {
+        let learnt = std::mem::take(&mut self.learnt);
+        if self.known.keeps { learnt } else { Vec::new() }
     }
 
     fn document(&mut self, desc: &Descriptor) -> Option<Arc<Outline>> {

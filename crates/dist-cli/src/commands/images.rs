@@ -68,7 +68,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let content = host.contents();
     let mut survey = Survey::new(&*content)?;
     print(args, rows(&images, &mut survey, &*host)?)?;
-    let learnt = survey.learnt();
+    let learnt = survey.take_learnt();
+    // The process ends: it need not free each of many thousand texts before.
+    std::mem::forget((survey, images));
     if learnt.is_empty() {
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! `dist list`: the committed blobs of the namespace.
 
+use std::fmt;
+
 use dist_core::{Labels, Result};
 use serde::Serialize;
 
@@ -56,25 +58,38 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let mut table = Table::new(&["DIGEST", "SIZE", "AGE", "LABELS"]);
     let now = now();
     for blob in &blobs {
-        table.row([
-            blob.digest.to_string(),
-            binary_size(blob.size),
-            age(between(blob.created_at, now)),
-            labels(&blob.labels),
+        table.row_of([
+            &blob.digest,
+            &binary_size(blob.size),
+            &age(between(blob.created_at, now)),
+            &Joined(&blob.labels),
         ]);
     }
+    // The process ends: it need not free each of many thousand labels before.
+    std::mem::forget(blobs);
     output::print(|out| table.print(out))
+}
+
+/// Labels as `a=1,b=2`, or `-` where there are none.
+struct Joined<'a>(&'a Labels);
+
+impl fmt::Display for Joined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut labels = self.0.iter();
+        let Some((name, value)) = labels.next() else { return f.write_str("-") };
+        for text in [name, "=", value] {
+            f.write_str(text)?;
+        }
+        for (name, value) in labels {
+            for text in [",", name, "=", value] {
+                f.write_str(text)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `a=1,b=2`, or `-` where there are none.
 pub(crate) fn labels(labels: &Labels) -> String {
-    if labels.is_empty() {
-        return "-".into();
-    }
-    let mut text = String::with_capacity(labels.len() * 128);
-    for (name, value) in labels {
-        let comma = if text.is_empty() { "" } else { "," };
-        text.extend([comma, name, "=", value]);
-    }
-    text
+    Joined(labels).to_string()
 }
