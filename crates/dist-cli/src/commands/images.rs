@@ -187,7 +187,7 @@ impl Found {
                 None => drop(found.missing_layers.insert(layer)),
             }
         }
-        blobs.sort_unstable_by_key(|(digest, _)| (digest.prefix(), *digest));
+        blobs.sort_unstable_by(|(a, _), (b, _)| a.prefix().cmp(&b.prefix()).then_with(|| a.cmp(b)));
         blobs.dedup();
         found.size = (!blobs.is_empty()).then(|| blobs.iter().map(|(_, size)| size).sum());
         for held in manifests {
