@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use dist_core::{
     DamagedStore, Error, ErrorKind, Labels, LayerForm, Mount, Result, ResultExt, SnapshotInfo,
@@ -11,6 +12,19 @@ use dist_store::{SnapshotRecord, SnapshotStore};
 
 use crate::dirs::{Dirs, at, io_kind};
 use crate::driver::Driver;
+
+/// How often, and how long after one another, a key is tried to be taken from a dead maker: a process
+/// that was just forked has the lock of the one that forked it until it runs its program.
+const TRIES: u32 = 5;
+const RETRY: Duration = Duration::from_millis(10);
+
+/// What has a key.
+enum Holder {
+    Nobody,
+    Whole,
+    /// It is being made, or its maker is dead.
+    Unfinished(SnapshotRecord),
+}
 
 /// The snapshots of one namespace and one driver.
 #[derive(Debug)]
@@ -46,21 +60,39 @@ impl<D: Driver> Snapshots<D> {
         self.driver.mounts(&self.dirs.dir(record.id), &parents, kind)
     }
 
-    /// Takes the key away from a snapshot whose maker died before it was whole.
+    /// Takes the key away from a snapshot whose maker died before it was whole; says whether the
+    /// key is free.
     fn take_over(&self, key: &SnapshotKey) -> Result<bool> {
-        let Some(_alone) = self.dirs.making_alone()? else { return Ok(false) };
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                std::thread::sleep(RETRY);
+            }
+            let alone = match self.holder(key)? {
+                Holder::Nobody => return Ok(true),
+                Holder::Whole => return Ok(false),
+                Holder::Unfinished(_) => self.dirs.making_alone()?,
+            };
+            let Some(_alone) = alone else { continue };
+            // It may have become whole before nobody was making any.
+            let Holder::Unfinished(record) = self.holder(key)? else { continue };
+            tracing::info!(%key, "a snapshot that was never whole is made again");
+            self.records.forget(record.id)?;
+            self.dirs.discard(record.id)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn holder(&self, key: &SnapshotKey) -> Result<Holder> {
         let record = match self.records.get(key) {
             Ok(record) => record,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Holder::Nobody),
             Err(error) => return Err(error),
         };
         if record.info.kind == SnapshotKind::Committed || self.dirs.is_whole(record.id)? {
-            return Ok(false);
+            return Ok(Holder::Whole);
         }
-        tracing::info!(%key, "a snapshot that was never whole is made again");
-        self.records.forget(record.id)?;
-        self.dirs.discard(record.id)?;
-        Ok(true)
+        Ok(Holder::Unfinished(record))
     }
 
     fn create_or_take_over(
