@@ -166,7 +166,8 @@ pub async fn pull_as(
         let documents = discard::documents(&registration);
         let images = session.finish(registration)?;
         store.settle(SettleMode::Answer)?;
-        for unpacking in &needs.unpacks {
+        // Only then the documents are read once more.
+        for unpacking in needs.unpacks.iter().filter(|_| outer.discards()) {
             let engine = outer.with_snapshotter(&unpacking.snapshotter);
             let plan = needs.plan(&content, unpacking)?;
             discard::discard(&engine, &plan, &documents, Some(&name))?;

@@ -168,7 +168,11 @@ fn make(
     let tar = match dirs.first().map(open).transpose() {
         Ok(Some(tar)) => tar,
         // Fetching it may still help.
-        Ok(None) | Err(_) => return Ok(false),
+        Ok(None) => return Ok(false),
+        Err(error) => {
+            tracing::debug!(digest = %desc.digest, %key, %error, "read the image of a discarded layer");
+            return Ok(false);
+        }
     };
     let content = engine.content().labelled(sources.clone());
     let ingest_key = IngestKey::for_content("restore", &desc.digest);
