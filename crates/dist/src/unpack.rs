@@ -165,6 +165,8 @@ struct State {
     ready: BTreeMap<usize, Ready>,
     /// How many layers, from the lowest on, are committed.
     committed: usize,
+    /// Whether a worker is committing.
+    committing: bool,
     failed: bool,
     warnings: Vec<Warning>,
 }
@@ -189,7 +191,14 @@ impl State {
         if stacked {
             todo.sort_by_key(|index| std::cmp::Reverse(plan.layers[*index].desc.size));
         }
-        Self { todo, ready: BTreeMap::new(), committed: 0, failed: false, warnings: Vec::new() }
+        Self {
+            todo,
+            ready: BTreeMap::new(),
+            committed: 0,
+            committing: false,
+            failed: false,
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -311,16 +320,23 @@ impl Work {
         Ok(applied)
     }
 
-    /// Records a finished layer and commits every one whose turn has come.
+    /// Records a finished layer and commits every one whose turn has come. One worker commits at a
+    /// time, the others go on: they leave it what they have finished.
     fn publish(&self, index: usize, ready: Ready) -> Result<()> {
+        let _commit = enter(Stage::Commit);
         let mut state = self.state();
         state.ready.insert(index, ready);
-        let _commit = enter(Stage::Commit);
-        while !state.failed {
+        while !state.failed && !state.committing {
             let next = state.committed;
             let Some(ready) = state.ready.remove(&next) else { break };
-            self.commit(&self.layers[next], ready)
-                .during(|| format!("commit layer {}", self.layers[next].desc.digest))?;
+            state.committing = true;
+            drop(state);
+            let committed = self
+                .commit(&self.layers[next], ready)
+                .during(|| format!("commit layer {}", self.layers[next].desc.digest));
+            state = self.state();
+            state.committing = false;
+            committed?;
             state.committed += 1;
         }
         drop(state);
