@@ -106,12 +106,15 @@ mod tests {
             let deep = tree.join("a/b").join("d".repeat(120));
             std::fs::create_dir_all(&deep).unwrap();
             std::fs::create_dir(tree.join("c")).unwrap();
+            // A time that no plain header holds; equal in both trees, those of directories too.
+            let time = std::time::UNIX_EPOCH + std::time::Duration::new(5, 7);
             for file in [deep.join("file"), tree.join("a/b/file"), tree.join("c/file")] {
                 std::fs::write(&file, b"x").unwrap();
-                // A time that no plain header holds.
-                let time = std::time::UNIX_EPOCH + std::time::Duration::new(5, 7);
                 let file = std::fs::File::options().write(true).open(&file).unwrap();
                 file.set_modified(time).unwrap();
+            }
+            for dir in [deep, tree.join("a/b"), tree.join("a"), tree.join("c")] {
+                std::fs::File::open(dir).unwrap().set_modified(time).unwrap();
             }
         }
         change(&trees[1]);
