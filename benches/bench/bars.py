@@ -46,8 +46,12 @@ class Bars:
         yield row("the same", 1.05, self.ratio(others, "wall", EROFS, DEFAULT))
         yield row("CPU, erofs ÷ overlayfs", 0.75, self.ratio(["node-app:1"], "cpu", EROFS, DEFAULT))
         colds = [Scene(image, "loopback", "cold") for image in IMAGES]
-        inodes = {s.image: self.middle(s, EROFS, "inodes") for s in colds}
-        yield row("files and directories on disk, erofs", 10, inodes, digits=0)
+        for tool, bar in ((EROFS, 9), (DEFAULT, None)):
+            inodes = {s.image: self.middle(s, tool, "inodes") for s in colds}
+            real, shapes = ({image: n for image, n in inodes.items() if (image in REAL) == wanted} for wanted in (True, False))
+            name = "erofs" if tool == EROFS else "overlayfs"
+            yield row(f"files and directories that an image adds, {name}", bar, real, digits=0)
+            yield row("the same, synthetic images", None, shapes, digits=0)
         for what, bar, several in (("several layers", 1.15, True), ("one layer", 1.35, False)):
             scenes = [s for s in colds if s.image in self.results.facts["sizes"] and (self.results.facts["sizes"][s.image][1] > 1) == several]
             yield row(f"wall ÷ L, none, {what}", bar, {s.image: self.to_floor(s, NONE) for s in scenes})

@@ -47,6 +47,10 @@ class Report:
             yield "- **dist's rows are of several versions, measured at different times: ratios between them are no like for like**"
         yield f"- made {self.times(runs)}; of that dist's {self.times([run for run in runs if run['tool'].startswith('dist')])}"
         yield f"- decompressors at hand: {', '.join(facts['decompressors']) or 'none'}; used: {self.decompressors()}"
+        skeletons = sorted({run["skeleton"] for run in runs if run.get("skeleton")})
+        if skeletons:
+            yield (f"- inodes: files and directories that the image added, on the disk after the pull; not the {' or '.join(map(str, skeletons))} of an empty "
+                   "store of dist's, which a cold pull makes too, nor what a containerd makes when it starts; podman's and umoci's with all that they make")
         calibrators = [run["calibrator"] for run in runs]
         if calibrators:
             steady = sum(c <= self.results.limit() for c in calibrators)

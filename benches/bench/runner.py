@@ -53,6 +53,8 @@ class Runner:
                 sample["flushes"] = disk.counters()["flushes"] - at["flushes"]
                 disk.sync()
                 sample |= {key: disk.counters()[key] - at[key] for key in ("written", "inodes")}
+                sample["skeleton"] = getattr(tool, "skeleton", 0) if scene.state == "cold" else 0
+                sample["inodes"] -= sample["skeleton"]
             finally:
                 tool.stop()
         self.calibrator = calibrate()
