@@ -20,7 +20,7 @@ use std::os::unix::fs::FileExt as _;
 
 use dist_core::{Applied, Cancel, Context as _, Descriptor, DiffId, Digest, ErrorKind, Result};
 
-pub use self::beside::image_path;
+pub use self::beside::{final_image_path, image_path, new_image_path};
 use self::build::{Builder, Built};
 pub use self::dir::write_erofs_dir;
 pub use self::inherit::inherit_erofs_dirs;

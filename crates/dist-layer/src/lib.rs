@@ -34,7 +34,8 @@ pub use compression::{Compressor, Recipe, decompress, detect};
 pub use cores::Cores;
 pub use diff::{DiffOptions, LayerDiffer, first_difference};
 pub use erofs::{
-    ErofsOptions, erofs_tar, image_path, inherit_erofs_dirs, write_erofs, write_erofs_dir,
+    ErofsOptions, erofs_tar, final_image_path, image_path, inherit_erofs_dirs, new_image_path,
+    write_erofs, write_erofs_dir,
 };
 pub use inherit::inherit_dirs;
 pub use limits::{ApplyOptions, Limits};

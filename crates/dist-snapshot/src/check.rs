@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use dist_core::{Cancel, Context, Error, ErrorKind, Result, Usage};
-use dist_store::{Checked, Problem, SnapshotId, SnapshotRow, Store, Subject};
-use rustix::fs::Mode;
-use rustix::io::Errno;
+use dist_core::{Cancel, Context, Error, ErrorKind, Result};
+use dist_store::{Checked, Problem, SnapshotRow, Store, Subject};
 
 use crate::dirs::{Dirs, at};
-use crate::{NAMES, erofs, leftovers, mounted, tree, usage};
+use crate::{NAMES, leftovers, tree};
 
 /// Looks at the snapshots of all namespaces and snapshotters: that each has its directory, that
 /// the committed ones have as many inodes as when they were committed, and what belongs to none.
@@ -33,7 +31,7 @@ pub fn check(store: &Store, cancel: &Cancel, checked: &mut Checked) -> Result<Ve
                 checked.add(
                     Problem::SnapshotLost,
                     subject(),
-                    dirs.fs(row.id).display().to_string(),
+                    dirs.layout().committed(&dirs.fs(row.id)).display().to_string(),
                 );
             } else if !store.is_read_only() && dirs.making_alone()?.is_some() {
                 checked.add(Problem::SnapshotUnfinished, subject(), "");
@@ -41,8 +39,7 @@ pub fn check(store: &Store, cancel: &Cancel, checked: &mut Checked) -> Result<Ve
             continue;
         }
         if row.committed {
-            let path = dirs.fs(row.id);
-            match measure(&row.snapshotter, &path) {
+            match dirs.layout().measure(&dirs.fs(row.id)) {
                 Ok(usage) if usage.inodes != row.inodes => {
                     let detail = format!("it has {} inodes, not {}", usage.inodes, row.inodes);
                     checked.add(Problem::SnapshotInodes, subject(), detail);
@@ -64,7 +61,7 @@ pub fn check(store: &Store, cancel: &Cancel, checked: &mut Checked) -> Result<Ve
     Ok(rows)
 }
 
-/// The directory with the files of a snapshot.
+/// The directory with the files of a snapshot, or the one that its image stands for.
 #[must_use]
 pub fn tree_dir(store: &Store, row: &SnapshotRow) -> Option<PathBuf> {
     dirs(store, &row.snapshotter).map(|dirs| dirs.fs(row.id))
@@ -87,8 +84,8 @@ pub fn remove_unfinished(store: &Store, row: &SnapshotRow) -> Result<()> {
     dirs.discard(row.id)
 }
 
-/// Makes the files of a snapshot anew: `fill` puts them into the empty directory it is given. The
-/// row, the key and what stands on it stay.
+/// Makes the files of a committed snapshot anew: `fill` puts them into the empty directory it is
+/// given, or an image beside that. The row, the key and what stands on it stay.
 ///
 /// # Errors
 /// `Busy` where something is mounted on it or made of it, as the view of a snapshot that stands on
@@ -123,21 +120,15 @@ fn dirs(store: &Store, snapshotter: &str) -> Option<Dirs> {
     NAMES.into_iter().find(|name| *name == snapshotter).map(|name| Dirs::new(store, name))
 }
 
-/// What a committed snapshot takes on the disk.
-fn measure(snapshotter: &str, tree: &Path) -> std::io::Result<Usage> {
-    if snapshotter == erofs::NAME { erofs::measure(tree) } else { usage::measure(tree) }
-}
-
 /// Notes what is in the directories of snapshots and no part of one.
 fn strays(store: &Store, checked: &mut Checked) -> Result<()> {
     let top = store.root().join("snapshots");
     note(&top, checked, |name| name == "lock" || NAMES.contains(&name))?;
     for name in NAMES {
-        note(&top.join(name), checked, |name| SnapshotId::parse(name).is_some())?;
         let dirs = Dirs::new(store, name);
+        note(&top.join(name), checked, |name| dirs.owner(name).is_some())?;
         for id in dirs.list()? {
-            let known = ["fs", "new", "old", "work", "links", "layer.erofs", "layer.new"];
-            note(&dirs.dir(id), checked, |name| known.contains(&name))?;
+            note(&dirs.dir(id), checked, |name| dirs.layout().inside().contains(&name))?;
         }
     }
     Ok(())
@@ -163,36 +154,4 @@ fn note(dir: &Path, checked: &mut Checked, expected: impl Fn(&str) -> bool) -> R
         }
     }
     Ok(())
-}
-
-impl Dirs {
-    /// Fails with `Busy` where something is mounted on the snapshot's directories or made of them.
-    fn check_unused(&self, id: SnapshotId) -> Result<()> {
-        self.check_idle(id)?;
-        let dir = self.dir(id);
-        let Some(target) = mounted::user_of(&dir) else { return Ok(()) };
-        let message = format!("{}: the mount on {} uses it", at("change", &dir), target.display());
-        Err(Error::new(ErrorKind::Busy, message))
-    }
-
-    /// Makes the tree of a snapshot that has a row and maybe a tree.
-    fn replace(&self, id: SnapshotId, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let (dir, fs) = (self.dir(id), self.fs(id));
-        if !dir.exists() {
-            return self.make(id, fill);
-        }
-        let (new, old) = (dir.join("new"), dir.join("old"));
-        crate::remove_tree(&new)?;
-        let mode = Mode::from_raw_mode(0o755);
-        rustix::fs::mkdir(&new, mode)
-            .and_then(|()| rustix::fs::chmod(&new, mode))
-            .context(ErrorKind::Storage, || at("create directory", &new))?;
-        fill(&new)?;
-        match rustix::fs::rename(&fs, &old) {
-            Ok(()) | Err(Errno::NOENT) => (),
-            Err(error) => return Err(error).context(ErrorKind::Storage, || at("rename", &fs)),
-        }
-        rustix::fs::rename(&new, &fs).context(ErrorKind::Storage, || at("rename", &new))?;
-        crate::remove_tree(&old)
-    }
 }

@@ -4,6 +4,7 @@
 //! ROOT/snapshots/<snapshotter>/<id>/fs     the tree; there once the snapshot is whole
 //!                                 /new     the tree while it is being made
 //!                                 /work    overlayfs' own
+//!                             /<id>.…      what else the snapshotter's layout has
 //! ROOT/snapshots/lock                      held shared while a snapshot is being made
 //! ROOT/trash/snapshot-<snapshotter>-<id>-…
 //! ```
@@ -24,14 +25,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use dist_core::{Context, Error, ErrorKind, Result};
-use dist_layer::image_path;
 use dist_store::{SnapshotId, Store};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
-use crate::erofs;
+use crate::layout::Layout;
 use crate::mount::errno_kind;
-use crate::tree;
+use crate::open::layout;
+use crate::{mounted, tree};
 
 /// The directories of one snapshotter in one store.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(crate) struct Dirs {
     root: PathBuf,
     base: PathBuf,
     snapshotter: &'static str,
+    layout: &'static dyn Layout,
 }
 
 /// Held while a snapshot is being made.
@@ -49,10 +51,20 @@ impl Dirs {
     pub(crate) fn new(store: &Store, snapshotter: &'static str) -> Self {
         let root = store.root().to_owned();
         let base = root.join("snapshots").join(snapshotter);
-        Self { store: store.clone(), base, root, snapshotter }
+        Self { store: store.clone(), base, root, snapshotter, layout: layout(snapshotter) }
     }
 
-    /// The directory that holds all of a snapshot.
+    /// How all of it lies there.
+    pub(crate) fn layout(&self) -> &'static dyn Layout {
+        self.layout
+    }
+
+    /// Sees to it that programs that can't find the snapshots committed from now on keep out.
+    pub(crate) fn demand_feature(&self) -> Result<()> {
+        self.layout.feature().map_or(Ok(()), |feature| self.store.demand(feature))
+    }
+
+    /// The directory of a snapshot.
     pub(crate) fn dir(&self, id: SnapshotId) -> PathBuf {
         self.base.join(id.to_string())
     }
@@ -64,18 +76,24 @@ impl Dirs {
 
     /// Whether the snapshot was made to its end.
     pub(crate) fn is_whole(&self, id: SnapshotId) -> Result<bool> {
-        let path = self.fs(id);
-        match rustix::fs::lstat(&path) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", &path)),
-        }
+        is_there(&self.fs(id))
     }
 
     /// Whether a snapshot that was committed has what it then had.
     pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool> {
-        let image = self.snapshotter != erofs::NAME || image_path(&self.fs(id)).exists();
-        Ok(image && self.is_whole(id)?)
+        is_there(&self.layout.committed(&self.fs(id)))
+    }
+
+    /// All places that a snapshot may have files at.
+    fn places(&self, id: SnapshotId) -> impl Iterator<Item = PathBuf> {
+        let beside = self.layout.beside().iter();
+        std::iter::once(self.dir(id))
+            .chain(beside.map(move |suffix| self.base.join(format!("{id}{suffix}"))))
+    }
+
+    /// The places that a snapshot has files at.
+    pub(crate) fn found(&self, id: SnapshotId) -> Vec<PathBuf> {
+        self.places(id).filter(|path| path.symlink_metadata().is_ok()).collect()
     }
 
     /// Makes the directory of a snapshot; `fill` puts its content into the empty tree it is given.
@@ -88,30 +106,52 @@ impl Dirs {
     ) -> Result<()> {
         self.make_base()?;
         let dir = self.dir(id);
-        if make_dir(&dir, Mode::RWXU)? == Made::Before {
+        if make_dir(&dir, Mode::RWXU)? == Made::Before || self.found(id).len() > 1 {
             // A row that a power cut took back leaves its id to the next one.
             self.discard(id)?;
             make_dir(&dir, Mode::RWXU)?;
         }
         let new = dir.join("new");
-        let mode = Mode::from_raw_mode(0o755);
-        make_dir(&new, mode)?;
-        rustix::fs::chmod(&new, mode).context(ErrorKind::Storage, || at("chmod", &new))?;
+        make_tree(&new)?;
         fill(&new)?;
         rustix::fs::rename(&new, dir.join("fs")).context(ErrorKind::Storage, || at("rename", &new))
     }
 
-    /// Fails with `Busy` where something is mounted on one of the snapshot's directories, but for
-    /// its own image, which is unmounted where nobody uses it.
+    /// Makes what a committed snapshot is anew: `fill` puts it into, or beside, the empty tree that
+    /// it is given.
+    pub(crate) fn replace(
+        &self,
+        id: SnapshotId,
+        fill: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        self.demand_feature()?;
+        self.make_base()?;
+        let dir = self.dir(id);
+        let made = make_dir(&dir, Mode::RWXU)?;
+        let new = dir.join("new");
+        let fill = || {
+            remove_tree(&new)?;
+            make_tree(&new)?;
+            fill(&new)?;
+            self.layout.replace(&new, &self.fs(id))
+        };
+        let filled = fill();
+        if filled.is_err() && made == Made::Now {
+            remove_tree(&dir)?;
+        }
+        filled
+    }
+
+    /// Fails with `Busy` where something is mounted on one of the snapshot's places, but for itself.
     pub(crate) fn check_idle(&self, id: SnapshotId) -> Result<()> {
         let dir = self.dir(id);
-        if self.snapshotter == erofs::NAME {
-            erofs::detach(&self.fs(id))?;
-        }
-        for path in [dir.join("fs"), dir.join("work"), dir] {
+        for path in [dir.join("fs"), dir.join("work")].into_iter().chain(self.places(id)) {
             let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
             match rustix::fs::statx(CWD, &path, flags, StatxFlags::empty()) {
-                Ok(stat) if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
+                Ok(stat)
+                    if stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+                        && !self.layout.is_itself(&path)? =>
+                {
                     let message = format!("{}: something is mounted on it", at("change", &path));
                     return Err(Error::new(ErrorKind::Busy, message));
                 }
@@ -124,59 +164,89 @@ impl Dirs {
         Ok(())
     }
 
-    /// Unmounts the images of snapshots that nothing writable or visible stands on any more.
+    /// Fails with `Busy` where something is mounted on the snapshot's places or made of them.
+    pub(crate) fn check_unused(&self, id: SnapshotId) -> Result<()> {
+        self.check_idle(id)?;
+        for place in self.places(id) {
+            if let Some(target) = mounted::user_of(&place) {
+                let message =
+                    format!("{}: the mount on {} uses it", at("change", &place), target.display());
+                return Err(Error::new(ErrorKind::Busy, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmounts snapshots that nothing writable or visible stands on any more.
     pub(crate) fn release(
         &self,
         ids: &[SnapshotId],
         used: impl FnOnce() -> Result<BTreeSet<SnapshotId>>,
     ) {
-        if self.snapshotter != erofs::NAME || ids.is_empty() {
+        let attached: Vec<_> =
+            ids.iter().filter(|id| self.layout.is_attached(&self.fs(**id))).collect();
+        if attached.is_empty() {
             return;
         }
         let release = || {
             // Whoever makes a snapshot now may have mounted them and have no row yet.
             let Some(_alone) = self.making_alone()? else { return Ok(()) };
             let used = used()?;
-            ids.iter()
+            attached
+                .iter()
                 .filter(|id| !used.contains(id))
-                .try_for_each(|id| erofs::detach(&self.fs(*id)))
+                .try_for_each(|id| self.layout.detach(&self.fs(**id)))
         };
         if let Err(error) = release() {
-            tracing::debug!(?error, "an image stays mounted");
+            tracing::debug!(?error, "a snapshot stays mounted");
         }
     }
 
-    /// Removes the directory of a snapshot that has no row (any more). None there is fine.
+    /// Removes the files of a snapshot that has no row (any more). None there is fine.
     pub(crate) fn discard(&self, id: SnapshotId) -> Result<()> {
-        self.throw_away(id)?.map_or(Ok(()), |trash| remove_tree(&trash))
+        self.throw_away(id)?.iter().try_for_each(|trash| remove_tree(trash))
     }
 
-    /// As [`Dirs::discard`], but leaves it in the trash where the store says so.
+    /// As [`Dirs::discard`], but leaves them in the trash where the store says so.
     pub(crate) fn discard_soon(&self, id: SnapshotId) -> Result<()> {
-        match self.throw_away(id)? {
-            Some(trash) if !self.store.leave_in_trash() => remove_tree(&trash),
-            _ => Ok(()),
+        let trash = self.throw_away(id)?;
+        if trash.is_empty() || self.store.leave_in_trash() {
+            return Ok(());
         }
+        trash.iter().try_for_each(|trash| remove_tree(trash))
     }
 
-    /// Moves the directory of a snapshot into the trash; `None` where it is gone, or was removed at
-    /// once because there is not even room for the name.
-    fn throw_away(&self, id: SnapshotId) -> Result<Option<PathBuf>> {
-        let name = format!("snapshot-{}-{id}-{}", self.snapshotter, unique());
-        let (dir, trash) = (self.dir(id), self.root.join("trash"));
+    /// Moves the files of a snapshot into the trash; says where they are there. What there is not
+    /// even room for the name of is removed at once.
+    fn throw_away(&self, id: SnapshotId) -> Result<Vec<PathBuf>> {
+        self.layout.detach(&self.fs(id))?;
+        let trash = self.root.join("trash");
         make_dir(&trash, Mode::RWXU)?;
-        let trash = trash.join(name);
-        match rustix::fs::rename(&dir, &trash) {
-            Ok(()) => Ok(Some(trash)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(Errno::NOSPC | Errno::DQUOT) => remove_tree(&dir).map(|()| None),
-            Err(error) => Err(error).context(errno_kind(error), || at("remove", &dir)),
+        let mut thrown = Vec::new();
+        for place in self.places(id) {
+            let name = format!("snapshot-{}-{id}-{}", self.snapshotter, unique());
+            let trash = trash.join(name);
+            match rustix::fs::rename(&place, &trash) {
+                Ok(()) => thrown.push(trash),
+                Err(Errno::NOENT) => (),
+                Err(Errno::NOSPC | Errno::DQUOT) => remove_tree(&place)?,
+                Err(error) => {
+                    return Err(error).context(errno_kind(error), || at("remove", &place));
+                }
+            }
         }
+        Ok(thrown)
     }
 
-    /// The snapshots that have a directory.
-    pub(crate) fn list(&self) -> Result<Vec<SnapshotId>> {
-        Ok(names(&self.base)?.iter().filter_map(|name| SnapshotId::parse(name)).collect())
+    /// The snapshots that have files.
+    pub(crate) fn list(&self) -> Result<BTreeSet<SnapshotId>> {
+        Ok(names(&self.base)?.iter().filter_map(|name| self.owner(name)).collect())
+    }
+
+    /// The snapshot that a name in the snapshotter's directory is of.
+    pub(crate) fn owner(&self, name: &str) -> Option<SnapshotId> {
+        let mut suffixes = std::iter::once(&"").chain(self.layout.beside());
+        suffixes.find_map(|suffix| SnapshotId::parse(name.strip_suffix(suffix)?))
     }
 
     /// Says to others that a snapshot is being made.
@@ -273,6 +343,21 @@ fn names(dir: &Path) -> Result<Vec<String>> {
 enum Made {
     Now,
     Before,
+}
+
+/// Makes the empty tree of a snapshot.
+fn make_tree(path: &Path) -> Result<()> {
+    let mode = Mode::from_raw_mode(0o755);
+    make_dir(path, mode)?;
+    rustix::fs::chmod(path, mode).context(ErrorKind::Storage, || at("chmod", path))
+}
+
+fn is_there(path: &Path) -> Result<bool> {
+    match rustix::fs::lstat(path) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", path)),
+    }
 }
 
 fn make_dir(path: &Path, mode: Mode) -> Result<Made> {

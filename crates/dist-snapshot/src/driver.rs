@@ -1,11 +1,8 @@
 //! What differs between snapshotters: how a tree is made and how it is mounted.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use dist_core::{LayerForm, Mount, Result, SnapshotKind, Usage};
-
-use crate::usage;
+use dist_core::{LayerForm, Mount, Result, SnapshotKind};
 
 /// Makes and mounts trees. Keeps no records; knows neither keys nor namespaces.
 ///
@@ -24,20 +21,14 @@ pub(crate) trait Driver: Send + Sync {
     /// The mounts of the snapshot whose directory is `dir`, which is an active one or a view.
     fn mounts(&self, dir: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Result<Vec<Mount>>;
 
-    /// Brings the tree of an active snapshot to the form of a committed one, beside it; says whether
-    /// that had to be done.
-    fn freeze(&self, _tree: &Path) -> Result<bool> {
-        Ok(false)
+    /// Brings an active snapshot to the form of a committed one, beside its tree.
+    fn freeze(&self, _tree: &Path) -> Result<()> {
+        Ok(())
     }
 
     /// Ends what [`Driver::freeze`] did: the snapshot is committed, or is not.
     fn frozen(&self, _tree: &Path, _committed: bool) -> Result<()> {
         Ok(())
-    }
-
-    /// What a snapshot takes on the disk.
-    fn measure(&self, tree: &Path, _kind: SnapshotKind) -> io::Result<Usage> {
-        usage::measure(tree)
     }
 }
 

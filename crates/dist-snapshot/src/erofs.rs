@@ -2,14 +2,16 @@
 //! and overlayfs stacks them.
 //!
 //! ```text
-//! <id>/fs            what is written, while the snapshot is active; then empty, the image is
-//!                    mounted here
-//! <id>/layer.erofs   the image
+//! <id>/fs            what is written, while the snapshot is active
 //! <id>/work          overlayfs' own
+//! <id>/layer.erofs   the image of a layer that is unpacked
+//! <id>.erofs         the image, when the snapshot is committed: all that there is then
+//! <id>.fs            where that is mounted
 //! ```
 //!
-//! An image is mounted when a snapshot on top of it is asked for its mounts, in the mount namespace
-//! of who asks, and unmounted when the last such snapshot goes. Blocks smaller than a page need Linux
+//! Of what older programs committed, the image is still `<id>/layer.erofs`, and may be mounted on
+//! `<id>/fs`. An image is mounted when a snapshot on top of it is asked for its mounts, in the mount
+//! namespace of who asks, and unmounted when the last such snapshot goes. Blocks smaller than a page need Linux
 //! 6.4; before 6.12 images are on loop devices.
 
 use std::ffi::OsStr;
@@ -20,13 +22,15 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use dist_core::{Cancel, Context, Error, ErrorKind, LayerForm, Mount, Result, SnapshotKind, Usage};
-use dist_layer::{erofs_tar, image_path, write_erofs_dir};
-use dist_store::Store;
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use dist_layer::{erofs_tar, final_image_path, image_path, new_image_path, write_erofs_dir};
+use dist_store::{Feature, Store};
+use rustix::fs::{AtFlags, CWD, Mode, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsopen};
 
 use crate::dirs::{at, remove_tree};
 use crate::driver::Driver;
+use crate::layout::Layout;
 use crate::mount::{self, Via, mount_image};
 use crate::overlay::{self, Overlay};
 use crate::tree;
@@ -36,6 +40,9 @@ pub(crate) const NAME: &str = "erofs";
 
 /// What the kernel says of such a file system.
 const MAGIC: rustix::fs::FsWord = 0xe0f5_e1e2;
+
+/// What follows the id in the name of the directory that an image is mounted on.
+const MOUNTED: &str = ".fs";
 
 /// What gives loop devices.
 const LOOP: &str = "/dev/loop-control";
@@ -61,43 +68,95 @@ impl Driver for Erofs {
     }
 
     fn fill(&self, new: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Result<()> {
-        attach_all(parents)?;
-        self.0.fill(new, parents, kind)
+        self.0.fill(new, &attach_all(parents)?, kind)
     }
 
     fn mounts(&self, dir: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Result<Vec<Mount>> {
-        attach_all(parents)?;
-        self.0.mounts(dir, parents, kind)
+        self.0.mounts(dir, &attach_all(parents)?, kind)
     }
 
-    fn freeze(&self, fs: &Path) -> Result<bool> {
-        if has_layer(fs)? {
-            if is_empty(fs)? {
-                return Ok(false);
-            }
+    fn freeze(&self, fs: &Path) -> Result<()> {
+        if !has_layer(fs)? {
+            write_erofs_dir(fs, &Cancel::default())?;
+        } else if !is_empty(fs)? {
             let message = format!("{}: a layer was unpacked to it before", at("commit", fs));
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         }
-        write_erofs_dir(fs, &Cancel::default()).map(|()| true)
+        settle(fs)
     }
 
     fn frozen(&self, fs: &Path, committed: bool) -> Result<()> {
-        // What is left where this is not reached is hidden below the mount, or written over.
-        if committed { empty(fs) } else { remove_tree(&image_path(fs)) }
-    }
-
-    fn measure(&self, fs: &Path, kind: SnapshotKind) -> std::io::Result<Usage> {
-        if kind != SnapshotKind::Committed {
-            return self.0.measure(fs, kind);
+        if committed {
+            return remove_tree(fs.parent().unwrap_or(fs));
         }
-        measure(fs)
+        if has_layer(fs)? { Ok(()) } else { remove_tree(&image_path(fs)) }
     }
 }
 
-/// What a committed snapshot takes on the disk: its image.
-pub(crate) fn measure(fs: &Path) -> std::io::Result<Usage> {
-    let meta = std::fs::symlink_metadata(image_path(fs))?;
-    Ok(Usage { bytes: meta.blocks() * 512, inodes: 1 })
+/// A committed snapshot is an image.
+#[derive(Debug)]
+pub(crate) struct Images;
+
+impl Layout for Images {
+    fn feature(&self) -> Option<Feature> {
+        Some(Feature::ImageFiles)
+    }
+
+    fn beside(&self) -> &'static [&'static str] {
+        &[".erofs", MOUNTED]
+    }
+
+    fn inside(&self) -> &'static [&'static str] {
+        &["fs", "new", "work", "layer.erofs", "layer.new"]
+    }
+
+    fn committed(&self, fs: &Path) -> PathBuf {
+        image_path(fs)
+    }
+
+    fn measure(&self, fs: &Path) -> io::Result<Usage> {
+        let meta = std::fs::symlink_metadata(image_path(fs))?;
+        Ok(Usage { bytes: meta.blocks() * 512, inodes: 1 })
+    }
+
+    fn replace(&self, new: &Path, fs: &Path) -> Result<()> {
+        self.detach(fs)?;
+        settle(new)?;
+        remove_tree(fs.parent().unwrap_or(fs))
+    }
+
+    fn is_itself(&self, place: &Path) -> Result<bool> {
+        let stat = rustix::fs::statfs(place).context(ErrorKind::Storage, || at("stat", place))?;
+        Ok(stat.f_type == MAGIC)
+    }
+
+    fn is_attached(&self, fs: &Path) -> bool {
+        mount_point(fs).exists() || is_mounted(fs).unwrap_or(false)
+    }
+
+    fn detach(&self, fs: &Path) -> Result<()> {
+        let target = mount_point(fs);
+        for place in [&target, fs] {
+            while is_mounted(place)? && self.is_itself(place)? {
+                mount::unmount(place)?;
+            }
+        }
+        match rustix::fs::rmdir(&target) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error).context(mount::errno_kind(error), || at("remove", &target)),
+        }
+    }
+}
+
+/// Gives the image that was written for a snapshot the name that it keeps.
+fn settle(fs: &Path) -> Result<()> {
+    let new = new_image_path(fs);
+    let path = final_image_path(fs).unwrap_or_else(|| new.clone());
+    match rustix::fs::rename(&new, &path) {
+        // It has it.
+        Err(Errno::NOENT) if path.exists() => Ok(()),
+        result => result.context(ErrorKind::Storage, || at("rename", &new)),
+    }
 }
 
 /// Whether this process can mount images, and overlays of them.
@@ -111,46 +170,43 @@ pub(crate) fn is_mountable() -> bool {
         })
 }
 
-fn attach_all(trees: &[PathBuf]) -> Result<()> {
-    trees.iter().try_for_each(|fs| attach(fs))
+fn attach_all(trees: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    trees.iter().map(|fs| attach(fs, Via::Any)).collect()
 }
 
-/// Mounts the image that stands for a directory on that, where it is not.
-fn attach(fs: &Path) -> Result<()> {
-    attach_via(fs, Via::Any)
-}
-
-pub(crate) fn attach_via(fs: &Path, via: Via) -> Result<()> {
-    if is_mounted(fs)? {
-        return Ok(());
+/// Mounts the image that stands for a directory, where it is not; returns where it is.
+pub(crate) fn attach(fs: &Path, via: Via) -> Result<PathBuf> {
+    let target = mount_point(fs);
+    if is_mounted(&target)? {
+        return Ok(target);
     }
-    match mount_image(NAME, &image_path(fs), fs, via) {
+    match rustix::fs::mkdir(&target, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => (),
+        Err(error) => {
+            return Err(error)
+                .context(mount::errno_kind(error), || at("create directory", &target));
+        }
+    }
+    match mount_image(NAME, &image_path(fs), &target, via) {
         // Somebody else did meanwhile.
-        Err(error) if error.kind() == ErrorKind::Busy && is_mounted(fs)? => Ok(()),
-        result => result,
+        Err(error) if error.kind() == ErrorKind::Busy && is_mounted(&target)? => Ok(target),
+        result => result.map(|()| target),
     }
 }
 
-/// Unmounts the image from the directory that it stands for, where it is mounted. A process of
-/// another mount namespace keeps its own.
-pub(crate) fn detach(fs: &Path) -> Result<()> {
-    while is_mounted(fs)? && is_image(fs)? {
-        mount::unmount(fs)?;
-    }
-    Ok(())
-}
-
-/// Whether what is seen at a directory is an image.
-fn is_image(fs: &Path) -> Result<bool> {
-    let stat = rustix::fs::statfs(fs).context(ErrorKind::Storage, || at("stat", fs))?;
-    Ok(stat.f_type == MAGIC)
+/// Where the image that stands for a directory is mounted.
+fn mount_point(fs: &Path) -> PathBuf {
+    let dir = fs.parent().unwrap_or(fs);
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(MOUNTED);
+    dir.with_file_name(name)
 }
 
 fn is_mounted(fs: &Path) -> Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(CWD, fs, flags, StatxFlags::empty()) {
         Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
-        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(Errno::NOENT) => Ok(false),
         Err(error) => Err(error).context(mount::errno_kind(error), || at("stat", fs)),
     }
 }
@@ -193,8 +249,4 @@ fn entries(fs: &Path) -> Result<Vec<PathBuf>> {
 
 fn is_empty(fs: &Path) -> Result<bool> {
     entries(fs).map(|entries| entries.is_empty())
-}
-
-fn empty(fs: &Path) -> Result<()> {
-    entries(fs)?.iter().try_for_each(|path| remove_tree(path))
 }

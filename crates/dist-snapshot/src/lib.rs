@@ -7,6 +7,8 @@
 //! ROOT/snapshots/<snapshotter>/<id>/fs
 //! ```
 //!
+//! but for what `erofs` has committed: that is one file, `<id>.erofs`.
+//!
 //! Whoever dies at any point leaks at most a directory, which [`purge`] removes, or a row whose
 //! snapshot was never whole, which the next `prepare` of that key or a `remove` takes away.
 
@@ -18,6 +20,7 @@ mod copy;
 mod dirs;
 mod driver;
 mod erofs;
+mod layout;
 pub mod mount;
 mod mounted;
 mod native;

@@ -90,7 +90,10 @@ impl Table {
     }
 
     fn user_of(&self, used: &Used<'_>) -> Option<PathBuf> {
-        self.0.iter().find(|entry| entry.uses(used)).map(|entry| entry.target.clone())
+        // What is mounted on the directory itself does not use it.
+        let mut others =
+            self.0.iter().filter(|entry| ![used.given, used.real].contains(&&*entry.target));
+        others.find(|entry| entry.uses(used)).map(|entry| entry.target.clone())
     }
 }
 

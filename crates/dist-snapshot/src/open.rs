@@ -7,7 +7,8 @@ use dist_core::{Error, ErrorKind, LayerForm, Namespace, Result, SnapshotKey, Sna
 use dist_store::{Scope, SnapshotId, Store};
 
 use crate::dirs::Dirs;
-use crate::erofs::Erofs;
+use crate::erofs::{Erofs, Images};
+use crate::layout::{Layout, Trees};
 use crate::native::Native;
 use crate::overlay::Overlay;
 use crate::snapshots::Snapshots;
@@ -30,6 +31,11 @@ pub fn open(store: &Store, scope: impl Into<Scope>, name: &str) -> Result<Arc<dy
         erofs::NAME => Arc::new(Snapshots::new(records, dirs, Erofs::new(store.root())?)),
         _ => Arc::new(Snapshots::new(records, dirs, Native)),
     })
+}
+
+/// How the snapshots of the snapshotter `name` lie on the disk.
+pub(crate) fn layout(name: &'static str) -> &'static dyn Layout {
+    if name == erofs::NAME { &Images } else { &Trees }
 }
 
 /// The best snapshotter that works for this process: `overlayfs` where it may mount one, else
@@ -75,7 +81,8 @@ pub fn image_form(store: &Store, dir: &Path) -> Result<Option<LayerForm>> {
 
 /// The directories of the snapshot `key` and of those below it, nearest first.
 ///
-/// For `overlayfs` and `erofs` each holds one layer; for `native` the first holds all of them.
+/// For `overlayfs` each holds one layer; for `native` the first holds all of them; for `erofs` an image
+/// stands for each ([`dist_layer::image_path`]), which itself is gone when it is committed.
 ///
 /// # Errors
 /// `InvalidArgument` for an unknown snapshotter, `NotFound`, `Storage`.

@@ -34,7 +34,7 @@ pub struct Leftover {
 /// The first failure, after all others have been tried.
 pub fn purge(store: &Store) -> Result<u64> {
     let mut count = 0;
-    purge_each(store, &mut |_, _| count += 1)?;
+    purge_each(store, &mut |_| count += 1)?;
     Ok(count)
 }
 
@@ -44,7 +44,7 @@ pub fn purge(store: &Store) -> Result<u64> {
 /// As [`purge`].
 pub fn purge_measured(store: &Store) -> Result<Vec<Leftover>> {
     let mut leftovers = Vec::new();
-    purge_each(store, &mut |path, id| leftovers.push(measured(path, id)))?;
+    purge_each(store, &mut |found| leftovers.push(found()))?;
     Ok(leftovers)
 }
 
@@ -66,21 +66,21 @@ pub fn leftovers(store: &Store) -> Result<Vec<Leftover>> {
     for name in NAMES {
         let dirs = Dirs::new(store, name);
         let (_alone, garbage) = garbage(store, &dirs, name)?;
-        leftovers.extend(garbage.into_iter().map(|id| measured(&dirs.dir(id), Some(id))));
+        leftovers.extend(garbage.into_iter().map(|id| measured_snapshot(&dirs, id)));
     }
-    leftovers.extend(dirs::trash(store)?.iter().map(|path| measured(path, None)));
+    leftovers.extend(dirs::trash(store)?.iter().map(|path| measured(path)));
     Ok(leftovers)
 }
 
-/// What the directory of a snapshot takes on the disk; 0 where it can't be measured.
+/// What the files of a snapshot take on the disk; 0 where it can't be measured.
 #[must_use]
 pub fn directory_bytes(store: &Store, snapshotter: &str, id: SnapshotId) -> u64 {
     let name = NAMES.into_iter().find(|name| *name == snapshotter);
-    name.map_or(0, |name| disk_bytes(&Dirs::new(store, name).dir(id)))
+    name.map_or(0, |name| measured_snapshot(&Dirs::new(store, name), id).bytes)
 }
 
 /// Tells of each thing before it removes it.
-fn purge_each(store: &Store, tell: &mut dyn FnMut(&Path, Option<SnapshotId>)) -> Result<()> {
+fn purge_each(store: &Store, tell: &mut dyn FnMut(&dyn Fn() -> Leftover)) -> Result<()> {
     store.check_writable()?;
     let mut failure: Option<Error> = None;
     for name in NAMES {
@@ -89,7 +89,7 @@ fn purge_each(store: &Store, tell: &mut dyn FnMut(&Path, Option<SnapshotId>)) ->
         for id in garbage {
             let discard = || {
                 dirs.check_idle(id)?;
-                tell(&dirs.dir(id), Some(id));
+                tell(&|| measured_snapshot(&dirs, id));
                 dirs.discard(id)
             };
             match { discard }() {
@@ -100,9 +100,10 @@ fn purge_each(store: &Store, tell: &mut dyn FnMut(&Path, Option<SnapshotId>)) ->
                 Ok(()) => (),
             }
         }
-        dirs.release(&dirs.list()?, || store.snapshots_below_open(name));
+        let there: Vec<_> = dirs.list()?.into_iter().collect();
+        dirs.release(&there, || store.snapshots_below_open(name));
     }
-    let emptied = empty(store, &mut |path| tell(path, None));
+    let emptied = empty(store, &mut |path| tell(&|| measured(path)));
     failure.map_or(emptied, Err)
 }
 
@@ -117,8 +118,15 @@ fn empty(store: &Store, tell: &mut dyn FnMut(&Path)) -> Result<()> {
     failure.map_or(Ok(()), Err)
 }
 
-fn measured(path: &Path, id: Option<SnapshotId>) -> Leftover {
-    Leftover { path: path.into(), id, bytes: disk_bytes(path) }
+fn measured(path: &Path) -> Leftover {
+    Leftover { path: path.into(), id: None, bytes: disk_bytes(path) }
+}
+
+fn measured_snapshot(dirs: &Dirs, id: SnapshotId) -> Leftover {
+    let found = dirs.found(id);
+    let bytes = found.iter().map(|path| disk_bytes(path)).sum();
+    let path = found.into_iter().next().unwrap_or_else(|| dirs.dir(id));
+    Leftover { path, id: Some(id), bytes }
 }
 
 /// What a file or directory takes on the disk; 0 where it can't be measured.
@@ -142,7 +150,7 @@ fn garbage(
     name: &str,
 ) -> Result<(Option<Making>, BTreeSet<SnapshotId>)> {
     // In this order: what is dead by the first two can't be among the rows.
-    let mut there: BTreeSet<_> = dirs.list()?.into_iter().collect();
+    let mut there = dirs.list()?;
     let last = store.last_snapshot_id()?;
     let mut alone = None;
     if there.last().copied() > last {

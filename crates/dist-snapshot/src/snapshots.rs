@@ -1,7 +1,8 @@
 //! A snapshotter: records in the store, trees by a driver.
 
+use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dist_core::{
@@ -12,6 +13,7 @@ use dist_store::{SnapshotRecord, SnapshotStore};
 
 use crate::dirs::{Dirs, at, io_kind};
 use crate::driver::Driver;
+use crate::usage;
 
 /// How often, and how long after one another, a key is tried to be taken from a dead maker: a process
 /// that was just forked has the lock of the one that forked it until it runs its program.
@@ -140,8 +142,8 @@ impl<D: Driver> Snapshots<D> {
         }
         let Some(lost) = lost else { return Ok(()) };
         let what = || {
-            let (key, path) = (&record.info.key, self.dirs.fs(lost));
-            format!("use snapshot {key}: its directory {} is gone", path.display())
+            let path = self.dirs.layout().committed(&self.dirs.fs(lost));
+            format!("use snapshot {}: its files at {} are gone", record.info.key, path.display())
         };
         let forgotten = self.records.forget_lost(lost).during(what)?;
         tracing::debug!(key = %record.info.key, ?forgotten, "a lost snapshot is forgotten");
@@ -166,11 +168,13 @@ impl<D: Driver> Snapshots<D> {
         }
     }
 
-    fn measure(&self, record: &SnapshotRecord, kind: SnapshotKind) -> Result<Usage> {
-        let path = self.dirs.fs(record.id);
-        self.driver
-            .measure(&path, kind)
-            .map_err(|error| Error::new(io_kind(&error), at("measure", &path)).with_source(error))
+    fn measure(
+        &self,
+        tree: &Path,
+        measure: impl FnOnce(&Path) -> io::Result<Usage>,
+    ) -> Result<Usage> {
+        measure(tree)
+            .map_err(|error| Error::new(io_kind(&error), at("measure", tree)).with_source(error))
     }
 }
 
@@ -194,7 +198,7 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
         match record.info.kind {
             SnapshotKind::Active => {
                 self.check_whole(&record)?;
-                self.measure(&record, SnapshotKind::Active)
+                self.measure(&self.dirs.fs(record.id), usage::measure)
             }
             SnapshotKind::View => Ok(Usage::default()),
             SnapshotKind::Committed => Ok(record.usage),
@@ -251,14 +255,18 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
                 return Err(Error::new(ErrorKind::FailedPrecondition, message));
             }
             let tree = self.dirs.fs(record.id);
-            let frozen = self.driver.freeze(&tree)?;
+            self.dirs.demand_feature()?;
+            self.driver.freeze(&tree)?;
             let usage = match usage {
                 Some(usage) => usage,
-                None => self.measure(&record, SnapshotKind::Committed)?,
+                None => self.measure(&tree, |tree| self.dirs.layout().measure(tree))?,
             };
             let result = self.records.commit(name, key, parent, labels, usage);
-            if frozen && let Err(error) = self.driver.frozen(&tree, result.is_ok()) {
+            if let Err(error) = self.driver.frozen(&tree, result.is_ok()) {
                 tracing::debug!(%key, ?error, "what a frozen snapshot leaves was not removed");
+            }
+            if result.is_ok() {
+                self.dirs.release(&record.parents, || self.records.below_open());
             }
             return result;
         }

@@ -1,4 +1,4 @@
-//! `ROOT/format`: `{"version":1,"compatible":[],"read_only":[],"incompatible":[]}`.
+//! `ROOT/format`: `{"version":1,"compatible":[],"read_only":[],"incompatible":["image-files"]}`.
 //!
 //! It is written last when a store is made, so a store that has it has all of its directories and
 //! its database. The version changes when every older program must keep out. Between versions, a
@@ -9,12 +9,30 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
-use dist_core::{Context as _, Error, ErrorKind, Result};
+use dist_core::{Context as _, Error, ErrorKind, Result, ResultExt as _};
 
 use crate::fsio::{self, at};
+use crate::{Store, db, locks};
 
 pub(crate) const VERSION: u64 = 1;
 const LIMIT: u64 = 64 << 10;
+
+/// What a store may have that programs without it take for damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// Committed snapshots that are one file each. A new store has it.
+    ImageFiles,
+}
+
+impl Feature {
+    const ALL: [Self; 1] = [Self::ImageFiles];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ImageFiles => "image-files",
+        }
+    }
+}
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Format {
@@ -65,10 +83,45 @@ fn check(bytes: &[u8], root: &Path) -> Result<Allowed> {
     let Ok(format) = serde_json::from_slice::<Format>(bytes) else {
         return Err(refuse(DAMAGED.into()));
     };
-    if let Some(feature) = format.incompatible.first() {
+    let known = |name: &&String| Feature::ALL.iter().any(|feature| feature.name() == **name);
+    if let Some(feature) = format.incompatible.iter().find(|name| !known(name)) {
         return Err(refuse(format!("store feature {feature:?} is not known to this program")));
     }
     Ok(if format.read_only.is_empty() { Allowed::Write } else { Allowed::Read })
+}
+
+impl Store {
+    /// Tells older programs, durably, that the store has `feature` from now on.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn demand(&self, feature: Feature) -> Result<()> {
+        let root = self.root();
+        if has(root, feature)? {
+            return Ok(());
+        }
+        self.check_writable()?;
+        let path = root.join("meta.lock");
+        let gate = db::lock_file(&path)?;
+        db::lock(&gate).context(ErrorKind::Storage, || at("lock", &path))?;
+        let mut format = load(root)?;
+        format.incompatible.push(feature.name().into());
+        format.incompatible.sort();
+        format.incompatible.dedup();
+        replace(root, &format).during(|| format!("note that there are {}", feature.name()))?;
+        locks::unlock(&gate);
+        Ok(())
+    }
+}
+
+fn has(root: &Path, feature: Feature) -> Result<bool> {
+    Ok(load(root)?.incompatible.iter().any(|name| name == feature.name()))
+}
+
+fn load(root: &Path) -> Result<Format> {
+    let path = root.join("format");
+    let bytes = fsio::read_small(&path, LIMIT)?.unwrap_or_default();
+    serde_json::from_slice(&bytes).context(ErrorKind::Storage, || at("read", &path))
 }
 
 /// Writes `root/format`, durably, after the names of all else in `root` are on the disk.
@@ -77,9 +130,13 @@ pub(crate) fn write(root: &Path) -> Result<()> {
         version: VERSION,
         compatible: Vec::new(),
         read_only: Vec::new(),
-        incompatible: Vec::new(),
+        incompatible: Feature::ALL.iter().map(|feature| feature.name().into()).collect(),
     };
-    let mut bytes = serde_json::to_vec(&format)
+    replace(root, &format)
+}
+
+fn replace(root: &Path, format: &Format) -> Result<()> {
+    let mut bytes = serde_json::to_vec(format)
         .context(ErrorKind::Internal, || "write the store's format".into())?;
     bytes.push(b'\n');
     let (path, new) = (root.join("format"), root.join("format.new"));
@@ -106,9 +163,14 @@ mod tests {
             check(br#"{"version":1,"compatible":["x"],"read_only":["y"]}"#, root).unwrap(),
             Allowed::Read
         );
+        let known = br#"{"version":1,"incompatible":["image-files"]}"#;
+        assert_eq!(check(known, root).unwrap(), Allowed::Write);
         for (bytes, message) in [
             (&br#"{"version":3,"other":1}"#[..], "store format 3, this program knows 1"),
-            (br#"{"version":1,"incompatible":["z"]}"#, "store feature \"z\" is not known"),
+            (
+                br#"{"version":1,"incompatible":["image-files","z"]}"#,
+                "store feature \"z\" is not known",
+            ),
             (b"", "open store /r: its format file is damaged"),
             (b"99", "its format file is damaged"),
             (br#"{"version":1,"incompatible":7}"#, "its format file is damaged"),
@@ -117,5 +179,20 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Storage);
             assert!(error.to_string().contains(message), "{error}");
         }
+    }
+
+    #[test]
+    fn a_feature_is_told_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path(), crate::StoreOptions::default()).unwrap();
+        let path = temp.path().join("format");
+        let new = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, r#"{"version":1,"compatible":["x"]}"#).unwrap();
+        assert!(!has(temp.path(), Feature::ImageFiles).unwrap());
+        store.demand(Feature::ImageFiles).unwrap();
+        let told = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(told, new.replace("\"compatible\":[]", "\"compatible\":[\"x\"]"));
+        store.demand(Feature::ImageFiles).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), told);
     }
 }

@@ -86,6 +86,7 @@ pub use db::Db;
 pub use discard::{Discarded, FETCHED, NamedBy, OPERATION, UnpackedLayer, discarded_label};
 pub use documents::{Known, Outlined};
 pub use durability::{Durability, SETTLE_DIRTY_BYTES, SettleMode, Settled};
+pub use format::Feature;
 pub use gc::{Collected, Explanation, GcOptions, Leak, Object, Reason, Removed, Step, Why};
 pub use images::{ImageChange, ImageStore};
 pub use ingest::{INGEST_LIFETIME, IngestEntry, IngestWriter, Sharing};

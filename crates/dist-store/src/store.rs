@@ -236,6 +236,8 @@ fn create(root: &Path) -> Result<()> {
         return Ok(());
     }
     make_dirs(root)?;
+    // Whoever makes snapshots locks it.
+    db::lock_file(&root.join("snapshots/lock"))?;
     Db::create(root).map_err(|error| reserve::explain(error, root))?;
     for dir in ["content/blobs", "content"] {
         fsio::sync_dir(&root.join(dir))?;

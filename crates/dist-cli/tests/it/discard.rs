@@ -189,7 +189,7 @@ fn a_damaged_image_is_found_and_made_again() {
     dist.ok(&["pull", "--discard-blobs", &reference]);
     let damage = |from_end: bool| {
         for entry in fs_err::read_dir(dist.root().join("snapshots/erofs")).expect("list") {
-            let path = entry.expect("list").path().join("layer.erofs");
+            let path = entry.expect("list").path();
             let mut bytes = fs_err::read(&path).expect("read");
             let size = usize::try_from(u64::from_le_bytes(bytes[8..16].try_into().expect("8")));
             // The first inode's owner, or the first entry's name.

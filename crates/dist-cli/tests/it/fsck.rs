@@ -65,7 +65,10 @@ impl Pulled {
         let dir = self.path("snapshots").join(snapshotter);
         let mut ids: Vec<u64> = fs_err::read_dir(&dir)
             .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().ok())
+            .filter_map(|entry| {
+                let name = entry.unwrap().file_name();
+                name.to_str().unwrap().split('.').next().unwrap().parse().ok()
+            })
             .collect();
         ids.sort_unstable();
         ids.iter().map(|id| dir.join(id.to_string()).join("fs")).collect()
@@ -513,7 +516,7 @@ fn images_are_compared_with_their_layers_and_written_again() {
     let _timed = timed("fsck");
     let pulled = Pulled::new("erofs");
     pulled.assert_healthy();
-    let image = |tree: &PathBuf| tree.with_file_name("layer.erofs");
+    let image = |tree: &PathBuf| tree.parent().unwrap().with_extension("erofs");
     let images: Vec<PathBuf> = pulled.trees("erofs").iter().map(image).collect();
     for path in &images {
         let mut bytes = fs_err::read(path).unwrap();

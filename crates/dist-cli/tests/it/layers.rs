@@ -69,6 +69,36 @@ fn the_layer_of_a_snapshot_makes_its_tree_of_its_parents() {
     }
 }
 
+/// All below a directory, and itself.
+fn count(dir: &Path) -> usize {
+    let entries = fs_err::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    1 + entries.map(|path| if path.is_dir() { count(&path) } else { 1 }).sum::<usize>()
+}
+
+#[test]
+fn with_erofs_an_image_is_a_file_a_blob_and_a_file_a_layer() {
+    let _timed = timed("layers");
+    let registry = Registry::start();
+    let dist = dist().with(&["--snapshotter", "erofs"]);
+    let mut there = 0;
+    // That makes the store.
+    dist.run(&["pull", &registry.reference("test/files:none")]).exit(3);
+    // The first one brings the snapshotter's directory.
+    for (seed, own) in [(1, 1), (2, 0)] {
+        let empty = count(dist.root());
+        let image = Image::random(seed, &[40_000, 2000, 500]);
+        image.push(&registry, "test/files", &seed.to_string());
+        dist.ok(&["pull", &registry.reference(&format!("test/files:{seed}"))]);
+        let added = count(dist.root()) - empty;
+        assert_eq!(added, image.blob_count() + 3 + own, "image {seed}");
+        there += added;
+    }
+    assert!(there < 20);
+    dist.script("dist images -q | xargs dist rmi").ok();
+    dist.ok(&["gc"]);
+    assert_eq!(fs_err::read_dir(dist.root().join("snapshots/erofs")).unwrap().count(), 0);
+}
+
 #[test]
 fn every_layer_of_an_image_is_found_again() {
     let _timed = timed("layers");

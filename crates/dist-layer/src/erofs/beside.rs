@@ -1,5 +1,11 @@
 //! Images that stand for directories: each is beside the directory that its layer would be unpacked
-//! to.
+//! to, and takes the place of that one's parent in the end.
+//!
+//! ```text
+//! <id>/fs            the directory
+//! <id>/layer.erofs   its image, when it is written
+//! <id>.erofs         its image, when nothing else of `<id>` is needed any more
+//! ```
 
 use std::fs::File;
 use std::io::Read;
@@ -10,11 +16,31 @@ use dist_core::{Applied, Cancel, Context as _, Descriptor, ErrorKind, Result, Re
 use super::{ErofsOptions, inherit_erofs_dirs, write_erofs};
 
 const NAME: &str = "layer.erofs";
+const EXTENSION: &str = "erofs";
 
-/// The image that stands for the directory `dir`.
+/// The image that stands for the directory `dir`, which may be gone.
 #[must_use]
 pub fn image_path(dir: &Path) -> PathBuf {
+    match final_image_path(dir) {
+        Some(path) if path.exists() => path,
+        _ => new_image_path(dir),
+    }
+}
+
+/// Where the image that stands for `dir` is written.
+#[must_use]
+pub fn new_image_path(dir: &Path) -> PathBuf {
     dir.with_file_name(NAME)
+}
+
+/// Where that image is to stay; `None` where `dir` has no parent with a name.
+#[must_use]
+pub fn final_image_path(dir: &Path) -> Option<PathBuf> {
+    let parent = dir.parent()?;
+    let mut name = parent.file_name()?.to_owned();
+    name.push(".");
+    name.push(EXTENSION);
+    Some(parent.with_file_name(name))
 }
 
 /// Writes a layer as the image that stands for `dir`, in the place of one that is there.
@@ -25,7 +51,7 @@ pub(crate) fn write_layer(
     options: &ErofsOptions,
     cancel: &Cancel,
 ) -> Result<Applied> {
-    replace(&image_path(dir), |file| write_erofs(layer, input, file, options, cancel))
+    replace(&new_image_path(dir), |file| write_erofs(layer, input, file, options, cancel))
 }
 
 /// Makes a file that has its name only when it is whole.

@@ -39,7 +39,7 @@ const NOTES: [&[u8]; 8] = [
 /// `ResourceExhausted` where the image would be larger than 2 TiB; `Unsupported` for an extended
 /// attribute that an image can't have; `Storage`.
 pub fn write_erofs_dir(dir: &Path, cancel: &Cancel) -> Result<()> {
-    replace(&beside::image_path(dir), |file| {
+    replace(&beside::new_image_path(dir), |file| {
         let mut reader = Reader { file, end: BASE, first: HashMap::new(), cancel };
         let tree = reader.tree(dir)?;
         write(&tree, file, reader.end, [0; 16])

@@ -75,9 +75,11 @@ mod tests {
     use std::path::PathBuf;
 
     use dist_core::Cancel;
-    use dist_layer::{image_path, write_erofs_dir};
+    use dist_layer::{new_image_path, write_erofs_dir};
 
     use super::*;
+    use crate::erofs::{Images, attach};
+    use crate::layout::Layout as _;
 
     /// The images below a directory that loop devices have.
     fn attached(below: &Path) -> Vec<PathBuf> {
@@ -112,13 +114,14 @@ mod tests {
             std::fs::write(dir.join(format!("file-{layer}")), vec![b'x'; layer * 100]).unwrap();
             std::fs::write(dir.join("all"), layer.to_string()).unwrap();
             write_erofs_dir(&dir, &Cancel::default()).unwrap();
-            crate::erofs::attach_via(&dir, Via::Loop).unwrap();
+            let mounted = attach(&dir, Via::Loop).unwrap();
             // There already, so nothing more is mounted.
-            crate::erofs::attach_via(&dir, Via::Loop).unwrap();
-            dirs.push(dir);
+            assert_eq!(attach(&dir, Via::Loop).unwrap(), mounted);
+            dirs.push((dir, mounted));
         }
         assert_eq!(attached(temp.path()).len(), 100);
-        let lower: Vec<String> = dirs.iter().rev().map(|dir| dir.display().to_string()).collect();
+        let lower: Vec<String> =
+            dirs.iter().rev().map(|(_, dir)| dir.display().to_string()).collect();
         let stack = Mount {
             fstype: "overlay".into(),
             source: "overlay".into(),
@@ -134,7 +137,10 @@ mod tests {
             assert_eq!(file, vec![b'x'; layer * 100]);
         }
         super::super::unmount(&target).unwrap();
-        dirs.iter().for_each(|dir| crate::erofs::detach(dir).unwrap());
+        dirs.iter().for_each(|(dir, mounted)| {
+            Images.detach(dir).unwrap();
+            assert!(!mounted.exists());
+        });
         none_left(temp.path());
     }
 
@@ -142,10 +148,10 @@ mod tests {
     fn what_is_no_image_leaves_no_device() {
         assert!(rustix::process::geteuid().is_root(), "mounting takes root");
         let temp = tempfile::tempdir().unwrap();
-        let dir = temp.path().join("fs");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(image_path(&dir), vec![0; 8192]).unwrap();
-        let error = crate::erofs::attach_via(&dir, Via::Loop).unwrap_err();
+        let dir = temp.path().join("1/fs");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(new_image_path(&dir), vec![0; 8192]).unwrap();
+        let error = attach(&dir, Via::Loop).unwrap_err();
         assert!(error.to_string().contains("loop device"), "{error}");
         none_left(temp.path());
     }

@@ -188,9 +188,11 @@ fn a_removed_directory_takes_its_row_along(bench: &Bench) {
         bench.layer("top", Some("middle"), |root| write(&root.join("top"), "x"));
         bench.view("view", Some("top"));
         if bench.name == "erofs" {
-            dist_snapshot::mount::unmount(&base_of(lost).join("fs")).unwrap();
+            dist_snapshot::mount::unmount(&base_of(lost).with_extension("fs")).unwrap();
+            std::fs::remove_file(base_of(lost).with_extension("erofs")).unwrap();
+        } else {
+            std::fs::remove_dir_all(base_of(lost)).unwrap();
         }
-        std::fs::remove_dir_all(base_of(lost)).unwrap();
         let error = fails(ErrorKind::FailedPrecondition, bench.stat("top"));
         assert!(error.to_string().contains(bench.store.root().to_str().unwrap()), "{error}");
         bench.remove("view").unwrap();

@@ -7,6 +7,7 @@
 mod boots;
 mod commands;
 mod copy;
+mod images;
 mod kill;
 mod layers;
 mod namespaces;

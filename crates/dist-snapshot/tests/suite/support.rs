@@ -1,6 +1,6 @@
 //! A store for one test, mounts that undo themselves, and trees as text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -112,11 +112,16 @@ impl Bench {
         tree
     }
 
-    /// The directories of snapshots, of all ids.
-    pub(crate) fn dirs(&self) -> Vec<String> {
+    /// The ids of the snapshots that have anything on the disk.
+    pub(crate) fn dirs(&self) -> BTreeSet<String> {
+        self.names().iter().map(|name| name.split('.').next().unwrap().to_owned()).collect()
+    }
+
+    /// What is in the snapshotter's directory.
+    pub(crate) fn names(&self) -> BTreeSet<String> {
         match std::fs::read_dir(self.store.root().join("snapshots").join(self.name)) {
             Ok(dir) => dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect(),
-            Err(_) => Vec::new(),
+            Err(_) => BTreeSet::new(),
         }
     }
 }

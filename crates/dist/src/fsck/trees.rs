@@ -122,7 +122,7 @@ impl<'a> Trees<'a> {
         let content = self.engine.in_namespace(row.namespace.clone()).content();
         let needed = if row.snapshotter == "native" { layers } else { &layers[layers.len() - 1..] };
         let image = self.is_image(row)?;
-        let lost = |dir: &PathBuf| !dir.exists() || (image && !image_path(dir).exists());
+        let lost = |dir: &PathBuf| if image { !image_path(dir).exists() } else { !dir.exists() };
         let parent = layers[layers.len() - 1].parent;
         let below = parent.map_or_else(|| Ok(Vec::new()), |parent| self.below(row, parent));
         let is_lost = |layer: &Layer| content.open(&layer.desc.digest).is_err();
