@@ -3,6 +3,7 @@
 mod abort;
 mod active;
 mod apply;
+mod bundle;
 mod completions;
 mod config;
 mod daemon;
@@ -22,15 +23,18 @@ mod login;
 mod logout;
 mod multi_fetch;
 mod objects;
+mod oci;
 mod path;
 mod pull;
 mod rmi;
 mod rootfs;
 mod several;
 mod snapshots;
+mod stored;
 mod transfer;
 mod unpack;
 mod version;
+mod wishes;
 
 use clap::Subcommand;
 use dist_core::{Context, Digest, ErrorKind, Result};
@@ -59,6 +63,12 @@ pub(crate) enum Command {
 
     /// Unpack an image into a plain directory
     Unpack(unpack::Args),
+
+    /// Make a bundle that an OCI runtime takes as it is
+    Bundle(Box<bundle::Args>),
+
+    /// Show what a runtime is told of an image
+    Oci(oci::Args),
 
     /// Show what an image is made of
     Inspect(inspect::Args),
@@ -129,6 +139,13 @@ pub(crate) enum Command {
     Version,
 }
 
+impl Command {
+    /// Whether `--user` is a user of an image, not one of a registry.
+    pub(crate) fn runs_image(&self) -> bool {
+        matches!(self, Self::Bundle(_) | Self::Oci(_))
+    }
+}
+
 /// Does what was asked. `verb` is how the command was called.
 pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<()> {
     let timeout = match command {
@@ -144,6 +161,8 @@ pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<()> {
         Command::FetchObject(args) => fetch_object::run(config, &args),
         Command::MultiFetch(args) => multi_fetch::run(config, &args),
         Command::Unpack(args) => unpack::run(config, &args),
+        Command::Bundle(args) => bundle::run(config, &args),
+        Command::Oci(args) => oci::run(config, &args),
         Command::Inspect(args) => inspect::run(config, &args),
         Command::Images(args) => images::run(config, &args),
         Command::Rmi(args) => rmi::run(config, &args),

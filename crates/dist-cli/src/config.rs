@@ -169,7 +169,7 @@ impl Config {
             discard_blobs,
             must_discard,
             jobs: jobs.into(),
-            user: global.network.user.clone(),
+            user: global.network.user.clone().filter(|_| !args.command.runs_image()),
             password_stdin: global.network.password_stdin,
             registry,
             environment,
@@ -323,6 +323,19 @@ impl Config {
         let text = value.to_string_lossy();
         let what = || format!("read SOURCE_DATE_EPOCH {text:?}");
         text.parse().context(ErrorKind::InvalidArgument, what).map(Some)
+    }
+
+    /// The value of a variable of this process that goes into a container; `None` where it is not
+    /// set.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a value that is not UTF-8.
+    pub(crate) fn variable(name: &str) -> Result<Option<String>> {
+        let Some(value) = Environment::named(name) else { return Ok(None) };
+        value.into_string().map(Some).map_err(|_| {
+            let message = format!("pass variable {name}: its value is not UTF-8");
+            Error::new(ErrorKind::InvalidArgument, message)
+        })
     }
 
     /// The snapshotter that was asked for.

@@ -16,6 +16,7 @@ mod apply;
 mod archive;
 mod beneath;
 mod compression;
+mod confined;
 mod cores;
 mod diff;
 mod erofs;
@@ -31,6 +32,7 @@ mod whiteout;
 pub use apply::LayerApplier;
 pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader};
 pub use compression::{Compressor, Recipe, decompress, detect};
+pub use confined::Confined;
 pub use cores::Cores;
 pub use diff::{DiffOptions, LayerDiffer, first_difference};
 pub use erofs::{

@@ -102,6 +102,37 @@ impl Detached {
     }
 }
 
+/// A directory in which this process sees what mounts show, for as long as the value lives. Nothing
+/// stays mounted, also where the process is killed.
+#[derive(Debug)]
+pub struct Seen {
+    dir: PathBuf,
+    _mounted: Option<Detached>,
+}
+
+impl Seen {
+    /// Makes it: the source of a bind mount, which nothing keeps from being written, or the mount
+    /// itself.
+    ///
+    /// # Errors
+    /// As [`Detached::new`].
+    pub fn of(mounts: &[Mount]) -> Result<Self> {
+        if let [Mount { fstype, source, target: None, .. }] = mounts
+            && fstype == "bind"
+        {
+            return Ok(Self { dir: source.clone(), _mounted: None });
+        }
+        let mounted = Detached::new(mounts)?;
+        Ok(Self { dir: mounted.path(), _mounted: Some(mounted) })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+}
+
 /// The directories of the read-only layers in `mounts`, nearest first.
 ///
 /// Empty for a snapshot without a parent, whose one directory is [`Mount::writable_dir`].

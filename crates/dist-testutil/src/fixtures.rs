@@ -248,6 +248,8 @@ pub struct ImageOptions {
     pub platform: Option<(&'static str, Option<&'static str>)>,
     /// Written into the config instead of the layers' own.
     pub diff_ids: Option<Vec<DiffId>>,
+    /// The config's `config`, a shell when not given.
+    pub settings: Option<Value>,
 }
 
 /// An image, whole, in memory.
@@ -295,7 +297,7 @@ impl Image {
         let mut config = json!({
             "architecture": architecture,
             "os": "linux",
-            "config": { "Cmd": ["/bin/sh"] },
+            "config": options.settings.clone().unwrap_or_else(|| json!({ "Cmd": ["/bin/sh"] })),
             "rootfs": { "type": "layers", "diff_ids": told },
         });
         if let Some(variant) = variant {

@@ -48,7 +48,7 @@ pub use host::{Contents, Host, Images, Local, Puller};
 pub use import::{DigestNames, ImportOptions, Naming, import};
 pub use layers::{Layer, Plan, read_document};
 pub use operation::{Operation, Operations};
-pub use plain::{fetch_document, unpack_to_directory};
+pub use plain::{fetch_document, unpack_stored_to_directory, unpack_to_directory};
 pub use pull::{PullOptions, Pulled, Unpacking, Wanted, describe, pull, pull_as, unpack_manifest};
 pub use push::{PushOptions, push};
 pub use remotes::Remotes;

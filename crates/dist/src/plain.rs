@@ -8,9 +8,11 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use dist_core::{
-    Applier as _, Cancel, Context as _, Descriptor, Document, Error, ErrorKind, Event, Fetcher,
-    Hasher, ImageConfig, LayerForm, Mount, Progress, Resolved, Resolver as _, Result,
+    Applier as _, ByteStream, Cancel, Context as _, Descriptor, Document, Error, ErrorKind, Event,
+    Fetcher, Hasher, ImageConfig, LayerForm, Mount, Progress, Resolved, Resolver as _, Result,
     ResultExt as _, Warning,
 };
 use dist_layer::{ApplyOptions, Cores, LayerApplier, Limits};
@@ -18,10 +20,11 @@ use futures_util::StreamExt as _;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::Remotes;
 use crate::blocking::{Alive, Body, Downloads, blocking};
 use crate::layers::{Layer, Plan, best, check_document_size, image_parts};
 use crate::pull::PullOptions;
+use crate::servers::Servers;
+use crate::{Contents, Remotes};
 
 /// Unpacks the image `name` into `directory`, which must be empty or not exist.
 ///
@@ -37,13 +40,51 @@ pub async fn unpack_to_directory(
     progress: Arc<dyn Progress>,
 ) -> Result<(Resolved, Vec<Warning>)> {
     check_target(directory)?;
-    let alive = Alive::new();
     let resolved = remotes.resolve(name).await?;
-    progress.event(Event::Resolved { name: &resolved.name, target: &resolved.target });
     let fetcher = remotes.fetcher(name)?;
-    let plan = fetch_plan(&*fetcher, &resolved.target, options).await?;
+    let origin = Origin { resolved, fetcher, servers: remotes.servers() };
+    let warnings = unpack_origin(&origin, directory, options, limits, progress).await?;
+    Ok((origin.resolved, warnings))
+}
+
+/// As [`unpack_to_directory`], of an image whose content is in a store.
+///
+/// # Errors
+/// As [`unpack_to_directory`]; `NotFound` for content that is not there.
+pub async fn unpack_stored_to_directory(
+    content: Arc<dyn Contents>,
+    resolved: Resolved,
+    directory: &Path,
+    options: &PullOptions,
+    limits: &Limits,
+    progress: Arc<dyn Progress>,
+) -> Result<Vec<Warning>> {
+    let fetcher = Arc::new(StoredFetcher(content));
+    let origin = Origin { resolved, fetcher, servers: &Servers::new(1) };
+    unpack_origin(&origin, directory, options, limits, progress).await
+}
+
+/// An image and whoever has it.
+struct Origin<'a> {
+    resolved: Resolved,
+    fetcher: Arc<dyn Fetcher>,
+    servers: &'a Servers,
+}
+
+async fn unpack_origin(
+    origin: &Origin<'_>,
+    directory: &Path,
+    options: &PullOptions,
+    limits: &Limits,
+    progress: Arc<dyn Progress>,
+) -> Result<Vec<Warning>> {
+    check_target(directory)?;
+    let alive = Alive::new();
+    let Resolved { name, target } = &origin.resolved;
+    progress.event(Event::Resolved { name, target });
+    let plan = fetch_plan(&*origin.fetcher, target, options).await?;
     let work = Work {
-        downloads: alive.downloads(remotes.servers(), fetcher),
+        downloads: alive.downloads(origin.servers, origin.fetcher.clone()),
         cancel: alive.cancel(),
         applier: LayerApplier::new(ApplyOptions {
             form: LayerForm::Merged,
@@ -60,7 +101,39 @@ pub async fn unpack_to_directory(
         Ok(warnings)
     })
     .await?;
-    Ok((resolved, warnings))
+    Ok(warnings)
+}
+
+/// Content of a store as if it were far away.
+struct StoredFetcher(Arc<dyn Contents>);
+
+#[async_trait]
+impl Fetcher for StoredFetcher {
+    async fn fetch(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream> {
+        /// Bytes that are read at once.
+        const CHUNK: usize = 256 << 10;
+        let (content, digest) = (self.0.clone(), desc.digest);
+        let file = blocking(move || {
+            let mut file = content.open(&digest)?.file;
+            let skipped = std::io::copy(&mut (&mut file).take(offset), &mut std::io::sink());
+            skipped.context(ErrorKind::Storage, || format!("read blob {digest}"))?;
+            Ok(file)
+        })
+        .await?;
+        Ok(Box::pin(futures_util::stream::try_unfold(Some(file), move |file| async move {
+            let Some(mut file) = file else { return Ok(None) };
+            blocking(move || {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                (&mut file)
+                    .take(CHUNK as u64)
+                    .read_to_end(&mut chunk)
+                    .context(ErrorKind::Storage, || format!("read blob {digest}"))?;
+                let more = (chunk.len() == CHUNK).then_some(file);
+                Ok((!chunk.is_empty()).then(|| (Bytes::from(chunk), more)))
+            })
+            .await
+        })))
+    }
 }
 
 /// Fetches and verifies the documents from `target` to the config, in memory.

@@ -48,6 +48,11 @@ impl Environment {
         }
     }
 
+    /// A variable that a user names, for a container.
+    pub(super) fn named(name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
     /// The root directory where none is asked for.
     pub(super) fn default_root(&self, is_root: bool) -> Option<PathBuf> {
         if is_root {

@@ -7,13 +7,14 @@ use dist_testutil::timed;
 use serde_json::Value;
 
 /// What each crate may depend on, of ours.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("dist-core", &[]),
     ("dist-layer", &["dist-core"]),
     ("dist-registry", &["dist-core"]),
     ("dist-store", &["dist-core"]),
     ("dist-snapshot", &["dist-core", "dist-layer", "dist-store"]),
     ("dist", &["dist-core", "dist-layer", "dist-registry", "dist-snapshot", "dist-store"]),
+    ("dist-run", &["dist-core", "dist-layer"]),
     (
         "dist-grpc",
         &["dist", "dist-core", "dist-layer", "dist-registry", "dist-snapshot", "dist-store"],
@@ -26,6 +27,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "dist-grpc",
             "dist-layer",
             "dist-registry",
+            "dist-run",
             "dist-snapshot",
             "dist-store",
         ],

@@ -14,6 +14,7 @@ mod adversarial;
 mod auth;
 mod backend;
 mod bad_input;
+mod bundle;
 mod concurrency;
 mod conformance;
 mod ctr;

@@ -1,0 +1,300 @@
+//! What people want of a container otherwise than its image says: the flags of all commands that
+//! make runtime specs.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use dist_core::{Context, Error, ErrorKind, Result};
+use dist_run::{
+    Capability, ImageSettings, Mount, Network, Resources, Rootfs, SpecOptions, UserSpec,
+};
+
+use crate::config::Config;
+use crate::units::parse_size;
+
+/// Flags for a runtime spec.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Container")]
+pub(crate) struct Wishes {
+    /// Set a variable; without a value it is passed on
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+
+    /// Set the variables in a file, one a line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+
+    /// Mount something: type=bind|tmpfs,source=PATH,target=PATH[,readonly][,options=A:B]
+    #[arg(long, value_name = "SPEC", value_parser = parse_mount)]
+    mount: Vec<Mount>,
+
+    /// Mount a file or directory of this machine
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", value_parser = parse_volume)]
+    volume: Vec<Mount>,
+
+    /// Directory to start in
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+
+    /// User and group, by name or number, as the image knows them
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+
+    /// First word of the command, in place of the image's command
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+
+    /// Keep the root file system from being written
+    #[arg(long)]
+    read_only: bool,
+
+    /// Network: that of this machine, or none
+    #[arg(long, alias = "network", value_enum, default_value_t, value_name = "NETWORK")]
+    net: Net,
+
+    /// Name of the machine that it sees
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+
+    /// Add a capability, or ALL
+    #[arg(long, value_name = "CAPABILITY", value_parser = parse_capabilities)]
+    cap_add: Vec<Capabilities>,
+
+    /// Take a capability away, or ALL
+    #[arg(long, value_name = "CAPABILITY", value_parser = parse_capabilities)]
+    cap_drop: Vec<Capabilities>,
+
+    /// Let it do all that you may do: all capabilities and devices, no filter of system calls
+    #[arg(long)]
+    privileged: bool,
+
+    /// Most memory it may use
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+
+    /// Most processors it may use, as 1.5
+    #[arg(long, value_name = "N")]
+    cpus: Option<f64>,
+
+    /// Most processes it may have; -1 is any number
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pids_limit: Option<i64>,
+
+    /// Run an init as its first process, which passes on signals and waits for orphans (`tini`)
+    #[arg(long)]
+    init: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Net {
+    /// That of this machine
+    #[default]
+    Host,
+    /// None but its own loopback
+    None,
+}
+
+/// Capabilities that were named by one word.
+#[derive(Clone, Debug)]
+struct Capabilities(Vec<Capability>);
+
+impl Wishes {
+    /// What a spec is made with, for a command that continues with `args`. Users are looked up in
+    /// `rootfs`.
+    pub(crate) fn options(
+        &self,
+        image: &ImageSettings,
+        args: &[String],
+        rootfs: &mut Rootfs,
+    ) -> Result<SpecOptions> {
+        let all = |lists: &[Capabilities]| lists.iter().flat_map(|list| list.0.clone()).collect();
+        let mut cap_drop: BTreeSet<Capability> = all(&self.cap_drop);
+        let cap_add: BTreeSet<Capability> = all(&self.cap_add);
+        // One that is asked for by name stays where all others go.
+        if self.cap_drop.iter().any(|list| list.0.len() > 1) {
+            cap_drop.retain(|capability| !cap_add.contains(capability));
+        }
+        Ok(SpecOptions {
+            args: args.to_vec(),
+            entrypoint: self.entrypoint.clone().map(|program| vec![program]),
+            env: self.environment()?,
+            working_dir: self.workdir.clone(),
+            user: rootfs.user(self.user(image)?.as_ref())?,
+            read_only: self.read_only,
+            hostname: self.hostname.clone(),
+            network: self.network(),
+            cap_add,
+            cap_drop,
+            privileged: self.privileged,
+            resources: Resources { memory: self.memory, cpus: self.cpus, pids: self.pids_limit },
+            mounts: self.volume.iter().chain(&self.mount).cloned().collect(),
+            init: self.init.then(find_init).transpose()?,
+            ..SpecOptions::default()
+        })
+    }
+
+    fn network(&self) -> Network {
+        match self.net {
+            Net::Host => Network::Host,
+            Net::None => Network::None,
+        }
+    }
+
+    fn user(&self, image: &ImageSettings) -> Result<Option<UserSpec>> {
+        let of_image = image.config.as_ref().and_then(|settings| settings.user.as_deref());
+        let user = self.user.as_deref().or(of_image.filter(|user| !user.is_empty()));
+        user.map(str::parse).transpose()
+    }
+
+    fn environment(&self) -> Result<Vec<String>> {
+        let mut variables = Vec::new();
+        for path in &self.env_file {
+            let text = fs_err::read_to_string(path)
+                .context(ErrorKind::InvalidArgument, || format!("read {}", path.display()))?;
+            let lines = text.lines().map(str::trim_start);
+            for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+                variables.extend(variable(line)?);
+            }
+        }
+        for text in &self.env {
+            variables.extend(variable(text)?);
+        }
+        Ok(variables)
+    }
+}
+
+/// One variable; one without a value is that of this process, if it has it.
+fn variable(text: &str) -> Result<Option<String>> {
+    let name = text.split('=').next().unwrap_or_default();
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        let message = format!("set variable {text:?}: that is no NAME=VALUE");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    if name.len() < text.len() {
+        return Ok(Some(text.to_owned()));
+    }
+    Ok(Config::variable(name)?.map(|value| format!("{name}={value}")))
+}
+
+fn find_init() -> Result<PathBuf> {
+    // Only the static one runs in any image.
+    let found = ["/usr/bin/tini-static", "/usr/local/bin/tini-static"].map(Path::new);
+    found.into_iter().find(|path| path.exists()).map(Path::to_owned).ok_or_else(|| {
+        let message = "find an init: there is no tini-static; it is in Debian's package tini";
+        Error::new(ErrorKind::FailedPrecondition, message)
+    })
+}
+
+fn parse_capabilities(text: &str) -> Result<Capabilities, String> {
+    if text.eq_ignore_ascii_case("all") {
+        return Ok(Capabilities(Capability::up_to(usize::MAX - 1).collect()));
+    }
+    text.parse().map(|one| Capabilities(vec![one])).map_err(|error: Error| error.to_string())
+}
+
+/// `SOURCE:TARGET[:OPTIONS]`.
+fn parse_volume(text: &str) -> Result<Mount, String> {
+    let mut parts = text.split(':');
+    let (Some(source), Some(target), options, None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err("write it as SOURCE:TARGET or SOURCE:TARGET:ro".into());
+    };
+    let mut read_only = false;
+    for option in options.unwrap_or_default().split(',') {
+        match option {
+            "" | "rw" => (),
+            "ro" => read_only = true,
+            other => return Err(format!("{other:?} is not known; rw and ro are")),
+        }
+    }
+    bind(source, target, read_only)
+}
+
+fn parse_mount(text: &str) -> Result<Mount, String> {
+    let (mut kind, mut source, mut target) = (None, None, None);
+    let (mut read_only, mut options) = (false, Vec::new());
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        match name {
+            "type" => kind = Some(value),
+            "source" | "src" => source = Some(value),
+            "target" | "destination" | "dst" => target = Some(value),
+            "readonly" | "ro" if matches!(value, "" | "true" | "1") => read_only = true,
+            "readonly" | "ro" if matches!(value, "false" | "0") => read_only = false,
+            "options" => options.extend(value.split(':').map(str::to_owned)),
+            other => return Err(format!("{other:?} is not known in a mount")),
+        }
+    }
+    let Some(target) = target else { return Err("the target is missing".into()) };
+    let mut mount = match (kind.unwrap_or("bind"), source) {
+        ("bind", Some(source)) => bind(source, target, read_only)?,
+        ("bind", None) => return Err("the source is missing".into()),
+        ("tmpfs", _) => {
+            check_target(target)?;
+            let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
+            options.extend(read_only.then(|| "ro".to_owned()));
+            Mount {
+                destination: target.to_owned(),
+                kind: "tmpfs".into(),
+                source: "tmpfs".into(),
+                options,
+            }
+        }
+        (other, _) => return Err(format!("type {other:?} is not known; bind and tmpfs are")),
+    };
+    mount.options.extend(options);
+    Ok(mount)
+}
+
+fn bind(source: &str, target: &str, read_only: bool) -> Result<Mount, String> {
+    check_target(target)?;
+    if !source.contains('/') {
+        return Err(format!("{source:?} is no path; ./{source} would be one"));
+    }
+    let source = fs_err::canonicalize(source).map_err(|error| error.to_string())?;
+    Ok(Mount::bind(source, target, read_only))
+}
+
+fn check_target(target: &str) -> Result<(), String> {
+    if target.starts_with('/') && target.len() > 1 {
+        return Ok(());
+    }
+    Err(format!("the target {target:?} is no absolute path below /"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_and_volumes() {
+        let bound = Mount::bind("/usr", "/data", true);
+        for text in ["type=bind,src=/usr,dst=/data,ro", "source=/usr,target=/data,readonly=true"] {
+            assert_eq!(parse_mount(text).unwrap(), bound, "{text}");
+        }
+        assert_eq!(parse_volume("/usr/bin/..:/data:ro").unwrap(), bound);
+        assert_eq!(parse_volume("/usr:/data").unwrap(), Mount::bind("/usr", "/data", false));
+        let tmpfs = parse_mount("type=tmpfs,target=/t,options=size=1m:noexec").unwrap();
+        assert_eq!(tmpfs.options, ["nosuid", "nodev", "size=1m", "noexec"]);
+        for text in
+            ["", "/usr", "usr:/data", "/usr:data", "/usr:/", "/usr:/d:zz", "/no:/d", "a:b:c:d"]
+        {
+            assert!(parse_volume(text).is_err(), "{text}");
+        }
+        for text in ["type=bind,dst=/d", "src=/usr", "type=volume,src=/usr,dst=/d", "x=1", ""] {
+            assert!(parse_mount(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables() {
+        assert_eq!(variable("A=").unwrap().as_deref(), Some("A="));
+        assert_eq!(variable("A=b=c").unwrap().as_deref(), Some("A=b=c"));
+        assert_eq!(variable("DIST_NO_SUCH_VARIABLE").unwrap(), None);
+        for text in ["", "=a", "A B=c"] {
+            assert!(variable(text).is_err(), "{text:?}");
+        }
+    }
+}

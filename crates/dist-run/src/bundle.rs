@@ -1,0 +1,121 @@
+//! A bundle: what a runtime starts from (runtime-spec, bundle.md).
+//!
+//! ```text
+//! BUNDLE/                  0711, so that a user of a container reaches what is mounted from it
+//!   config.json            the spec, 0600
+//!   rootfs/                the tree, or where it is mounted
+//!   etc/{hosts,resolv.conf,hostname}   mounted over the image's
+//!   volumes/<n>/           the image's volumes, in the order of the spec
+//! ```
+
+use std::fs::DirBuilder;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use dist_core::{Context as _, ErrorKind, Result};
+
+use crate::{Converted, Network, Rootfs, Spec};
+
+/// The name of the tree in a bundle.
+pub const ROOTFS: &str = "rootfs";
+
+/// Files that are mounted over the image's; in the bundle they have the same path.
+pub(crate) const FILES: [&str; 3] = ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
+
+/// The directory of the `n`th volume, relative to the bundle.
+pub(crate) fn volume_source(n: usize) -> PathBuf {
+    PathBuf::from("volumes").join(n.to_string())
+}
+
+/// A directory that is a bundle, or becomes one.
+#[derive(Debug)]
+pub struct Bundle<'a>(&'a Path);
+
+impl<'a> Bundle<'a> {
+    /// Makes the directory, where it is missing, and an empty `rootfs` in it.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn create(dir: &'a Path) -> Result<Self> {
+        make_dir(dir)?;
+        make_dir(&dir.join(ROOTFS))?;
+        Ok(Self(dir))
+    }
+
+    /// Where its tree is, or is to be mounted.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.0.join(ROOTFS)
+    }
+
+    /// Writes the spec and all that it mounts from the bundle, and makes the working directory.
+    /// `rootfs` is the tree as it will be seen.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where something is in the way of the working directory; `Storage`.
+    pub fn write(
+        &self,
+        converted: &Converted,
+        network: Network,
+        rootfs: &mut Rootfs,
+    ) -> Result<()> {
+        let Converted { spec, volumes, .. } = converted;
+        rootfs.make_working_dir(&spec.process.cwd)?;
+        let hostname = spec.hostname.as_deref().unwrap_or_default();
+        make_dir(&self.0.join("etc"))?;
+        self.write_file("etc/hostname", 0o644, format!("{hostname}\n").as_bytes())?;
+        self.write_file("etc/hosts", 0o644, hosts(network, hostname).as_bytes())?;
+        // Where there is none, there is nobody to ask.
+        let resolvers = std::fs::read("/etc/resolv.conf").unwrap_or_default();
+        self.write_file("etc/resolv.conf", 0o644, &resolvers)?;
+        if !volumes.is_empty() {
+            make_dir(&self.0.join("volumes"))?;
+        }
+        for (n, path) in volumes.iter().enumerate() {
+            rootfs.make_volume(path, &self.0.join(volume_source(n)))?;
+        }
+        self.write_spec(spec)
+    }
+
+    fn write_spec(&self, spec: &Spec) -> Result<()> {
+        let json = serde_json::to_vec_pretty(spec)
+            .context(ErrorKind::Internal, || "write a runtime spec".into())?;
+        self.write_file("config.json", 0o600, &json)
+    }
+
+    fn write_file(&self, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+        let path = self.0.join(name);
+        let write = || {
+            let mut options = std::fs::OpenOptions::new();
+            let options = options.write(true).create(true).truncate(true).mode(mode);
+            options.open(&path)?.write_all(bytes)
+        };
+        write().context(ErrorKind::Storage, || format!("write {}", path.display()))
+    }
+}
+
+/// `/etc/hosts` for a container.
+fn hosts(network: Network, hostname: &str) -> String {
+    const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    let theirs = match network {
+        Network::Host => std::fs::read_to_string("/etc/hosts").ok(),
+        Network::None => None,
+    };
+    let mut text = theirs.unwrap_or_else(|| LOCAL.to_owned());
+    if !hostname.is_empty() && !text.split_whitespace().any(|word| word == hostname) {
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text.push_str(&format!("127.0.1.1\t{hostname}\n"));
+    }
+    text
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .context(ErrorKind::Storage, || format!("make directory {}", path.display()))
+}
