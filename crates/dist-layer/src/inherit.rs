@@ -38,17 +38,21 @@ pub fn inherit_dirs(target: &Path, parents: &[PathBuf], dirs: &[Vec<u8>]) -> Res
     if dirs.is_empty() && opaque.is_none() {
         return Ok(());
     }
-    let mut parents = parents.iter().map(|path| Tree::open(path)).collect::<Result<Vec<_>>>()?;
     if let Some(key) = opaque {
-        hide(&target, &parents, key)?;
+        hide(&target, parents, key)?;
     }
+    // Most directories are found in a layer near by, and there may be hundreds below.
+    let mut open: Vec<Tree> = Vec::new();
     for path in dirs {
         let Found::There(to) = find(&mut target, path)? else { continue };
         if hides_below(&target, path)? {
             continue;
         }
-        for parent in &mut parents {
-            match find(parent, path)? {
+        for (below, parent) in parents.iter().enumerate() {
+            if below == open.len() {
+                open.push(Tree::open(parent)?);
+            }
+            match find(&mut open[below], path)? {
                 Found::There(from) => {
                     copy(&target, &from, &to)?;
                     break;
@@ -104,9 +108,10 @@ fn hides_below(tree: &Tree, path: &[u8]) -> Result<bool> {
 }
 
 /// Does in the root what a mark on it would do elsewhere: hides each name that a layer below has.
-fn hide(target: &Tree, parents: &[Tree], key: &str) -> Result<()> {
+fn hide(target: &Tree, parents: &[PathBuf], key: &str) -> Result<()> {
     let root = target.root();
     for parent in parents {
+        let parent = Tree::open(parent)?;
         let listed = |errno| failed(errno, format!("list directory {}", parent.show(&[], &[])));
         each(&parent.root().fd, listed, |name, _| {
             let wrap = |errno| failed(errno, format!("hide {}", target.show(&[], name)));

@@ -92,23 +92,36 @@ impl ContentStore {
     /// # Errors
     /// `Storage`.
     pub fn list(&self) -> Result<Vec<Info>> {
-        self.store.db().read(|connection| {
-            let (ids, mut infos) = self.infos(connection)?;
-            for (info, labels) in infos.iter_mut().zip(labels::CONTENT.load_all(connection, &ids)?)
-            {
-                info.labels = labels;
-            }
-            // The short keys leave next to nothing to do for the second.
-            infos.sort_by_cached_key(|info| (info.digest.as_bytes().len(), info.digest.prefix()));
-            infos.sort_by_key(|info| info.digest);
-            Ok(infos)
-        })
+        let db = self.store.db();
+        let (labels, mut infos) = if db.read(|connection| self.picked(connection))?.is_many() {
+            let every = |connection: &Connection| labels::CONTENT.load_every(connection);
+            let (labels, (ids, infos)) =
+                db.read_both(every, |connection| self.infos(connection))?;
+            (labels::pick(labels, &ids), infos)
+        } else {
+            db.read(|connection| {
+                let (ids, infos) = self.infos(connection)?;
+                Ok((labels::CONTENT.load_all(connection, &ids)?, infos))
+            })?
+        };
+        for (info, labels) in infos.iter_mut().zip(labels) {
+            info.labels = labels;
+        }
+        // The short keys leave next to nothing to do for the second.
+        infos.sort_by_cached_key(|info| (info.digest.as_bytes().len(), info.digest.prefix()));
+        infos.sort_by_key(|info| info.digest);
+        Ok(infos)
+    }
+
+    /// How the rows of this namespace are read.
+    pub(crate) fn picked(&self, connection: &Connection) -> Result<Picked> {
+        of_namespace(connection, "content", &self.scope.namespace)
     }
 
     /// The blobs in the order of their rows, and those rows, without labels.
     fn infos(&self, connection: &Connection) -> Result<(Vec<i64>, Vec<Info>)> {
         let what = || "list blobs".to_owned();
-        let Picked { filter, room } = of_namespace(connection, "content", &self.scope.namespace)?;
+        let Picked { filter, room } = self.picked(connection)?;
         let (mut ids, mut infos) = (Vec::with_capacity(room), Vec::with_capacity(room));
         let mut statement = connection
             .prepare_cached(&format!(

@@ -171,17 +171,15 @@ impl Db {
     /// # Errors
     /// What `f` returns; `Busy` where the database stays locked for 30 s; `Storage`.
     pub fn read<T>(&self, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let read = || {
-            let connection = self.take()?;
+        let read = |connection: &Connection| {
             let transaction = connection
                 .unchecked_transaction() // DEFERRED: a snapshot for readers, never upgraded
                 .sql(|| at("read database", &self.path))?;
             let value = f(&transaction)?;
             transaction.finish().sql(|| at("read database", &self.path))?;
-            self.give_back(connection);
             Ok(value)
         };
-        read().map_err(|error| self.explain(error))
+        self.with(read).map_err(|error| self.explain(error))
     }
 
     /// Changes the metadata in one transaction: all that `f` does is done, durably, or none of it.
@@ -201,19 +199,17 @@ impl Db {
     /// # Errors
     /// As [`Db::write`].
     pub fn write_lazily<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let write = || {
-            let connection = self.take()?;
+        let write = |connection: &Connection| {
             let set = |level| {
                 let path = || at("write database", &self.path);
                 connection.pragma_update(None, "synchronous", level).sql(path)
             };
             set("NORMAL")?;
-            let value = self.change(&connection, f)?;
+            let result = self.change(connection, f);
             set(self.synchronous)?;
-            self.give_back(connection);
-            Ok(value)
+            result
         };
-        write().map_err(|error| self.explain(error))
+        self.with(write).map_err(|error| self.explain(error))
     }
 
     /// As [`Db::write`], for a change that lets space be freed: on a full disk it uses the reserve.
@@ -227,10 +223,22 @@ impl Db {
     }
 
     fn try_write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.with(|connection| self.change(connection, f))
+    }
+
+    /// Lends a connection. It is kept for the next caller unless the database itself has failed: to
+    /// open another one costs more than most calls, and to close the last one writes the log back.
+    fn with<T>(&self, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let connection = self.take()?;
-        let value = self.change(&connection, f)?;
-        self.give_back(connection);
-        Ok(value)
+        let result = f(&connection);
+        let sound = match &result {
+            Ok(_) => true,
+            Err(error) => error.find::<rusqlite::Error>().is_none() && connection.is_autocommit(),
+        };
+        if sound {
+            self.give_back(connection);
+        }
+        result
     }
 
     fn change<T>(
@@ -278,7 +286,7 @@ impl Db {
         idle.map_or_else(|| self.connect(), Ok)
     }
 
-    /// Keeps a connection for the next caller; one that failed is dropped instead.
+    /// Keeps a connection for the next caller.
     fn give_back(&self, connection: Connection) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }

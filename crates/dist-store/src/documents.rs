@@ -21,7 +21,7 @@ use rusqlite::Connection;
 
 use crate::ContentStore;
 use crate::db::SqlContext as _;
-use crate::rows::{Picked, of_namespace};
+use crate::rows::Picked;
 
 /// A document, by its digest and the media type that it is named by.
 pub type Outlined = (Digest, MediaType);
@@ -52,11 +52,19 @@ impl ContentStore {
     /// # Errors
     /// `Storage`.
     pub fn known(&self) -> Result<Known> {
-        self.store.db().read(|connection| {
-            let blobs = self.sizes(connection)?;
-            let outlines = outlines(connection, &blobs)?;
-            Ok(Known { blobs, outlines, keeps: self.store.db().is_current() })
-        })
+        let db = self.store.db();
+        let (outlines, blobs) = if db.read(|connection| self.picked(connection))?.is_many() {
+            let every = |connection: &Connection| outlines(connection, |_| true);
+            let (mut outlines, blobs) = db.read_both(every, |connection| self.sizes(connection))?;
+            outlines.retain(|(digest, _), _| blobs.contains_key(digest));
+            (outlines, blobs)
+        } else {
+            db.read(|connection| {
+                let blobs = self.sizes(connection)?;
+                Ok((outlines(connection, |digest| blobs.contains_key(digest))?, blobs))
+            })?
+        };
+        Ok(Known { blobs, outlines, keeps: db.is_current() })
     }
 
     /// Keeps outlines of documents; those whose blob has gone meanwhile are passed over. A power cut
@@ -85,7 +93,7 @@ impl ContentStore {
 
     fn sizes(&self, connection: &Connection) -> Result<HashMap<Digest, u64>> {
         let what = || "list blobs".to_owned();
-        let Picked { filter, room } = of_namespace(connection, "content", &self.scope.namespace)?;
+        let Picked { filter, room } = self.picked(connection)?;
         let mut sizes = HashMap::with_capacity(room);
         let mut statement = connection
             .prepare_cached(&format!("SELECT digest, size FROM content WHERE {filter}"))
@@ -103,10 +111,10 @@ impl ContentStore {
     }
 }
 
-/// The outlines of the documents among `blobs`.
+/// The outlines of the documents that are `wanted`.
 fn outlines(
     connection: &Connection,
-    blobs: &HashMap<Digest, u64>,
+    wanted: impl Fn(&Digest) -> bool,
 ) -> Result<HashMap<Outlined, Arc<Outline>>> {
     let read = || {
         let mut found = HashMap::new();
@@ -116,7 +124,7 @@ fn outlines(
         while let Some(row) = rows.next()? {
             // What can't be read is as good as missing: it is read from the document, and replaced.
             let Ok(digest) = row.get_ref(0)?.as_str()?.parse::<Digest>() else { continue };
-            if !blobs.contains_key(&digest) {
+            if !wanted(&digest) {
                 continue;
             }
             let media_type = MediaType::parse(row.get_ref(1)?.as_str()?);

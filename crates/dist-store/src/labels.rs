@@ -46,8 +46,18 @@ impl Table {
         if !is_dense(ids.len(), last.saturating_sub(first)) {
             return ids.iter().map(|id| self.load(connection, *id)).collect();
         }
-        let load = || {
-            let mut all = Vec::with_capacity(ids.len());
+        self.scan(connection, first, last).map(|all| pick(all, ids))
+    }
+
+    /// The labels of all owners that have any.
+    pub(crate) fn load_every(self, connection: &Connection) -> Result<Vec<(i64, Labels)>> {
+        self.scan(connection, i64::MIN, i64::MAX)
+    }
+
+    /// The owners from `first` to `last` that have labels, ascending.
+    fn scan(self, connection: &Connection, first: i64, last: i64) -> Result<Vec<(i64, Labels)>> {
+        let scan = || {
+            let mut all = Vec::new();
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {owner}, name, value FROM {name} WHERE {owner} BETWEEN ?1 AND ?2
                  ORDER BY {owner}, name",
@@ -55,22 +65,18 @@ impl Table {
                 owner = self.owner
             ))?;
             let mut rows = statement.query((first, last))?;
-            let mut labels: Vec<(String, String)> = Vec::new();
+            let (mut labels, mut last) = (Vec::new(), None);
             while let Some(row) = rows.next()? {
                 let owner: i64 = row.get(0)?;
-                while ids.get(all.len()).is_some_and(|id| *id < owner) {
-                    all.push(labels.drain(..).collect());
+                if let Some(last) = last.replace(owner).filter(|last| *last != owner) {
+                    all.push((last, labels.drain(..).collect()));
                 }
-                if ids.get(all.len()) == Some(&owner) {
-                    labels.push((row.get(1)?, row.get(2)?));
-                }
+                labels.push((row.get::<_, String>(1)?, row.get::<_, String>(2)?));
             }
-            while all.len() < ids.len() {
-                all.push(labels.drain(..).collect());
-            }
+            all.extend(last.map(|last| (last, labels.into_iter().collect())));
             Ok(all)
         };
-        load().sql(|| format!("read {}", self.name))
+        scan().sql(|| format!("read {}", self.name))
     }
 
     /// Writes the labels of an owner that has none yet; those without a value are left out.
@@ -112,5 +118,57 @@ impl Table {
             }
         }
         Ok(())
+    }
+}
+
+/// The labels of the owners `ids` among those of all; both ascend.
+pub(crate) fn pick(all: Vec<(i64, Labels)>, ids: &[i64]) -> Vec<Labels> {
+    let mut all = all.into_iter().peekable();
+    let pick = |id: &i64| {
+        while all.next_if(|(owner, _)| owner < id).is_some() {}
+        all.next_if(|(owner, _)| owner == id).map(|(_, labels)| labels).unwrap_or_default()
+    };
+    ids.iter().map(pick).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use dist_core::{Digest, Namespace};
+
+    use super::*;
+    use crate::{Store, StoreOptions};
+
+    /// As many as are read by two threads.
+    #[test]
+    fn each_of_many_blobs_is_listed_with_its_own_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("s"), StoreOptions::default()).unwrap();
+        let [ours, theirs] = ["ours", "theirs"].map(|name| {
+            let namespace: Namespace = name.parse().unwrap();
+            store.content(namespace)
+        });
+        let digest = |n: u32| Digest::sha256(&n.to_le_bytes());
+        let label = |n: u32| Labels::from([("n".to_owned(), n.to_string())]);
+        store
+            .db()
+            .write(|transaction| {
+                for n in 0..6000 {
+                    let content = if n % 5 == 0 { &theirs } else { &ours };
+                    content.insert(transaction, &digest(n), 1, false)?;
+                    if n % 3 == 0 {
+                        content.label(transaction, &digest(n), &label(n))?;
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        let mut expected: Vec<_> = (0..6000_u32)
+            .filter(|n| n % 5 != 0)
+            .map(|n| (digest(n), if n % 3 == 0 { label(n) } else { Labels::new() }))
+            .collect();
+        expected.sort_by_key(|(digest, _)| *digest);
+        let listed = ours.list().unwrap().into_iter().map(|info| (info.digest, info.labels));
+        assert!(listed.eq(expected));
+        assert_eq!(ours.known().unwrap().blobs.len(), 4800);
     }
 }

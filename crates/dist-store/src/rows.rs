@@ -12,6 +12,9 @@ const SCANNED: i64 = 16;
 /// The most room that is made before it is needed, in rows.
 const MOST_ROOM: usize = 1 << 18;
 
+/// From how many rows on it is worth a thread to read them.
+const MANY: usize = 4096;
+
 /// Whether `wanted` rows out of `all` are read sooner by a scan over all of them.
 pub(crate) fn is_dense(wanted: usize, all: i64) -> bool {
     i64::try_from(wanted).unwrap_or(i64::MAX).saturating_mul(SCANNED) >= all
@@ -23,6 +26,13 @@ pub(crate) struct Picked {
     pub(crate) filter: &'static str,
     /// Room to make for the rows that come, so that it need not grow while many do.
     pub(crate) room: usize,
+}
+
+impl Picked {
+    /// Whether the rows are so many that what belongs to them is better read at the same time.
+    pub(crate) fn is_many(&self) -> bool {
+        self.room >= MANY
+    }
 }
 
 /// Finds out how the rows of a namespace are best picked out of `table`.

@@ -436,12 +436,13 @@ impl SnapshotStore {
 
     fn id(&self, connection: &Connection, key: &SnapshotKey) -> Result<Option<i64>> {
         connection
-            .query_row(
+            .prepare_cached(
                 "SELECT id FROM snapshots WHERE namespace = ?1 AND snapshotter = ?2 AND key = ?3",
-                params![self.scope.namespace.as_str(), self.snapshotter, key.as_str()],
-                |row| row.get(0),
             )
-            .optional()
+            .and_then(|mut statement| {
+                let name = (self.scope.namespace.as_str(), &self.snapshotter, key.as_str());
+                statement.query_row(name, |row| row.get(0)).optional()
+            })
             .sql(|| format!("find snapshot {key}"))
     }
 
@@ -453,15 +454,29 @@ impl SnapshotStore {
         parent: &SnapshotKey,
         uncommitted: ErrorKind,
     ) -> Result<i64> {
-        let Some(record) = self.find(connection, parent)? else {
-            let message = format!("find {parent}, the parent of snapshot {key}: there is none");
-            return Err(Error::new(ErrorKind::NotFound, message));
-        };
-        if record.info.kind != SnapshotKind::Committed {
-            let message = format!("put snapshot {key} on {parent}: that is not committed");
-            return Err(Error::new(uncommitted, message));
+        let found = connection
+            .prepare_cached(
+                "SELECT id, kind = 'committed' FROM snapshots
+                 WHERE namespace = ?1 AND snapshotter = ?2 AND key = ?3",
+            )
+            .and_then(|mut statement| {
+                let name = (self.scope.namespace.as_str(), &self.snapshotter, parent.as_str());
+                statement
+                    .query_row(name, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?)))
+                    .optional()
+            })
+            .sql(|| format!("find snapshot {parent}"))?;
+        match found {
+            Some((id, true)) => Ok(id),
+            Some((_, false)) => {
+                let message = format!("put snapshot {key} on {parent}: that is not committed");
+                Err(Error::new(uncommitted, message))
+            }
+            None => {
+                let message = format!("find {parent}, the parent of snapshot {key}: there is none");
+                Err(Error::new(ErrorKind::NotFound, message))
+            }
         }
-        Ok(record.id.0)
     }
 
     fn find(&self, connection: &Connection, key: &SnapshotKey) -> Result<Option<SnapshotRecord>> {

@@ -1,5 +1,7 @@
 //! A read, and writes that hold only as long as what was read does.
 
+use std::panic::resume_unwind;
+
 use dist_core::Result;
 use rusqlite::{Connection, Transaction};
 
@@ -21,6 +23,36 @@ impl Db {
     }
 }
 
+impl Db {
+    /// Reads one consistent state of the metadata with two threads, each what takes long by itself.
+    /// Where somebody writes meanwhile, `beside` and `here` are called once more.
+    ///
+    /// # Errors
+    /// As [`Db::read`].
+    pub(crate) fn read_both<A: Send, B>(
+        &self,
+        beside: impl Fn(&Connection) -> Result<A> + Sync,
+        here: impl Fn(&Connection) -> Result<B>,
+    ) -> Result<(A, B)> {
+        let mut session = self.session()?;
+        let read = |connection: &Connection| {
+            // The other one's state is this one's or a later one.
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| self.read(&beside));
+                let here = here(connection);
+                let beside = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+                Ok((beside?, here?))
+            })
+        };
+        let mut both = session.read(read)?;
+        if !session.is_same()? {
+            both = session.read(|connection| Ok((beside(connection)?, here(connection)?)))?;
+        }
+        session.end();
+        Ok(both)
+    }
+}
+
 impl Session<'_> {
     /// Reads one consistent state.
     ///
@@ -36,6 +68,12 @@ impl Session<'_> {
             Ok(value)
         };
         read().map_err(|error| self.db.explain(error))
+    }
+
+    /// Whether nobody but this session has written anything since it last read.
+    fn is_same(&self) -> Result<bool> {
+        let what = || at("read database", &self.db.path);
+        data_version(&self.connection).sql(what).map(|version| Some(version) == self.seen)
     }
 
     /// Writes, if nobody but this session has written anything since it last read; else `None`.
@@ -72,4 +110,76 @@ impl Session<'_> {
 
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "data_version", |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+    use std::sync::PoisonError;
+
+    use dist_core::{Error, ErrorKind};
+
+    use super::*;
+    use crate::{Store, StoreOptions};
+
+    fn store(dir: &Path) -> Store {
+        Store::open(&dir.join("s"), StoreOptions::default()).unwrap()
+    }
+
+    fn names(connection: &Connection) -> Result<i64> {
+        connection
+            .query_row("SELECT count(*) FROM namespaces", [], |row| row.get(0))
+            .sql(|| "count".into())
+    }
+
+    fn add(db: &Db, name: &str) {
+        let sql = "INSERT INTO namespaces (name) VALUES (?1)";
+        db.write(|t| t.execute(sql, [name]).sql(|| "add".into())).unwrap();
+    }
+
+    #[test]
+    fn two_threads_read_one_state_whoever_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let calls = Cell::new(0);
+        let (beside, here) = store
+            .db()
+            .read_both(names, |connection| {
+                let seen = names(connection)?;
+                if calls.replace(calls.get() + 1) == 0 {
+                    add(store.db(), "late");
+                }
+                Ok(seen)
+            })
+            .unwrap();
+        assert_eq!((beside, here, calls.get()), (1, 1, 2));
+        calls.set(1);
+        let again = store.db().read_both(names, |c| names(c).inspect(|_| calls.set(2))).unwrap();
+        assert_eq!((again, calls.get()), ((1, 1), 2));
+    }
+
+    #[test]
+    fn a_connection_outlives_the_errors_of_those_who_use_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let db = store.db();
+        let idle = || db.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
+        assert_eq!(idle(), 1);
+        let refuse = || Error::new(ErrorKind::NotFound, "nothing");
+        db.read(|_| Err::<(), _>(refuse())).unwrap_err();
+        let write = |transaction: &Transaction<'_>| {
+            transaction.execute("DELETE FROM namespaces", []).sql(|| "delete".into())?;
+            Err::<(), _>(refuse())
+        };
+        add(db, "kept");
+        db.write(write).unwrap_err();
+        db.write_lazily(write).unwrap_err();
+        db.write_freeing(write).unwrap_err();
+        assert_eq!((idle(), db.read(names).unwrap()), (1, 1));
+        // Whether a connection whose database failed is good nobody knows.
+        db.read(|c| c.execute("nonsense", []).sql(|| "fail".into())).unwrap_err();
+        assert_eq!(idle(), 0);
+        assert_eq!(db.read(names).unwrap(), 1);
+    }
 }
