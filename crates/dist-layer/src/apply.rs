@@ -7,6 +7,7 @@
 //! in the layer they stand.
 
 mod attributes;
+mod entries;
 mod settle;
 mod unpack;
 
@@ -34,6 +35,7 @@ use crate::warnings::Warnings;
 use crate::whiteout::{Marks, STAGING_PREFIX};
 
 pub(crate) use self::attributes::{copy_xattrs, set_mode, set_times, timestamps};
+pub(crate) use self::entries::{Entries, lay_down};
 pub(crate) use self::settle::IMPLICIT_MODE;
 pub(crate) use self::unpack::time_of;
 

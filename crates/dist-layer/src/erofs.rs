@@ -24,6 +24,7 @@ pub use self::beside::{final_image_path, image_path, new_image_path};
 use self::build::{Builder, Built};
 pub use self::dir::write_erofs_dir;
 pub use self::inherit::inherit_erofs_dirs;
+use self::tree::Children;
 use crate::compression::{Chunks, Inflater, Stream, inflating};
 use crate::tar::Tar;
 use crate::{Cores, Limits};
@@ -90,17 +91,19 @@ fn image(
     cancel: &Cancel,
 ) -> Result<Applied> {
     let tar = Tar::new(stream, options.limits);
-    let Built { mut tree, mut sparse, warnings, tar } =
-        Builder::new(options.user_xattr, BASE, cancel).run(tar)?;
+    let Built { mut tree, sparse, warnings, tar } =
+        Builder::new(options.user_xattr, BASE, cancel)?.run(tar)?;
     let (diff_id, size) = tar.finish()?;
     let mut head = [0; 16];
     head[..TAR.len()].copy_from_slice(&TAR);
     head[TAR.len()..].copy_from_slice(&size.to_le_bytes());
     file.write_all_at(&head, 0).context(ErrorKind::Storage, || "write image".into())?;
     let end = (BASE + size).next_multiple_of(format::BLOCK);
-    let tail = sparse::place(&mut tree, &mut sparse, file, (BASE, end), cancel)?;
-    write::write(&tree, file, tail, uuid(&diff_id))?;
-    let implicit_dirs = tree.implicit_dirs();
+    tree.end();
+    let children = Children::of(&tree);
+    let tail = sparse::place((&mut tree, &children), sparse, file, (BASE, end), cancel)?;
+    write::write((&tree, &children), file, tail, uuid(&diff_id))?;
+    let implicit_dirs = children.implicit_dirs(&tree);
     Ok(Applied { diff_id, size, implicit_dirs, usage: None, warnings: warnings.into_vec() })
 }
 

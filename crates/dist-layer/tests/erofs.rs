@@ -107,6 +107,11 @@ fn whiteouts_and_what_replaces_what() {
         file("up/over", "also in a"),
         file("k/l/m", "x"),
         file("k", "instead of a directory"),
+        file("m/n/first", "has a name elsewhere"),
+        hard_link("m-too", "m/n/first"),
+        file("m/n/only", "goes"),
+        file("m", "instead of both"),
+        hard_link("m-three", "m-too"),
     ]));
 }
 
@@ -143,6 +148,14 @@ fn directories_and_symlinks_of_every_size() {
 fn twenty_thousand_names_in_one_directory() {
     let items: Vec<Item> =
         (0..20_000).map(|at| file(format!("d/{}", at * 7919 % 20_011), "")).collect();
+    check(&archive(&items));
+}
+
+#[test]
+fn a_name_that_is_taken_twenty_thousand_times() {
+    let items: Vec<Item> = (0..20_000)
+        .map(|at| if at % 3 == 1 { dir("same") } else { file("same", at.to_string()) })
+        .collect();
     check(&archive(&items));
 }
 

@@ -6,13 +6,14 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use dist_core::{Cancel, Error, ErrorKind, Result, ResultExt, Usage};
+use dist_core::{Cancel, Error, ErrorKind, Result, Usage};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 
 use super::attributes::{
     Host, set_file_owner, set_node_attributes, set_owner, set_xattrs, timestamps,
 };
+use super::entries::{Entries, lay_down};
 use super::settle::IMPLICIT_MODE;
 use super::{copy_xattrs, count, open_for_attributes, set_mode, set_times};
 use crate::beneath::{Dir, Missing, Tree, failed};
@@ -21,7 +22,7 @@ use crate::ledger::{Final, Ledger};
 use crate::name::{escape, join, normalize, split};
 use crate::tar::{Entry, Kind, Tar, Time};
 use crate::warnings::Warnings;
-use crate::whiteout::{Marks, Name, OPAQUE_NODE, classify, is_mark, make_mark};
+use crate::whiteout::{Marks, OPAQUE_NODE, is_mark, make_mark};
 
 /// What is known after all entries are made.
 pub(crate) struct Unpacked<C> {
@@ -67,83 +68,10 @@ impl<'a> Unpacker<'a> {
 
     /// Makes every entry of `tar`.
     pub(crate) fn run<C: Chunks>(mut self, mut tar: Tar<C>) -> Result<Unpacked<C>> {
-        let mut entry = Entry::default();
-        while tar.next(&mut entry)? {
-            self.cancel.check()?;
-            self.entry(&entry, &mut tar).during(|| {
-                format!("unpack entry {} at byte {}", escape(&entry.path), entry.offset)
-            })?;
-        }
+        let cancel = self.cancel;
+        lay_down(&mut tar, &mut self, cancel)?;
         let Self { ledger, warnings, marked, usage, .. } = self;
         Ok(Unpacked { ledger, warnings, marked, usage, tar })
-    }
-
-    fn entry<C: Chunks>(&mut self, entry: &Entry, tar: &mut Tar<C>) -> Result<()> {
-        let path = normalize(&entry.path)?;
-        if path.is_empty() {
-            return self.root_entry(entry);
-        }
-        let (parent, name) = split(&path);
-        match classify(parent, name)? {
-            Name::Plain => {}
-            Name::Aufs => {
-                self.warnings.add("bookkeeping of aufs skipped", &entry.path);
-                return Ok(());
-            }
-            whiteout => {
-                if !matches!(entry.kind, Kind::File | Kind::Link) {
-                    return Err(Error::new(ErrorKind::Corrupt, "read whiteout: it is no file"));
-                }
-                let dir = self.parent(parent)?;
-                return match whiteout {
-                    Name::Whiteout(hidden) => self.whiteout(entry, &dir, hidden),
-                    _ => self.make_opaque(&dir, &[]),
-                };
-            }
-        }
-        let dir = self.parent(parent)?;
-        match entry.kind {
-            Kind::File => self.file(entry, tar, &dir, name),
-            Kind::Dir => self.directory(entry, &dir, name),
-            Kind::Symlink => self.symlink(entry, &dir, name),
-            Kind::Link => self.link(entry, &dir, name),
-            Kind::Fifo | Kind::Char | Kind::Block => self.node(entry, &dir, name),
-        }
-    }
-
-    /// Opens the directory that an entry belongs in; makes what is missing of it.
-    fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
-        let Self { tree, ledger, marks, marked, host, usage, .. } = self;
-        let mode = host.making_mode(IMPLICIT_MODE);
-        let mut make = |tree: &mut Tree, dir: &Rc<Dir>, name: &[u8], missing: Missing| {
-            let hidden = match missing {
-                Missing::Nothing => false,
-                Missing::Node(stat) if is_mark(&stat) => {
-                    *usage = None;
-                    tree.clear(dir, name)?;
-                    true
-                }
-                Missing::Node(_) => {
-                    let message = format!(
-                        "resolve path {}: {} is no directory",
-                        escape(path),
-                        escape(&join(&dir.path, name))
-                    );
-                    return Err(Error::new(ErrorKind::Corrupt, message));
-                }
-            };
-            rustix::fs::mkdirat(&dir.fd, name, mode).map_err(|errno| {
-                failed(errno, format!("make directory {}", tree.show(&dir.path, name)))
-            })?;
-            ledger.set(&join(&dir.path, name), Final::Implicit)?;
-            if hidden {
-                *marked = true;
-                mark_opaque(tree, *marks, dir, name)?;
-            }
-            Ok(true)
-        };
-        let dir = tree.dir(path, &mut make)?;
-        dir.ok_or_else(|| Error::new(ErrorKind::Internal, format!("make {}", escape(path))))
     }
 
     /// Runs `make` until it does not find the name taken; what is there is removed.
@@ -177,19 +105,6 @@ impl<'a> Unpacker<'a> {
 
     fn owns(&self, entry: &Entry) -> bool {
         self.host.differs(entry.uid, entry.gid)
-    }
-
-    fn root_entry(&mut self, entry: &Entry) -> Result<()> {
-        if entry.kind != Kind::Dir {
-            let message = "replace the layer's root: it must stay a directory";
-            return Err(Error::new(ErrorKind::UnsafeLayer, message));
-        }
-        let root = self.tree.root().clone();
-        let shown = || self.tree.show(&[], &[]);
-        set_file_owner(&root.fd, entry, &mut self.warnings, shown)?;
-        set_xattrs(&root.fd, entry, &mut self.warnings, shown)?;
-        let end = Final::Explicit { mode: entry.mode, mtime: entry.mtime, reused: true };
-        self.ledger.set(&[], end)
     }
 
     fn file<C: Chunks>(
@@ -328,7 +243,7 @@ impl<'a> Unpacker<'a> {
         self.count_at(dir, name)
     }
 
-    fn node(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+    fn special(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
         let (kind, what) = match entry.kind {
             Kind::Char => (FileType::CharacterDevice, "device"),
             Kind::Block => (FileType::BlockDevice, "device"),
@@ -422,6 +337,78 @@ impl<'a> Unpacker<'a> {
         set_times(&copy, time_of(&stat), shown)
     }
 
+    /// Hides what lies below the directory `name` in `dir`, or `dir` itself where it is empty.
+    fn make_opaque(&mut self, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        self.marked = true;
+        mark_opaque(self.tree, self.marks, dir, name)
+    }
+
+    /// Counts what was made at `name`, which is no directory: those are counted in the end.
+    fn count_at(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
+        if let Some(usage) = &mut self.usage {
+            count(usage, &self.tree.stat(dir, name)?);
+        }
+        Ok(())
+    }
+
+    fn set_times_at(&self, dir: &Dir, name: &[u8], mtime: Time) -> Result<()> {
+        let times = timestamps(mtime);
+        rustix::fs::utimensat(&dir.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| {
+            failed(errno, format!("set times of {}", self.tree.show(&dir.path, name)))
+        })
+    }
+}
+
+impl Entries for Unpacker<'_> {
+    type Dir = Rc<Dir>;
+
+    fn warnings(&mut self) -> &mut Warnings {
+        &mut self.warnings
+    }
+
+    fn parent(&mut self, path: &[u8]) -> Result<Rc<Dir>> {
+        let Self { tree, ledger, marks, marked, host, usage, .. } = self;
+        let mode = host.making_mode(IMPLICIT_MODE);
+        let mut make = |tree: &mut Tree, dir: &Rc<Dir>, name: &[u8], missing: Missing| {
+            let hidden = match missing {
+                Missing::Nothing => false,
+                Missing::Node(stat) if is_mark(&stat) => {
+                    *usage = None;
+                    tree.clear(dir, name)?;
+                    true
+                }
+                Missing::Node(_) => {
+                    let message = format!(
+                        "resolve path {}: {} is no directory",
+                        escape(path),
+                        escape(&join(&dir.path, name))
+                    );
+                    return Err(Error::new(ErrorKind::Corrupt, message));
+                }
+            };
+            rustix::fs::mkdirat(&dir.fd, name, mode).map_err(|errno| {
+                failed(errno, format!("make directory {}", tree.show(&dir.path, name)))
+            })?;
+            ledger.set(&join(&dir.path, name), Final::Implicit)?;
+            if hidden {
+                *marked = true;
+                mark_opaque(tree, *marks, dir, name)?;
+            }
+            Ok(true)
+        };
+        let dir = tree.dir(path, &mut make)?;
+        dir.ok_or_else(|| Error::new(ErrorKind::Internal, format!("make {}", escape(path))))
+    }
+
+    fn root(&mut self, entry: &Entry) -> Result<()> {
+        let root = self.tree.root().clone();
+        let shown = || self.tree.show(&[], &[]);
+        set_file_owner(&root.fd, entry, &mut self.warnings, shown)?;
+        set_xattrs(&root.fd, entry, &mut self.warnings, shown)?;
+        let end = Final::Explicit { mode: entry.mode, mtime: entry.mtime, reused: true };
+        self.ledger.set(&[], end)
+    }
+
     fn whiteout(&mut self, entry: &Entry, dir: &Rc<Dir>, hidden: &[u8]) -> Result<()> {
         if self.marks == Marks::Ignored {
             return Ok(());
@@ -447,25 +434,24 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Hides what lies below the directory `name` in `dir`, or `dir` itself where it is empty.
-    fn make_opaque(&mut self, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
-        self.marked = true;
-        mark_opaque(self.tree, self.marks, dir, name)
+    fn opaque(&mut self, dir: &Rc<Dir>) -> Result<()> {
+        self.make_opaque(dir, &[])
     }
 
-    /// Counts what was made at `name`, which is no directory: those are counted in the end.
-    fn count_at(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
-        if let Some(usage) = &mut self.usage {
-            count(usage, &self.tree.stat(dir, name)?);
+    fn node<C: Chunks>(
+        &mut self,
+        entry: &mut Entry,
+        tar: &mut Tar<C>,
+        dir: &Rc<Dir>,
+        name: &[u8],
+    ) -> Result<()> {
+        match entry.kind {
+            Kind::File => self.file(entry, tar, dir, name),
+            Kind::Dir => self.directory(entry, dir, name),
+            Kind::Symlink => self.symlink(entry, dir, name),
+            Kind::Link => self.link(entry, dir, name),
+            Kind::Fifo | Kind::Char | Kind::Block => self.special(entry, dir, name),
         }
-        Ok(())
-    }
-
-    fn set_times_at(&self, dir: &Dir, name: &[u8], mtime: Time) -> Result<()> {
-        let times = timestamps(mtime);
-        rustix::fs::utimensat(&dir.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| {
-            failed(errno, format!("set times of {}", self.tree.show(&dir.path, name)))
-        })
     }
 }
 

@@ -1,17 +1,18 @@
-//! Entries of a tar as nodes of an image. What an entry means is the same as where it is unpacked
-//! ([`crate::apply`]).
+//! Entries of a tar as nodes of an image.
 
-use dist_core::{Cancel, Error, ErrorKind, Result, ResultExt};
+use dist_core::{Cancel, Error, ErrorKind, Result};
 
 use super::format::{device, split_xattr};
-use super::tree::{BLOCK, Body, CHAR, DIR, FIFO, FILE, Node, NodeId, ROOT, SYMLINK, Step, Tree};
+use super::tree::{
+    Attributes, BLOCK, Body, CHAR, DIR, FIFO, FILE, NodeId, ROOT, SYMLINK, Step, Tree,
+};
 use super::write::block_number;
-use crate::apply::IMPLICIT_MODE;
+use crate::apply::{Entries, IMPLICIT_MODE, lay_down};
 use crate::compression::Chunks;
 use crate::name::{escape, normalize, split};
 use crate::tar::{Entry, Kind, Region, Tar};
 use crate::warnings::Warnings;
-use crate::whiteout::{Name, classify, is_host_xattr, is_private_xattr};
+use crate::whiteout::{is_host_xattr, is_private_xattr};
 
 /// Bytes of a name, and of a symlink's target, that Linux takes.
 const NAME_MAX: usize = 255;
@@ -50,119 +51,32 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(user_xattr: bool, base: u64, cancel: &'a Cancel) -> Self {
-        Self {
-            tree: Tree::new(Node { links: 1, ..Node::dir(IMPLICIT_MODE, true) }),
+    pub(super) fn new(user_xattr: bool, base: u64, cancel: &'a Cancel) -> Result<Self> {
+        Ok(Self {
+            tree: Tree::new(Attributes::dir(IMPLICIT_MODE), true)?,
             sparse: Vec::new(),
             warnings: Warnings::default(),
             opaque: if user_xattr { b"user.overlay.opaque" } else { b"trusted.overlay.opaque" },
             base,
             cancel,
-        }
+        })
     }
 
     pub(super) fn run<C: Chunks>(mut self, mut tar: Tar<C>) -> Result<Built<C>> {
-        let mut entry = Entry::default();
-        while tar.next(&mut entry)? {
-            self.cancel.check()?;
-            self.entry(&mut entry, tar.position()).during(|| {
-                format!("unpack entry {} at byte {}", escape(&entry.path), entry.offset)
-            })?;
-        }
+        let cancel = self.cancel;
+        lay_down(&mut tar, &mut self, cancel)?;
         let Self { tree, sparse, warnings, .. } = self;
         Ok(Built { tree, sparse, warnings, tar })
     }
 
-    /// Takes an entry whose body begins at `body` in the tar.
-    fn entry(&mut self, entry: &mut Entry, body: u64) -> Result<()> {
-        let path = normalize(&entry.path)?;
-        if path.is_empty() {
-            if entry.kind != Kind::Dir {
-                let message = "replace the layer's root: it must stay a directory";
-                return Err(Error::new(ErrorKind::UnsafeLayer, message));
-            }
-            return self.describe_dir(ROOT, entry);
-        }
-        let (parent, name) = split(&path);
-        if name.len() > NAME_MAX {
-            let message = format!("make {}: its name has {} bytes", escape(name), name.len());
-            return Err(Error::new(ErrorKind::Corrupt, message));
-        }
-        match classify(parent, name)? {
-            Name::Plain => {}
-            Name::Aufs => {
-                self.warnings.add("bookkeeping of aufs skipped", &entry.path);
-                return Ok(());
-            }
-            whiteout => {
-                if !matches!(entry.kind, Kind::File | Kind::Link) {
-                    return Err(Error::new(ErrorKind::Corrupt, "read whiteout: it is no file"));
-                }
-                let dir = self.parent(parent)?;
-                return match whiteout {
-                    Name::Whiteout(hidden) => self.whiteout(entry, dir, hidden),
-                    _ => {
-                        self.make_opaque(dir);
-                        Ok(())
-                    }
-                };
-            }
-        }
-        let dir = self.parent(parent)?;
-        match entry.kind {
-            Kind::File => self.file(entry, dir, name, body),
-            Kind::Dir => self.directory(entry, dir, name),
-            Kind::Symlink => self.symlink(entry, dir, name),
-            Kind::Link => self.hard_link(entry, dir, name),
-            Kind::Fifo | Kind::Char | Kind::Block => self.device(entry, dir, name),
-        }
-    }
-
-    /// Finds the directory that an entry belongs in; makes what is missing of it.
-    fn parent(&mut self, path: &[u8]) -> Result<NodeId> {
-        loop {
-            let (dir, name, node) = match self.tree.walk(path)? {
-                Step::Dir(dir) => return Ok(dir),
-                Step::Missing { dir, name, node } => (dir, name, node),
-            };
-            let hidden = match node {
-                None => false,
-                Some(id) if self.tree.node(id).is_mark() => {
-                    self.tree.remove(dir, &name);
-                    true
-                }
-                Some(_) => {
-                    let message =
-                        format!("resolve path {}: {} is no directory", escape(path), escape(&name));
-                    return Err(Error::new(ErrorKind::Corrupt, message));
-                }
-            };
-            if name.len() > NAME_MAX {
-                let message = format!("make {}: its name has {} bytes", escape(&name), name.len());
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            }
-            let made = self.tree.add(dir, &name, Node::dir(IMPLICIT_MODE, true))?;
-            if hidden {
-                self.make_opaque(made);
-            }
-        }
-    }
-
-    fn node(&mut self, entry: &Entry, kind: u32, body: Body) -> Result<Node> {
-        let mut node = Node {
+    fn attributes(&mut self, entry: &Entry, kind: u32) -> Result<Attributes> {
+        let mut attributes = Attributes {
             mode: kind | entry.mode & 0o7777,
             uid: entry.uid,
             gid: entry.gid,
             mtime: entry.mtime,
-            links: 0,
             xattrs: Vec::new(),
-            body,
         };
-        self.set_xattrs(&mut node, entry)?;
-        Ok(node)
-    }
-
-    fn set_xattrs(&mut self, node: &mut Node, entry: &Entry) -> Result<()> {
         for (key, value) in &entry.xattrs {
             if is_private_xattr(key) {
                 self.warnings.add("extended attribute of a storage driver dropped", &entry.path);
@@ -171,26 +85,33 @@ impl<'a> Builder<'a> {
             } else if split_xattr(key).is_none() {
                 self.warnings.add("extended attribute not set", &entry.path);
             } else {
-                node.set_xattr(key, value);
+                attributes.set_xattr(key, value);
             }
         }
-        let size: usize = node.xattrs.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let size: usize =
+            attributes.xattrs.iter().map(|(key, value)| key.len() + value.len()).sum();
         if size > XATTRS_MAX {
             let message = format!("set extended attributes: they have {size} bytes");
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        Ok(())
+        Ok(attributes)
     }
 
-    fn put(&mut self, dir: NodeId, name: &[u8], node: Node) -> Result<NodeId> {
+    fn put(
+        &mut self,
+        dir: NodeId,
+        name: &[u8],
+        attributes: Attributes,
+        body: Body<'_>,
+    ) -> Result<NodeId> {
         self.tree.remove(dir, name);
-        self.tree.add(dir, name, node)
+        self.tree.add(dir, name, attributes, body)
     }
 
     fn file(&mut self, entry: &mut Entry, dir: NodeId, name: &[u8], body: u64) -> Result<()> {
         let block = if entry.size == 0 { 0 } else { block_number(self.base + body)? };
-        let node = self.node(entry, FILE, Body::File { size: entry.size, block })?;
-        let node = self.put(dir, name, node)?;
+        let attributes = self.attributes(entry, FILE)?;
+        let node = self.put(dir, name, attributes, Body::File { size: entry.size, block })?;
         if let Some(regions) = entry.regions.take() {
             self.sparse.push(Sparse { node, size: entry.size, stored: body, regions });
         }
@@ -199,27 +120,25 @@ impl<'a> Builder<'a> {
 
     fn directory(&mut self, entry: &Entry, dir: NodeId, name: &[u8]) -> Result<()> {
         let there = self.tree.child(dir, name);
-        if let Some(id) = there.filter(|id| self.tree.node(*id).is_dir()) {
+        if let Some(id) = there.filter(|id| self.tree.is_dir(*id)) {
             return self.describe_dir(id, entry);
         }
-        let hidden = there.is_some_and(|id| self.tree.node(id).is_mark());
-        let mut node = self.node(entry, DIR, Node::dir(0, false).body)?;
-        if hidden {
-            node.set_xattr(self.opaque, b"y");
+        let mut attributes = self.attributes(entry, DIR)?;
+        if there.is_some_and(|id| self.tree.is_mark(id)) {
+            attributes.set_xattr(self.opaque, b"y");
         }
-        self.put(dir, name, node).map(drop)
+        self.put(dir, name, attributes, Body::Dir { implicit: false }).map(drop)
     }
 
     /// Gives a directory that is there what its entry says.
     fn describe_dir(&mut self, id: NodeId, entry: &Entry) -> Result<()> {
-        let said = self.node(entry, DIR, Body::Device(0))?;
-        let node = self.tree.node_mut(id);
-        (node.mode, node.uid, node.gid, node.mtime) = (said.mode, said.uid, said.gid, said.mtime);
-        said.xattrs.iter().for_each(|(key, value)| node.set_xattr(key, value));
-        if let Body::Dir { implicit, .. } = &mut node.body {
-            *implicit = false;
-        }
-        Ok(())
+        let mut said = self.attributes(entry, DIR)?;
+        self.tree.set_explicit(id);
+        self.tree.change(id, |attributes| {
+            let more = std::mem::replace(&mut said.xattrs, std::mem::take(&mut attributes.xattrs));
+            more.iter().for_each(|(key, value)| said.set_xattr(key, value));
+            *attributes = said;
+        })
     }
 
     fn symlink(&mut self, entry: &Entry, dir: NodeId, name: &[u8]) -> Result<()> {
@@ -229,9 +148,10 @@ impl<'a> Builder<'a> {
             1..=TARGET_MAX => {}
             _ => return corrupt("its target is too long"),
         }
-        let mut node = self.node(entry, SYMLINK, Body::Symlink(entry.link.as_slice().into()))?;
-        node.mode = SYMLINK | 0o777;
-        self.put(dir, name, node).map(drop)
+        let mut attributes = self.attributes(entry, SYMLINK)?;
+        attributes.mode = SYMLINK | 0o777;
+        let target = Body::Symlink(entry.link.as_slice().into());
+        self.put(dir, name, attributes, target).map(drop)
     }
 
     fn device(&mut self, entry: &Entry, dir: NodeId, name: &[u8]) -> Result<()> {
@@ -249,8 +169,8 @@ impl<'a> Builder<'a> {
             let (major, minor) = entry.device;
             Error::new(ErrorKind::Corrupt, format!("make device {major}:{minor}: no such number"))
         })?;
-        let node = self.node(entry, kind, Body::Device(number))?;
-        self.put(dir, name, node).map(drop)
+        let attributes = self.attributes(entry, kind)?;
+        self.put(dir, name, attributes, Body::Device(number)).map(drop)
     }
 
     fn hard_link(&mut self, entry: &Entry, dir: NodeId, name: &[u8]) -> Result<()> {
@@ -264,9 +184,9 @@ impl<'a> Builder<'a> {
         }
         let found = self.tree.find(&target)?;
         let (from, id) = found
-            .filter(|(_, id)| !self.tree.node(*id).is_mark())
+            .filter(|(_, id)| !self.tree.is_mark(*id))
             .ok_or_else(|| corrupt("it is not in the layer"))?;
-        if self.tree.node(id).is_dir() {
+        if self.tree.is_dir(id) {
             return Err(corrupt("it is a directory"));
         }
         if from == dir && split(&target).1 == name {
@@ -276,22 +196,90 @@ impl<'a> Builder<'a> {
         self.tree.link(dir, name, id)
     }
 
-    fn whiteout(&mut self, entry: &Entry, dir: NodeId, hidden: &[u8]) -> Result<()> {
-        match self.tree.child(dir, hidden) {
-            // The layer's own entry stays. A file hides what is below as it is, a directory must
-            // be told to.
-            Some(id) if self.tree.node(id).is_dir() => self.make_opaque(id),
-            Some(_) => {}
-            None => {
-                let mut node = Node::dir(0, false);
-                (node.mode, node.mtime, node.body) = (CHAR, entry.mtime, Body::Device(0));
-                self.tree.add(dir, hidden, node)?;
-            }
-        }
-        Ok(())
+    fn make_opaque(&mut self, dir: NodeId) -> Result<()> {
+        let opaque = self.opaque;
+        self.tree.change(dir, |attributes| attributes.set_xattr(opaque, b"y"))
+    }
+}
+
+impl Entries for Builder<'_> {
+    type Dir = NodeId;
+
+    fn warnings(&mut self) -> &mut Warnings {
+        &mut self.warnings
     }
 
-    fn make_opaque(&mut self, dir: NodeId) {
-        self.tree.node_mut(dir).set_xattr(self.opaque, b"y");
+    fn parent(&mut self, path: &[u8]) -> Result<NodeId> {
+        loop {
+            let (dir, name, node) = match self.tree.walk(path)? {
+                Step::Dir(dir) => return Ok(dir),
+                Step::Missing { dir, name, node } => (dir, name, node),
+            };
+            let hidden = match node {
+                None => false,
+                Some(id) if self.tree.is_mark(id) => {
+                    self.tree.remove(dir, &name);
+                    true
+                }
+                Some(_) => {
+                    let message =
+                        format!("resolve path {}: {} is no directory", escape(path), escape(&name));
+                    return Err(Error::new(ErrorKind::Corrupt, message));
+                }
+            };
+            check_name(&name)?;
+            let implicit = Body::Dir { implicit: true };
+            let made = self.tree.add(dir, &name, Attributes::dir(IMPLICIT_MODE), implicit)?;
+            if hidden {
+                self.make_opaque(made)?;
+            }
+        }
     }
+
+    fn root(&mut self, entry: &Entry) -> Result<()> {
+        self.describe_dir(ROOT, entry)
+    }
+
+    fn whiteout(&mut self, entry: &Entry, dir: &NodeId, hidden: &[u8]) -> Result<()> {
+        check_name(hidden)?;
+        match self.tree.child(*dir, hidden) {
+            // The layer's own entry stays. A file hides what is below as it is, a directory must
+            // be told to.
+            Some(id) if self.tree.is_dir(id) => self.make_opaque(id),
+            Some(_) => Ok(()),
+            None => {
+                let mark = Attributes::mark(entry.mtime);
+                self.tree.add(*dir, hidden, mark, Body::Device(0)).map(drop)
+            }
+        }
+    }
+
+    fn opaque(&mut self, dir: &NodeId) -> Result<()> {
+        self.make_opaque(*dir)
+    }
+
+    fn node<C: Chunks>(
+        &mut self,
+        entry: &mut Entry,
+        tar: &mut Tar<C>,
+        dir: &NodeId,
+        name: &[u8],
+    ) -> Result<()> {
+        check_name(name)?;
+        match entry.kind {
+            Kind::File => self.file(entry, *dir, name, tar.position()),
+            Kind::Dir => self.directory(entry, *dir, name),
+            Kind::Symlink => self.symlink(entry, *dir, name),
+            Kind::Link => self.hard_link(entry, *dir, name),
+            Kind::Fifo | Kind::Char | Kind::Block => self.device(entry, *dir, name),
+        }
+    }
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX {
+        let message = format!("make {}: its name has {} bytes", escape(name), name.len());
+        return Err(Error::new(ErrorKind::Corrupt, message));
+    }
+    Ok(())
 }

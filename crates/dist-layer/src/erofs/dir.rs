@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::beside::replace;
 use super::format::{BLOCK, device, split_xattr};
-use super::tree::{self, Body, Node, NodeId, ROOT, Tree, Xattrs};
+use super::tree::{self, Attributes, Body, Children, NodeId, ROOT, Tree, Xattrs};
 use super::write::{block_number, write};
 use super::{BASE, beside};
 use crate::tar::Time;
@@ -42,7 +42,7 @@ pub fn write_erofs_dir(dir: &Path, cancel: &Cancel) -> Result<()> {
     replace(&beside::new_image_path(dir), |file| {
         let mut reader = Reader { file, end: BASE, first: HashMap::new(), cancel };
         let tree = reader.tree(dir)?;
-        write(&tree, file, reader.end, [0; 16])
+        write((&tree, &Children::of(&tree)), file, reader.end, [0; 16])
     })
 }
 
@@ -58,8 +58,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn tree(&mut self, dir: &Path) -> Result<Tree> {
         let meta = look(dir)?;
-        let root = Node { links: 1, ..self.node(dir, &meta)? };
-        let mut tree = Tree::new(root);
+        let mut tree = Tree::new(attributes(dir, &meta)?, false)?;
         let mut next = vec![(dir.to_owned(), ROOT)];
         while let Some((path, id)) = next.pop() {
             let list = || {
@@ -100,8 +99,8 @@ impl Reader<'_> {
         if meta.mode() & 0o170_000 == 0o140_000 {
             return Ok(None); // nobody listens on it any more
         }
-        let node = self.node(path, &meta)?;
-        let id = tree.add(dir, name.as_bytes(), node)?;
+        let body = self.body(path, &meta)?;
+        let id = tree.add(dir, name.as_bytes(), attributes(path, &meta)?, body)?;
         if meta.is_dir() {
             return Ok(Some(id));
         }
@@ -111,13 +110,13 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    fn node(&mut self, path: &Path, meta: &Metadata) -> Result<Node> {
-        let body = match meta.mode() & 0o170_000 {
-            tree::DIR => Node::dir(0, false).body,
+    fn body(&mut self, path: &Path, meta: &Metadata) -> Result<Body<'static>> {
+        Ok(match meta.mode() & 0o170_000 {
+            tree::DIR => Body::Dir { implicit: false },
             tree::SYMLINK => {
                 let target =
                     std::fs::read_link(path).map_err(|error| failed("read", path, error))?;
-                Body::Symlink(target.as_os_str().as_bytes().into())
+                Body::Symlink(target.into_os_string().into_vec().into())
             }
             tree::FILE => self.file(path)?,
             tree::CHAR | tree::BLOCK => {
@@ -129,23 +128,11 @@ impl Reader<'_> {
                 })?)
             }
             _ => Body::Device(0),
-        };
-        Ok(Node {
-            mode: meta.mode(),
-            uid: meta.uid(),
-            gid: meta.gid(),
-            mtime: Time {
-                seconds: meta.mtime(),
-                nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0),
-            },
-            links: 0,
-            xattrs: xattrs(path)?,
-            body,
         })
     }
 
     /// Copies a file's bytes behind those of the others.
-    fn file(&mut self, path: &Path) -> Result<Body> {
+    fn file(&mut self, path: &Path) -> Result<Body<'static>> {
         let start = self.end;
         let mut from = File::options()
             .read(true)
@@ -174,6 +161,16 @@ impl Reader<'_> {
 
 fn look(path: &Path) -> Result<Metadata> {
     std::fs::symlink_metadata(path).map_err(|error| failed("examine", path, error))
+}
+
+fn attributes(path: &Path, meta: &Metadata) -> Result<Attributes> {
+    Ok(Attributes {
+        mode: meta.mode(),
+        uid: meta.uid(),
+        gid: meta.gid(),
+        mtime: Time { seconds: meta.mtime(), nanos: u32::try_from(meta.mtime_nsec()).unwrap_or(0) },
+        xattrs: xattrs(path)?,
+    })
 }
 
 fn xattrs(path: &Path) -> Result<Xattrs> {

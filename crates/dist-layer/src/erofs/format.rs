@@ -1,7 +1,7 @@
 //! The bytes of an EROFS image, as Linux 6.6 and later read them (`fs/erofs/erofs_fs.h`): blocks of
 //! 512 bytes, extended inodes, extended attributes beside their inode, no compression.
 
-use super::tree::{Body, Node};
+use super::tree::{Attributes, Body};
 
 /// Bytes of a block. A tar's bodies begin at multiples of it, so they can stay where they are.
 pub(super) const BLOCK: u64 = 512;
@@ -153,8 +153,8 @@ impl Inode {
 }
 
 /// The byte that a directory says a node's type with.
-pub(super) fn type_byte(node: &Node) -> u8 {
-    match node.mode & 0o170_000 {
+pub(super) fn type_byte(mode: u32) -> u8 {
+    match mode & 0o170_000 {
         0o100_000 => 1,
         0o040_000 => 2,
         0o020_000 => 3,
@@ -196,8 +196,8 @@ pub(super) fn join_xattr(index: u8, rest: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Bytes that extended attributes take beside their inode.
-pub(super) fn xattr_size(node: &Node) -> usize {
-    let entries: usize = node.xattrs.iter().map(|(key, value)| entry_size(key, value)).sum();
+pub(super) fn xattr_size(attributes: &Attributes) -> usize {
+    let entries: usize = attributes.xattrs.iter().map(|(key, value)| entry_size(key, value)).sum();
     if entries == 0 { 0 } else { XATTR_HEADER + entries }
 }
 
@@ -206,12 +206,12 @@ fn entry_size(key: &[u8], value: &[u8]) -> usize {
     (4 + name + value.len()).next_multiple_of(4)
 }
 
-pub(super) fn encode_xattrs(node: &Node, out: &mut Vec<u8>) {
-    if node.xattrs.is_empty() {
+pub(super) fn encode_xattrs(attributes: &Attributes, out: &mut Vec<u8>) {
+    if attributes.xattrs.is_empty() {
         return;
     }
     out.extend_from_slice(&[0; XATTR_HEADER]);
-    for (key, value) in &node.xattrs {
+    for (key, value) in &attributes.xattrs {
         let Some((index, name)) = split_xattr(key) else { continue };
         let start = out.len();
         out.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
@@ -224,7 +224,7 @@ pub(super) fn encode_xattrs(node: &Node, out: &mut Vec<u8>) {
 }
 
 /// Bits that a file's chunks have beyond a block's, as its inode says it.
-pub(super) fn chunk_form(body: &Body) -> u32 {
+pub(super) fn chunk_form(body: &Body<'_>) -> u32 {
     if let Body::Chunks { bits, .. } = body { u32::from(*bits) } else { 0 }
 }
 

@@ -5,8 +5,9 @@ use std::fs::File;
 use dist_core::Result;
 
 use super::read::{Found, Reader};
-use super::tree::{Body, CHAR, Node, NodeId, ROOT, Step, Tree};
+use super::tree::{Attributes, Body, Children, NodeId, ROOT, Step, Tree};
 use super::write;
+use crate::tar::Time;
 use crate::whiteout::{is_host_xattr, is_private_xattr};
 
 const OPAQUE: [&[u8]; 2] = [b"trusted.overlay.opaque", b"user.overlay.opaque"];
@@ -25,7 +26,7 @@ pub fn inherit_erofs_dirs(image: &File, parents: &[File], dirs: &[Vec<u8>]) -> R
     }
     let target = Reader::new(image)?;
     let root = target.root()?;
-    let opaque = opaque_key(&root.node);
+    let opaque = opaque_key(&root.attributes);
     if dirs.is_empty() && opaque.is_none() {
         return Ok(());
     }
@@ -40,7 +41,10 @@ pub fn inherit_erofs_dirs(image: &File, parents: &[File], dirs: &[Vec<u8>]) -> R
         for parent in &parents {
             match find(parent, path)? {
                 Looked::There(from) => {
-                    changed |= copy(&from, tree.node_mut(id));
+                    let to = tree.attributes(id);
+                    let made = inherited(&from, to);
+                    changed |= made != *to;
+                    tree.change(id, |attributes| *attributes = made)?;
                     break;
                 }
                 Looked::Hidden => break,
@@ -48,11 +52,14 @@ pub fn inherit_erofs_dirs(image: &File, parents: &[File], dirs: &[Vec<u8>]) -> R
             }
         }
     }
-    if changed { write::write(&tree, image, target.meta(), target.uuid()) } else { Ok(()) }
+    if !changed {
+        return Ok(());
+    }
+    write::write((&tree, &Children::of(&tree)), image, target.meta(), target.uuid())
 }
 
 enum Looked {
-    There(Node),
+    There(Attributes),
     /// Neither here nor in any layer below as far as this one shows.
     Hidden,
     Absent,
@@ -60,19 +67,19 @@ enum Looked {
 
 /// Walks to a directory without following any symlink.
 fn find(image: &Reader<'_>, path: &[u8]) -> Result<Looked> {
-    let Found { mut node, mut entries } = image.root()?;
+    let Found { mut attributes, mut entries, .. } = image.root()?;
     let mut hidden = false;
     for name in components(path) {
-        hidden |= opaque_key(&node).is_some();
+        hidden |= opaque_key(&attributes).is_some();
         let Some((_, number)) = entries.iter().find(|(have, _)| have == name) else {
             return Ok(if hidden { Looked::Hidden } else { Looked::Absent });
         };
-        Found { node, entries } = image.node(*number)?;
-        if !node.is_dir() {
+        Found { attributes, entries, .. } = image.node(*number)?;
+        if !attributes.is_dir() {
             return Ok(Looked::Hidden);
         }
     }
-    Ok(Looked::There(node))
+    Ok(Looked::There(attributes))
 }
 
 /// The directory at a path, unless one above it is opaque.
@@ -80,9 +87,8 @@ fn visible(tree: &mut Tree, path: &[u8]) -> Result<Option<NodeId>> {
     let Step::Dir(id) = tree.walk(path)? else { return Ok(None) };
     let mut at = id;
     while at != ROOT {
-        let Body::Dir { parent, .. } = tree.node(at).body else { return Ok(None) };
-        at = parent;
-        if opaque_key(tree.node(at)).is_some() {
+        at = tree.parent(at);
+        if opaque_key(tree.attributes(at)).is_some() {
             return Ok(None);
         }
     }
@@ -95,16 +101,13 @@ fn hide(tree: &mut Tree, parents: &[Reader<'_>], key: &[u8]) -> Result<bool> {
     for parent in parents {
         for (name, _) in parent.root()?.entries {
             match tree.child(ROOT, &name) {
-                Some(id) if tree.node(id).is_dir() => {
-                    let node = tree.node_mut(id);
-                    changed |= opaque_key(node).is_none();
-                    node.set_xattr(key, b"y");
+                Some(id) if tree.is_dir(id) => {
+                    changed |= opaque_key(tree.attributes(id)).is_none();
+                    tree.change(id, |attributes| attributes.set_xattr(key, b"y"))?;
                 }
                 Some(_) => {}
                 None => {
-                    let mut node = Node::dir(0, false);
-                    (node.mode, node.body) = (CHAR, Body::Device(0));
-                    tree.add(ROOT, &name, node)?;
+                    tree.add(ROOT, &name, Attributes::mark(Time::default()), Body::Device(0))?;
                     changed = true;
                 }
             }
@@ -113,23 +116,19 @@ fn hide(tree: &mut Tree, parents: &[Reader<'_>], key: &[u8]) -> Result<bool> {
     Ok(changed)
 }
 
-fn opaque_key(node: &Node) -> Option<&'static [u8]> {
-    let has =
-        |key: &&[u8]| node.xattrs.iter().any(|(have, value)| **have == **key && **value == *b"y");
+fn opaque_key(attributes: &Attributes) -> Option<&'static [u8]> {
+    let has = |key: &&[u8]| {
+        attributes.xattrs.iter().any(|(have, value)| **have == **key && **value == *b"y")
+    };
     OPAQUE.into_iter().find(has)
 }
 
-/// Gives a directory what another one has; says whether that is different.
-fn copy(from: &Node, to: &mut Node) -> bool {
+/// What a directory has when it is given what another one has.
+fn inherited(from: &Attributes, to: &Attributes) -> Attributes {
     let own = |key: &[u8]| !is_private_xattr(key) && !is_host_xattr(key);
     let kept = to.xattrs.iter().filter(|(key, _)| !own(key));
     let given = from.xattrs.iter().filter(|(key, _)| own(key));
-    let xattrs: Vec<_> = kept.chain(given).cloned().collect();
-    let same = (to.mode, to.uid, to.gid, to.mtime) == (from.mode, from.uid, from.gid, from.mtime)
-        && to.xattrs == xattrs;
-    (to.mode, to.uid, to.gid, to.mtime) = (from.mode, from.uid, from.gid, from.mtime);
-    to.xattrs = xattrs;
-    !same
+    Attributes { xattrs: kept.chain(given).cloned().collect(), ..*from }
 }
 
 fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -1,6 +1,6 @@
 //! Images of ours back as trees, so that they can be changed and written again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
@@ -10,7 +10,7 @@ use super::format::{
     BLOCK, DIRENT_SIZE, INODE_SIZE, Inode, Layout, SLOT, Superblock, XATTR_HEADER, join_xattr,
     u16_at, u32_at, u64_at,
 };
-use super::tree::{Body, DIR, FILE, Node, NodeId, ROOT, SYMLINK, Tree, Xattrs};
+use super::tree::{Attributes, Body, DIR, FILE, NodeId, ROOT, SYMLINK, Tree, Xattrs};
 use crate::tar::Time;
 
 /// An image that is looked at.
@@ -22,7 +22,8 @@ pub(super) struct Reader<'a> {
 
 /// A node without its names, and what a directory holds.
 pub(super) struct Found {
-    pub(super) node: Node,
+    pub(super) attributes: Attributes,
+    pub(super) body: Body<'static>,
     /// Names and the numbers of their inodes.
     pub(super) entries: Vec<(Vec<u8>, u64)>,
 }
@@ -61,24 +62,24 @@ impl<'a> Reader<'a> {
     /// Reads all of it.
     pub(super) fn tree(&self) -> Result<Tree> {
         let root = u64::from(self.superblock.root);
-        let Found { node, entries } = self.node(root)?;
-        if !node.is_dir() {
+        let Found { attributes, entries, .. } = self.node(root)?;
+        if !attributes.is_dir() {
             return Err(corrupt("its root is no directory"));
         }
-        let mut tree = Tree::new(Node { links: 1, ..node });
+        let mut tree = Tree::new(attributes, false)?;
         let mut known: HashMap<u64, NodeId> = HashMap::from([(root, ROOT)]);
         let mut next = vec![(ROOT, entries)];
         while let Some((dir, entries)) = next.pop() {
             for (name, number) in entries {
                 if let Some(id) = known.get(&number) {
-                    if tree.node(*id).is_dir() {
+                    if tree.is_dir(*id) {
                         return Err(corrupt("a directory has two names"));
                     }
                     tree.link(dir, &name, *id)?;
                     continue;
                 }
-                let Found { node, entries } = self.node(number)?;
-                let id = tree.add(dir, &name, node)?;
+                let Found { attributes, body, entries } = self.node(number)?;
+                let id = tree.add(dir, &name, attributes, body)?;
                 known.insert(number, id);
                 if known.len() as u64 > self.superblock.inodes {
                     return Err(corrupt("it has more inodes than it says"));
@@ -116,7 +117,7 @@ impl<'a> Reader<'a> {
             (FILE, Layout::Chunks) => self.chunks(behind, &inode)?,
             (DIR, _) => {
                 entries = self.entries(&self.contents(behind, &inode)?)?;
-                Body::Dir { entries: BTreeMap::new(), parent: ROOT, implicit: false }
+                Body::Dir { implicit: false }
             }
             (SYMLINK, _) => Body::Symlink(self.contents(behind, &inode)?.into()),
             (_, Layout::Plain) => Body::Device(inode.place),
@@ -124,10 +125,10 @@ impl<'a> Reader<'a> {
         };
         let mtime = Time { seconds: inode.seconds, nanos: inode.nanos };
         let Inode { mode, uid, gid, .. } = inode;
-        Ok(Found { node: Node { mode, uid, gid, mtime, links: 0, xattrs, body }, entries })
+        Ok(Found { attributes: Attributes { mode, uid, gid, mtime, xattrs }, body, entries })
     }
 
-    fn chunks(&self, at: u64, inode: &Inode) -> Result<Body> {
+    fn chunks(&self, at: u64, inode: &Inode) -> Result<Body<'static>> {
         let bits = u8::try_from(inode.place).ok().filter(|bits| *bits < 32);
         let bits = bits.ok_or_else(|| corrupt("a map is not of ours"))?;
         let length = inode.size.div_ceil(BLOCK << bits) * 4;

@@ -10,7 +10,7 @@ use dist_core::{Cancel, Context as _, ErrorKind, Result};
 
 use super::build::Sparse;
 use super::format::{BLOCK, HOLE};
-use super::tree::{Body, Tree};
+use super::tree::{Children, Tree};
 use super::write::block_number;
 use crate::tar::Region;
 
@@ -23,15 +23,14 @@ const CHUNKS_A_REGION: u64 = 8;
 
 /// Gives sparse files their maps; what is copied goes to `tail` and on. Returns where that ends.
 pub(super) fn place(
-    tree: &mut Tree,
-    files: &mut Vec<Sparse>,
+    (tree, children): (&mut Tree, &Children),
+    files: Vec<Sparse>,
     file: &File,
     (base, mut tail): (u64, u64),
     cancel: &Cancel,
 ) -> Result<u64> {
-    for sparse in files.drain(..) {
-        let node = tree.node_mut(sparse.node);
-        if node.links == 0 {
+    for sparse in files {
+        if children.links(sparse.node) == 0 {
             continue; // something took its place
         }
         let regions: Vec<Region> =
@@ -47,7 +46,7 @@ pub(super) fn place(
                 (bits, map)
             }
         };
-        node.body = Body::Chunks { size: sparse.size, bits, map: map.into() };
+        tree.set_chunks(sparse.node, bits, map.into())?;
     }
     Ok(tail)
 }

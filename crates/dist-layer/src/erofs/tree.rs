@@ -1,14 +1,26 @@
 //! A layer's entries in memory, without their bodies.
+//!
+//! Each name is a node of 32 bytes; names, and the attributes that many nodes share, are kept beside
+//! them, so that a layer of 80,000 files takes about 5 MiB. Directories have no lists: one table finds
+//! a name in any of them, and [`Children`] lists them in the end.
 
-use std::collections::{BTreeMap, VecDeque};
+mod children;
+mod pages;
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
 
 use dist_core::{Error, ErrorKind, Result};
+use hashbrown::HashTable;
 
+pub(super) use self::children::Children;
+use self::pages::{Pages, Texts};
 use crate::limits::exceeded;
 use crate::name::{escape, split};
 use crate::tar::Time;
 
-/// Bytes that a tree may take, about: three million entries.
+/// Bytes that a tree may take, about: several million entries.
 const LIMIT: usize = 512 << 20;
 
 /// Symlinks on one path, as the kernel has it.
@@ -22,7 +34,7 @@ pub(super) const CHAR: u32 = 0o020_000;
 pub(super) const BLOCK: u32 = 0o060_000;
 pub(super) const FIFO: u32 = 0o010_000;
 
-/// An index of a tree's nodes.
+/// The number of a name; that of its first name is the number of a node.
 pub(super) type NodeId = u32;
 
 pub(super) const ROOT: NodeId = 0;
@@ -30,24 +42,21 @@ pub(super) const ROOT: NodeId = 0;
 /// Names and values, in the order in which they were set.
 pub(super) type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
 
-#[derive(Debug)]
-pub(super) struct Node {
+/// What nodes have beside their bodies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Attributes {
     /// Type and permissions.
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mtime: Time,
-    /// Names that it has.
-    pub(super) links: u32,
     pub(super) xattrs: Xattrs,
-    pub(super) body: Body,
 }
 
+/// What a node is.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(super) enum Body<'a> {
     Dir {
-        entries: BTreeMap<Box<[u8]>, NodeId>,
-        parent: NodeId,
         /// Whether it is only there because something lies below it.
         implicit: bool,
     },
@@ -60,34 +69,25 @@ pub(super) enum Body {
     Chunks {
         size: u64,
         bits: u8,
-        map: Box<[u32]>,
+        map: Cow<'a, [u32]>,
     },
-    Symlink(Box<[u8]>),
+    Symlink(Cow<'a, [u8]>),
     /// A device, as its inode says it; 0 for a FIFO.
     Device(u32),
 }
 
-impl Node {
-    pub(super) fn dir(mode: u32, implicit: bool) -> Self {
-        let body = Body::Dir { entries: BTreeMap::new(), parent: ROOT, implicit };
-        Self {
-            mode: DIR | mode,
-            uid: 0,
-            gid: 0,
-            mtime: Time::default(),
-            links: 0,
-            xattrs: Vec::new(),
-            body,
-        }
+impl Attributes {
+    pub(super) fn dir(mode: u32) -> Self {
+        Self { mode: DIR | mode, ..Self::default() }
+    }
+
+    /// Those of what hides a name below, as overlayfs has it; its body is device 0.
+    pub(super) fn mark(mtime: Time) -> Self {
+        Self { mode: CHAR, mtime, ..Self::default() }
     }
 
     pub(super) fn is_dir(&self) -> bool {
         self.mode & TYPE == DIR
-    }
-
-    /// Whether it hides what is below, as overlayfs has it.
-    pub(super) fn is_mark(&self) -> bool {
-        self.mode & TYPE == CHAR && matches!(self.body, Body::Device(0))
     }
 
     /// Sets an extended attribute, in the place of one of its name.
@@ -110,9 +110,50 @@ pub(super) enum Step {
     },
 }
 
+/// A name, and the node that has it.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// Of a file.
+    size: u64,
+    /// By kind: a block, a device, or the number of a target, a map or another node.
+    place: u32,
+    name: u32,
+    parent: NodeId,
+    attributes: u32,
+    kind: Kind,
+    /// Whether the name was taken away.
+    gone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Dir,
+    ImplicitDir,
+    File,
+    Chunks,
+    Symlink,
+    Device,
+    /// One more name of another node.
+    Link,
+}
+
+#[derive(Debug)]
+struct Map {
+    bits: u8,
+    chunks: Box<[u32]>,
+}
+
 #[derive(Debug)]
 pub(super) struct Tree {
-    nodes: Vec<Node>,
+    nodes: Pages<Node>,
+    texts: Texts,
+    attributes: Pages<Attributes>,
+    maps: Vec<Map>,
+    /// Nodes by directory and name, those that are gone left out.
+    by_name: HashTable<NodeId>,
+    /// Numbers of attributes.
+    known: HashTable<u32>,
+    state: RandomState,
     /// Bytes taken, about.
     used: usize,
     /// The directory that a path led to last.
@@ -120,16 +161,62 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(root: Node) -> Self {
-        Self { nodes: vec![root], used: 0, last: None }
+    pub(super) fn new(root: Attributes, implicit: bool) -> Result<Self> {
+        let mut tree = Self {
+            nodes: Pages::new(),
+            texts: Texts::default(),
+            attributes: Pages::new(),
+            maps: Vec::new(),
+            by_name: HashTable::new(),
+            known: HashTable::new(),
+            state: RandomState::new(),
+            used: 0,
+            last: None,
+        };
+        tree.push(ROOT, b"", Body::Dir { implicit }, root)?;
+        Ok(tree)
     }
 
-    pub(super) fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id as usize]
+    pub(super) fn attributes(&self, id: NodeId) -> &Attributes {
+        self.attributes.at(self.nodes.at(self.inode(id)).attributes)
     }
 
-    pub(super) fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        &mut self.nodes[id as usize]
+    pub(super) fn body(&self, id: NodeId) -> Body<'_> {
+        let Node { size, place, kind, .. } = *self.nodes.at(self.inode(id));
+        match kind {
+            Kind::Dir | Kind::ImplicitDir => Body::Dir { implicit: kind == Kind::ImplicitDir },
+            Kind::File => Body::File { size, block: place },
+            Kind::Chunks => {
+                let Map { bits, chunks } = &self.maps[place as usize];
+                Body::Chunks { size, bits: *bits, map: Cow::Borrowed(chunks) }
+            }
+            Kind::Symlink => Body::Symlink(Cow::Borrowed(self.texts.at(place))),
+            Kind::Device | Kind::Link => Body::Device(place),
+        }
+    }
+
+    pub(super) fn name(&self, id: NodeId) -> &[u8] {
+        self.texts.at(self.nodes.at(id).name)
+    }
+
+    /// The directory above; of the root, itself.
+    pub(super) fn parent(&self, id: NodeId) -> NodeId {
+        self.nodes.at(id).parent
+    }
+
+    /// The node that has a name.
+    pub(super) fn inode(&self, id: NodeId) -> NodeId {
+        let node = self.nodes.at(id);
+        if node.kind == Kind::Link { node.place } else { id }
+    }
+
+    pub(super) fn is_dir(&self, id: NodeId) -> bool {
+        matches!(self.nodes.at(id).kind, Kind::Dir | Kind::ImplicitDir)
+    }
+
+    /// Whether it hides what is below, as overlayfs has it.
+    pub(super) fn is_mark(&self, id: NodeId) -> bool {
+        self.attributes(id).mode & TYPE == CHAR && matches!(self.body(id), Body::Device(0))
     }
 
     /// The nodes there ever were.
@@ -138,55 +225,77 @@ impl Tree {
     }
 
     pub(super) fn child(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
-        match &self.node(dir).body {
-            Body::Dir { entries, .. } => entries.get(name).copied(),
-            _ => None,
-        }
+        let is_it = |id: &NodeId| self.parent(*id) == dir && self.name(*id) == name;
+        self.by_name.find(self.state.hash_one((dir, name)), is_it).copied()
     }
 
     /// Puts a new node at a name that is free.
-    pub(super) fn add(&mut self, dir: NodeId, name: &[u8], mut node: Node) -> Result<NodeId> {
-        let pairs = node.xattrs.iter().map(|(key, value)| 48 + key.len() + value.len());
-        let own = match &node.body {
-            Body::Symlink(target) => target.len(),
-            Body::Chunks { map, .. } => map.len() * 4,
-            _ => 0,
-        };
-        self.take(size_of::<Node>() + own + pairs.sum::<usize>())?;
-        if let Body::Dir { parent, .. } = &mut node.body {
-            *parent = dir;
-        }
-        let id = NodeId::try_from(self.nodes.len())
-            .map_err(|_| Error::new(ErrorKind::ResourceExhausted, "add entry: too many"))?;
-        self.nodes.push(node);
-        self.link(dir, name, id)?;
+    pub(super) fn add(
+        &mut self,
+        dir: NodeId,
+        name: &[u8],
+        attributes: Attributes,
+        body: Body<'_>,
+    ) -> Result<NodeId> {
+        let id = self.push(dir, name, body, attributes)?;
+        self.index(id);
         Ok(id)
     }
 
     /// Gives a node one more name, which is free.
     pub(super) fn link(&mut self, dir: NodeId, name: &[u8], id: NodeId) -> Result<()> {
-        self.take(name.len() + 64)?;
-        if let Body::Dir { entries, .. } = &mut self.node_mut(dir).body {
-            entries.insert(name.into(), id);
-            self.node_mut(id).links += 1;
-        }
+        let node = Node { kind: Kind::Link, place: self.inode(id), ..*self.nodes.at(id) };
+        let id = self.push_node(dir, name, node)?;
+        self.index(id);
+        Ok(())
+    }
+
+    /// Gives a node other attributes.
+    pub(super) fn change(
+        &mut self,
+        id: NodeId,
+        change: impl FnOnce(&mut Attributes),
+    ) -> Result<()> {
+        let id = self.inode(id);
+        let mut attributes = self.attributes(id).clone();
+        change(&mut attributes);
+        self.nodes.at_mut(id).attributes = self.share(attributes)?;
+        Ok(())
+    }
+
+    /// Says that a directory has an entry of its own.
+    pub(super) fn set_explicit(&mut self, dir: NodeId) {
+        self.nodes.at_mut(dir).kind = Kind::Dir;
+    }
+
+    /// Says of a file what its pieces are.
+    pub(super) fn set_chunks(&mut self, id: NodeId, bits: u8, chunks: Box<[u32]>) -> Result<()> {
+        let place = self.keep_map(bits, chunks)?;
+        let node = self.nodes.at_mut(id);
+        (node.kind, node.place) = (Kind::Chunks, place);
         Ok(())
     }
 
     /// Removes a name, and all below it.
     pub(super) fn remove(&mut self, dir: NodeId, name: &[u8]) {
-        let Body::Dir { entries, .. } = &mut self.node_mut(dir).body else { return };
-        let mut gone: Vec<NodeId> = entries.remove(name).into_iter().collect();
-        while let Some(id) = gone.pop() {
-            let node = self.node_mut(id);
-            node.links = node.links.saturating_sub(1);
-            match &mut node.body {
-                Body::Dir { entries, .. } => gone.extend(std::mem::take(entries).into_values()),
-                Body::Symlink(_) => {}
-                _ => continue,
-            }
+        let hash = self.state.hash_one((dir, name));
+        let (nodes, texts) = (&self.nodes, &self.texts);
+        let is_it = |id: &NodeId| {
+            let node = nodes.at(*id);
+            node.parent == dir && texts.at(node.name) == name
+        };
+        let Ok(entry) = self.by_name.find_entry(hash, is_it) else { return };
+        let (id, _) = entry.remove();
+        self.nodes.at_mut(id).gone = true;
+        if matches!(self.body(id), Body::Dir { .. } | Body::Symlink(_)) {
             self.last = None;
         }
+    }
+
+    /// Forgets how names are found: nothing more is to be looked for or added.
+    pub(super) fn end(&mut self) {
+        self.by_name = HashTable::new();
+        self.known = HashTable::new();
     }
 
     /// Walks to a directory, through symlinks where there are any: `/` and `..` at the top mean the
@@ -201,15 +310,13 @@ impl Tree {
         let (mut dir, mut links) = (ROOT, 0);
         while let Some(name) = rest.pop_front() {
             if name == b".." {
-                if let Body::Dir { parent, .. } = self.node(dir).body {
-                    dir = parent;
-                }
+                dir = self.parent(dir);
                 continue;
             }
             let Some(id) = self.child(dir, &name) else {
                 return Ok(Step::Missing { dir, name, node: None });
             };
-            match &self.node(id).body {
+            match self.body(id) {
                 Body::Dir { .. } => dir = id,
                 Body::Symlink(target) => {
                     links += 1;
@@ -220,7 +327,7 @@ impl Tree {
                     if target.starts_with(b"/") {
                         dir = ROOT;
                     }
-                    for component in components(target).rev() {
+                    for component in components(&target).rev() {
                         rest.push_front(component.to_vec());
                     }
                 }
@@ -231,7 +338,7 @@ impl Tree {
         Ok(Step::Dir(dir))
     }
 
-    /// The node at a path, no symlink followed in its last component.
+    /// The node at a path, no symlink followed in its last component; and the directory it is in.
     pub(super) fn find(&mut self, path: &[u8]) -> Result<Option<(NodeId, NodeId)>> {
         let (parent, name) = split(path);
         match self.walk(parent)? {
@@ -240,38 +347,73 @@ impl Tree {
         }
     }
 
-    /// All that have a name, directories before what they hold, with the path of each directory.
-    pub(super) fn order(&self) -> Vec<NodeId> {
-        let mut seen = vec![false; self.nodes.len()];
-        let (mut order, mut next) = (Vec::new(), vec![ROOT]);
-        while let Some(id) = next.pop() {
-            if std::mem::replace(&mut seen[id as usize], true) {
-                continue; // another of its names
+    fn push(
+        &mut self,
+        dir: NodeId,
+        name: &[u8],
+        body: Body<'_>,
+        attributes: Attributes,
+    ) -> Result<NodeId> {
+        let (kind, size, place) = match body {
+            Body::Dir { implicit: false } => (Kind::Dir, 0, 0),
+            Body::Dir { implicit: true } => (Kind::ImplicitDir, 0, 0),
+            Body::File { size, block } => (Kind::File, size, block),
+            Body::Chunks { size, bits, map } => {
+                (Kind::Chunks, size, self.keep_map(bits, map.into())?)
             }
-            order.push(id);
-            if let Body::Dir { entries, .. } = &self.node(id).body {
-                next.extend(entries.values().rev());
-            }
-        }
-        order
+            Body::Symlink(target) => (Kind::Symlink, 0, self.keep_text(&target)?),
+            Body::Device(device) => (Kind::Device, 0, device),
+        };
+        let attributes = self.share(attributes)?;
+        let node = Node { size, place, name: 0, parent: dir, attributes, kind, gone: false };
+        self.push_node(dir, name, node)
     }
 
-    /// The paths of directories that have no entry of their own, parents first.
-    pub(super) fn implicit_dirs(&self) -> Vec<Vec<u8>> {
-        let mut found = Vec::new();
-        let mut next = vec![(Vec::new(), ROOT)];
-        while let Some((path, id)) = next.pop() {
-            let Body::Dir { entries, implicit, .. } = &self.node(id).body else { continue };
-            for (name, child) in entries.iter().rev() {
-                if self.node(*child).is_dir() {
-                    next.push((crate::name::join(&path, name), *child));
-                }
-            }
-            if *implicit {
-                found.push(path);
-            }
+    fn push_node(&mut self, parent: NodeId, name: &[u8], node: Node) -> Result<NodeId> {
+        self.take(size_of::<Node>() + 3 * size_of::<NodeId>())?;
+        let id = number(self.nodes.len())?;
+        let name = self.keep_text(name)?;
+        self.nodes.push(Node { name, parent, gone: false, ..node });
+        Ok(id)
+    }
+
+    fn index(&mut self, id: NodeId) {
+        let Self { nodes, texts, by_name, state, .. } = self;
+        let hash = |id: &NodeId| {
+            let node = nodes.at(*id);
+            state.hash_one((node.parent, texts.at(node.name)))
+        };
+        by_name.insert_unique(hash(&id), id, hash);
+    }
+
+    /// The number of attributes like these.
+    fn share(&mut self, attributes: Attributes) -> Result<u32> {
+        let hash = self.state.hash_one(&attributes);
+        let is_it = |number: &u32| *self.attributes.at(*number) == attributes;
+        if let Some(known) = self.known.find(hash, is_it) {
+            return Ok(*known);
         }
-        found
+        let pairs = attributes.xattrs.iter().map(|(key, value)| 64 + key.len() + value.len());
+        self.take(size_of::<Attributes>() + pairs.sum::<usize>())?;
+        let number = number(self.attributes.len())?;
+        self.attributes.push(attributes);
+        let Self { attributes, known, state, .. } = self;
+        known.insert_unique(hash, number, |number| state.hash_one(attributes.at(*number)));
+        Ok(number)
+    }
+
+    fn keep_text(&mut self, text: &[u8]) -> Result<u32> {
+        self.take(text.len() + 2)?;
+        self.texts.keep(text).ok_or_else(|| {
+            let message = format!("add entry: a name or target has {} bytes", text.len());
+            Error::new(ErrorKind::Corrupt, message)
+        })
+    }
+
+    fn keep_map(&mut self, bits: u8, chunks: Box<[u32]>) -> Result<u32> {
+        self.take(size_of::<Map>() + chunks.len() * 4)?;
+        self.maps.push(Map { bits, chunks });
+        number(self.maps.len() - 1)
     }
 
     fn take(&mut self, bytes: usize) -> Result<()> {
@@ -282,6 +424,11 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+fn number(count: usize) -> Result<u32> {
+    u32::try_from(count)
+        .map_err(|_| Error::new(ErrorKind::ResourceExhausted, "add entry: too many"))
 }
 
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {

@@ -18,34 +18,27 @@ use super::format::{
     BLOCK, DIRENT_SIZE, INODE_SIZE, Inode, Layout, SLOT, Superblock, chunk_form, encode_xattrs,
     type_byte, xattr_size,
 };
-use super::tree::{Body, Node, NodeId, ROOT, Tree};
+use super::tree::{Body, Children, NodeId, ROOT, Tree};
 
 /// The size of the pages that a file is mapped in.
 const PAGE: u64 = 4096;
 
-/// Where a node's inode and blocks are.
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    /// From the first inode, in bytes.
-    inode: u64,
-    /// From the first block behind the inodes, in blocks.
-    block: u64,
-    /// All that it has to say, in bytes.
-    size: u64,
-    inline: bool,
-}
-
 /// Writes what makes a file with a tar in it an image: everything from `tail` on, and then the
 /// superblock.
-pub(super) fn write(tree: &Tree, file: &File, tail: u64, uuid: [u8; 16]) -> Result<()> {
+pub(super) fn write(
+    (tree, children): (&Tree, &Children),
+    file: &File,
+    tail: u64,
+    uuid: [u8; 16],
+) -> Result<()> {
     // What was an image before is none while it is changed.
     let clear = || file.write_all_at(&[0; Superblock::SIZE], Superblock::OFFSET);
     clear().context(ErrorKind::Storage, || "write image".into())?;
-    let plan = Plan::new(tree, tail)?;
+    let plan = Plan::new(tree, children, tail)?;
     let end = plan.write(file).context(ErrorKind::Storage, || "write image".into())?;
     let superblock = Superblock {
         meta_block: block_number(plan.meta)?,
-        root: u16::try_from(plan.nid(ROOT)).unwrap_or(u16::MAX),
+        root: u16::try_from(plan.number(ROOT)).unwrap_or(u16::MAX),
         inodes: plan.order.len() as u64,
         blocks: block_number(end)?,
         uuid,
@@ -61,10 +54,71 @@ pub(super) fn block_number(offset: u64) -> Result<u32> {
     })
 }
 
+/// Where a node's inode and blocks are.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// From the first inode, in bytes.
+    inode: u64,
+    /// From the first block behind the inodes, in blocks.
+    block: u64,
+    /// How many of these.
+    blocks: u64,
+    /// All that it has to say, in bytes.
+    size: u64,
+    inline: bool,
+}
+
+/// Puts one node behind the other.
+struct Places {
+    /// Where inodes, and blocks, are free.
+    at: u64,
+    block: u64,
+}
+
+impl Places {
+    fn new() -> Self {
+        // Nothing is at number 0, which readers of directories take for a removed entry.
+        Self { at: SLOT, block: 0 }
+    }
+
+    /// Puts a node whose inode and attributes have `head` bytes, with `size` more to say: behind the
+    /// inode, if it is a `map`.
+    fn next(&mut self, head: u64, size: u64, map: bool) -> Place {
+        let rest = size % BLOCK;
+        self.at = self.at.next_multiple_of(SLOT);
+        let mut inline = rest > 0 && !map;
+        if inline {
+            // What follows an inode may not go on in the next block.
+            let fits = |at: u64| (at + head) % BLOCK + rest <= BLOCK;
+            let found = (0..BLOCK / SLOT).map(|slots| self.at + slots * SLOT).find(|at| fits(*at));
+            inline = found.is_some();
+            self.at = found.unwrap_or(self.at);
+        }
+        let blocks = match (map, inline) {
+            (true, _) => 0,
+            (_, true) => size / BLOCK,
+            (_, false) => size.div_ceil(BLOCK),
+        };
+        let place = Place { inode: self.at, block: self.block, blocks, size, inline };
+        self.at += head
+            + if map {
+                size
+            } else if inline {
+                rest
+            } else {
+                0
+            };
+        self.block += blocks;
+        place
+    }
+}
+
 struct Plan<'a> {
     tree: &'a Tree,
+    children: &'a Children,
     order: Vec<NodeId>,
-    places: Vec<Place>,
+    /// The number of each node's inode, 0 where it has none.
+    numbers: Vec<u32>,
     /// Where the inodes begin.
     meta: u64,
     /// Where the blocks behind them begin.
@@ -72,76 +126,60 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(tree: &'a Tree, tail: u64) -> Result<Self> {
+    fn new(tree: &'a Tree, children: &'a Children, tail: u64) -> Result<Self> {
         let meta = tail.next_multiple_of(BLOCK);
-        let order = tree.order();
-        let mut places = vec![Place::default(); tree.len()];
-        // Nothing is at number 0, which readers of directories take for a removed entry.
-        let (mut at, mut block) = (SLOT, 0);
-        for id in &order {
-            let node = tree.node(*id);
-            let head = INODE_SIZE + xattr_size(node) as u64;
-            let size = extent(node);
-            let rest = size % BLOCK;
-            at = at.next_multiple_of(SLOT);
-            let mut inline = rest > 0 && !matches!(node.body, Body::Chunks { .. });
-            if inline {
-                // What follows an inode may not go on in the next block.
-                let fits = |at: u64| (at + head) % BLOCK + rest <= BLOCK;
-                let found = (0..BLOCK / SLOT).map(|slots| at + slots * SLOT).find(|at| fits(*at));
-                inline = found.is_some();
-                at = found.unwrap_or(at);
-            }
-            places[*id as usize] = Place { inode: at, block, size, inline };
-            at += head;
-            if matches!(node.body, Body::Chunks { .. }) {
-                at += size;
-            } else if inline {
-                at += rest;
-                block += size / BLOCK;
-            } else {
-                block += size.div_ceil(BLOCK);
-            }
+        let order = children.order(tree);
+        let numbers = vec![0; tree.len()];
+        let mut plan = Self { tree, children, order, numbers, meta, blocks: 0 };
+        let mut places = Places::new();
+        for at in 0..plan.order.len() {
+            let id = plan.order[at];
+            let inode = plan.place(id, &mut places).inode;
+            plan.numbers[id as usize] = u32::try_from(inode / SLOT).map_err(|_| {
+                Error::new(ErrorKind::ResourceExhausted, "write image: it has too many inodes")
+            })?;
         }
-        let blocks = meta + at.next_multiple_of(BLOCK);
-        block_number(blocks + block * BLOCK)?;
-        Ok(Self { tree, order, places, meta, blocks })
+        plan.blocks = meta + places.at.next_multiple_of(BLOCK);
+        block_number(plan.blocks + places.block * BLOCK)?;
+        Ok(plan)
     }
 
-    fn place(&self, id: NodeId) -> &Place {
-        &self.places[id as usize]
+    /// The place of a node, behind those that come before it.
+    fn place(&self, id: NodeId, places: &mut Places) -> Place {
+        let head = INODE_SIZE + xattr_size(self.tree.attributes(id)) as u64;
+        places.next(head, self.extent(id), matches!(self.tree.body(id), Body::Chunks { .. }))
     }
 
-    fn nid(&self, id: NodeId) -> u64 {
-        self.place(id).inode / SLOT
+    /// All places again.
+    fn places(&self) -> impl Iterator<Item = (NodeId, Place)> {
+        let mut places = Places::new();
+        self.order.iter().map(move |id| (*id, self.place(*id, &mut places)))
+    }
+
+    fn number(&self, id: NodeId) -> u32 {
+        self.numbers[self.tree.inode(id) as usize]
     }
 
     /// Writes inodes and blocks; returns where they end.
     fn write(&self, file: &File) -> std::io::Result<u64> {
-        let mut out = BufWriter::with_capacity(256 << 10, file);
+        let mut out = BufWriter::with_capacity(64 << 10, file);
         out.seek(SeekFrom::Start(self.meta))?;
         let (mut at, mut bytes) = (0, Vec::new());
-        for (number, id) in (1_u32..).zip(&self.order) {
-            let place = self.place(*id);
+        for (number, (id, place)) in (1_u32..).zip(self.places()) {
             bytes.clear();
             bytes.resize(usize::try_from(place.inode - at).unwrap_or(0), 0);
-            self.inode(*id, number, &mut bytes);
+            self.inode(id, &place, number, &mut bytes);
             out.write_all(&bytes)?;
             at += bytes.len() as u64;
         }
         let mut at = self.meta + at;
-        for id in &self.order {
-            let place = self.place(*id);
-            let count = if place.inline { place.size / BLOCK } else { place.size.div_ceil(BLOCK) };
-            if count == 0 || matches!(self.tree.node(*id).body, Body::Chunks { .. }) {
-                continue;
-            }
+        for (id, place) in self.places().filter(|(_, place)| place.blocks > 0) {
             let start = self.blocks + place.block * BLOCK;
             bytes.clear();
             bytes.resize(usize::try_from(start - at).unwrap_or(0), 0);
             let before = bytes.len();
-            self.contents(*id, &mut bytes);
-            bytes.resize(before + usize::try_from(count * BLOCK).unwrap_or(0), 0);
+            self.contents(id, &mut bytes);
+            bytes.resize(before + usize::try_from(place.blocks * BLOCK).unwrap_or(0), 0);
             out.write_all(&bytes)?;
             at += bytes.len() as u64;
         }
@@ -153,11 +191,11 @@ impl<'a> Plan<'a> {
         Ok(end)
     }
 
-    fn inode(&self, id: NodeId, number: u32, out: &mut Vec<u8>) {
-        let (node, place) = (self.tree.node(id), self.place(id));
-        let (layout, size, at) = match &node.body {
+    fn inode(&self, id: NodeId, place: &Place, number: u32, out: &mut Vec<u8>) {
+        let (attributes, body) = (self.tree.attributes(id), self.tree.body(id));
+        let (layout, size, at) = match &body {
             Body::File { size, block } => (Layout::Plain, *size, *block),
-            Body::Chunks { size, .. } => (Layout::Chunks, *size, chunk_form(&node.body)),
+            Body::Chunks { size, .. } => (Layout::Chunks, *size, chunk_form(&body)),
             Body::Device(device) => (Layout::Plain, 0, *device),
             Body::Dir { .. } | Body::Symlink(_) => {
                 let layout = if place.inline { Layout::Inline } else { Layout::Plain };
@@ -168,20 +206,20 @@ impl<'a> Plan<'a> {
         };
         let inode = Inode {
             layout,
-            mode: node.mode,
+            mode: attributes.mode,
             size,
             place: at,
             number,
-            uid: node.uid,
-            gid: node.gid,
-            seconds: node.mtime.seconds,
-            nanos: node.mtime.nanos,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            seconds: attributes.mtime.seconds,
+            nanos: attributes.mtime.nanos,
             links: self.links(id),
-            xattrs: xattr_size(node),
+            xattrs: xattr_size(attributes),
         };
         out.extend_from_slice(&inode.encode());
-        encode_xattrs(node, out);
-        if let Body::Chunks { map, .. } = &node.body {
+        encode_xattrs(attributes, out);
+        if let Body::Chunks { map, .. } = &body {
             map.iter().for_each(|block| out.extend_from_slice(&block.to_le_bytes()));
         } else if place.inline {
             let mut contents = Vec::new();
@@ -193,79 +231,79 @@ impl<'a> Plan<'a> {
 
     /// A directory has its own entry, its name above and one `..` of each directory below.
     fn links(&self, id: NodeId) -> u32 {
-        let node = self.tree.node(id);
-        let Body::Dir { entries, .. } = &node.body else { return node.links };
-        let below = entries.values().filter(|child| self.tree.node(**child).is_dir()).count();
-        u32::try_from(below).unwrap_or(u32::MAX).saturating_add(2)
+        if !self.tree.is_dir(id) {
+            return self.children.links(id);
+        }
+        let below = self.children.names(id).iter().filter(|child| self.tree.is_dir(**child));
+        u32::try_from(below.count()).unwrap_or(u32::MAX).saturating_add(2)
     }
 
     /// What a directory or symlink says.
     fn contents(&self, id: NodeId, out: &mut Vec<u8>) {
-        match &self.tree.node(id).body {
-            Body::Symlink(target) => out.extend_from_slice(target),
-            Body::Dir { entries, parent, .. } => {
+        match self.tree.body(id) {
+            Body::Symlink(target) => out.extend_from_slice(&target),
+            Body::Dir { .. } => {
                 let start = out.len();
-                let names = names(entries.keys().map(AsRef::as_ref));
-                for block in blocks(names) {
+                for block in blocks(self.names(id)) {
                     out.resize((out.len() - start).next_multiple_of(BLOCK as usize) + start, 0);
                     let mut offset = block.len() * DIRENT_SIZE;
-                    for name in &block {
-                        let child = match *name {
-                            b"." => id,
-                            b".." => *parent,
-                            name => entries.get(name).copied().unwrap_or(id),
-                        };
-                        out.extend_from_slice(&self.nid(child).to_le_bytes());
+                    for (name, child) in &block {
+                        let kind = type_byte(self.tree.attributes(*child).mode);
+                        out.extend_from_slice(&u64::from(self.number(*child)).to_le_bytes());
                         out.extend_from_slice(&u16::try_from(offset).unwrap_or(0).to_le_bytes());
-                        out.extend_from_slice(&[type_byte(self.tree.node(child)), 0]);
+                        out.extend_from_slice(&[kind, 0]);
                         offset += name.len();
                     }
-                    block.iter().for_each(|name| out.extend_from_slice(name));
+                    block.iter().for_each(|(name, _)| out.extend_from_slice(name));
                 }
             }
             _ => {}
         }
     }
-}
 
-/// Bytes that a node has to say beside its inode, but for a file's body.
-fn extent(node: &Node) -> u64 {
-    match &node.body {
-        Body::Symlink(target) => target.len() as u64,
-        Body::Chunks { map, .. } => map.len() as u64 * 4,
-        Body::File { .. } | Body::Device(_) => 0,
-        Body::Dir { entries, .. } => {
-            let mut size = 0;
-            for block in blocks(names(entries.keys().map(AsRef::as_ref))) {
-                let used: usize = block.iter().map(|name| DIRENT_SIZE + name.len()).sum();
-                size = u64::next_multiple_of(size, BLOCK) + used as u64;
+    /// Bytes that a node has to say beside its inode, but for a file's body.
+    fn extent(&self, id: NodeId) -> u64 {
+        match self.tree.body(id) {
+            Body::Symlink(target) => target.len() as u64,
+            Body::Chunks { map, .. } => map.len() as u64 * 4,
+            Body::File { .. } | Body::Device(_) => 0,
+            Body::Dir { .. } => {
+                let mut size = 0;
+                for block in blocks(self.names(id)) {
+                    let used: usize = block.iter().map(|(name, _)| DIRENT_SIZE + name.len()).sum();
+                    size = u64::next_multiple_of(size, BLOCK) + used as u64;
+                }
+                size
             }
-            size
         }
+    }
+
+    /// A directory's names in order, with those of itself and what is above.
+    fn names(&self, id: NodeId) -> impl Iterator<Item = (&[u8], NodeId)> {
+        let own: [(&[u8], NodeId); 2] = [(b".", id), (b"..", self.tree.parent(id))];
+        let mut own = own.into_iter().peekable();
+        let sorted = self.children.names(id).iter();
+        let mut sorted = sorted.map(|child| (self.tree.name(*child), *child)).peekable();
+        std::iter::from_fn(move || match (own.peek(), sorted.peek()) {
+            (Some((dots, _)), Some((name, _))) if name < dots => sorted.next(),
+            (Some(_), _) => own.next(),
+            (None, _) => sorted.next(),
+        })
     }
 }
 
-/// A directory's names in order, with those of itself and what is above.
-fn names<'a>(sorted: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    let mut own = [b".".as_slice(), b".."].into_iter().peekable();
-    let mut sorted = sorted.peekable();
-    std::iter::from_fn(move || match (own.peek(), sorted.peek()) {
-        (Some(dots), Some(name)) if name < dots => sorted.next(),
-        (Some(_), _) => own.next(),
-        (None, _) => sorted.next(),
-    })
-}
-
 /// As many names at a time as a block of a directory holds.
-fn blocks<'a>(names: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = Vec<&'a [u8]>> {
+fn blocks<'a>(
+    names: impl Iterator<Item = (&'a [u8], NodeId)>,
+) -> impl Iterator<Item = Vec<(&'a [u8], NodeId)>> {
     let mut names = names.peekable();
     std::iter::from_fn(move || {
         let (mut block, mut used) = (Vec::new(), 0);
-        while let Some(name) =
-            names.next_if(|name| used + DIRENT_SIZE + name.len() <= BLOCK as usize)
+        while let Some(entry) =
+            names.next_if(|(name, _)| used + DIRENT_SIZE + name.len() <= BLOCK as usize)
         {
-            used += DIRENT_SIZE + name.len();
-            block.push(name);
+            used += DIRENT_SIZE + entry.0.len();
+            block.push(entry);
         }
         (!block.is_empty()).then_some(block)
     })
