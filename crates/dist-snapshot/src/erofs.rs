@@ -202,6 +202,15 @@ fn mount_point(fs: &Path) -> PathBuf {
     dir.with_file_name(name)
 }
 
+/// The directory that the image stands for which is mounted here; where none is, the same.
+pub(crate) fn stands_for(target: &Path) -> PathBuf {
+    let name = target.file_name().and_then(OsStr::to_str);
+    match name.and_then(|name| name.strip_suffix(MOUNTED)) {
+        Some(id) => target.with_file_name(id).join("fs"),
+        None => target.to_owned(),
+    }
+}
+
 fn is_mounted(fs: &Path) -> Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(CWD, fs, flags, StatxFlags::empty()) {

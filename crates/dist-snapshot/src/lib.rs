@@ -33,7 +33,9 @@ mod usage;
 
 pub use check::{check, rebuild, remove_unfinished, tree_dir};
 pub use dirs::remove_tree;
-pub use open::{NAMES, all, can_rebase, default_name, image_form, known, layer_dirs, open};
+pub use open::{
+    NAMES, all, can_rebase, default_name, image_dirs, image_form, known, layer_dirs, open,
+};
 pub use purge::{
     Leftover, directory_bytes, disk_bytes, empty_trash, leftovers, purge, purge_measured,
 };

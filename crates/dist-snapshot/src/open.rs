@@ -79,6 +79,12 @@ pub fn image_form(store: &Store, dir: &Path) -> Result<Option<LayerForm>> {
     erofs::form(store, dir)
 }
 
+/// The directories that images stand for, of where these are mounted.
+#[must_use]
+pub fn image_dirs(mounted: &[PathBuf]) -> Vec<PathBuf> {
+    mounted.iter().map(|target| erofs::stands_for(target)).collect()
+}
+
 /// The directories of the snapshot `key` and of those below it, nearest first.
 ///
 /// For `overlayfs` each holds one layer; for `native` the first holds all of them; for `erofs` an image

@@ -121,7 +121,12 @@ impl Target {
             if is_plain(mount)
                 && let Some(form) = dist_snapshot::image_form(store, &dir)?
             {
-                return Ok(Self { dir, form, parents: lower_dirs(&mounts), _mounted: None });
+                return Ok(Self {
+                    dir,
+                    form,
+                    parents: dist_snapshot::image_dirs(&lower_dirs(&mounts)),
+                    _mounted: None,
+                });
             }
             if mount.fstype == "bind" {
                 let form = LayerForm::Merged;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use dist_testutil::{Auth, Certificates, Image, Registry, RegistryOptions, index_of};
+use dist_testutil::{Auth, Certificates, Image, Registry, RegistryOptions, Tree, index_of};
 
 use crate::support::Served;
 
@@ -283,4 +283,72 @@ async fn ctr_2_does_its_other_work() {
     ctr.ok(&["content", "prune", "references"]);
     ctr.fails(&["namespaces", "rm", "other"], "failed precondition");
     ctr.ok(&["-n", "other", "images", "rm", "--sync", &name]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctr_2_unpacks_to_images_and_mounts_them() {
+    let (registry, image) = (Registry::start(), Image::varied());
+    image.push(&registry, "app", "1");
+    let served = Served::new("overlayfs");
+    let (ctr, name) = (Ctr(&served), registry.reference("app:1"));
+    let name = name.as_str();
+    let announced =
+        ctr.ok(&["plugins", "ls", "-d", "type==io.containerd.snapshotter.v1,id==erofs"]);
+    assert!(announced.contains("rebase"), "{announced}");
+    let target = served.path("mounted");
+    std::fs::create_dir(&target).unwrap();
+    let at = target.to_str().unwrap();
+    // Without the time of the root, which no layer holds.
+    let read = || {
+        let mut tree = Tree::read(&target);
+        tree.0.get_mut(Path::new("")).unwrap().mtime = 0;
+        tree
+    };
+    let mounted = |snapshotter: &str| {
+        ctr.ok(&["images", "mount", "--snapshotter", snapshotter, name, at]);
+        let tree = read();
+        ctr.ok(&["images", "unmount", "--rm", "--snapshotter", snapshotter, at]);
+        tree
+    };
+    ctr.ok(&["images", "pull", name]);
+    let expected = mounted("overlayfs");
+    assert!(expected.0.contains_key(Path::new("hidden/new")));
+    assert!(!expected.0.contains_key(Path::new("hidden/below")));
+    let images = served.engine.store().root().join("snapshots/erofs");
+    let on_disk = || {
+        let entries = std::fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    for options in [&[][..], &["--local", "--plain-http"]] {
+        let pull = [&["images", "pull", "--snapshotter", "erofs"], options, &[name]].concat();
+        ctr.ok(&pull);
+        assert!(on_disk().iter().all(|name| name.ends_with(".erofs")), "{:?}", on_disk());
+        assert_eq!(on_disk().len(), 3, "{options:?}");
+        expected.assert_same(&mounted("erofs"), &format!("{options:?}"));
+
+        // As what runs a container does it.
+        let chain_id = image.chain_id().to_string();
+        let snapshots = ["snapshots", "--snapshotter", "erofs"];
+        let snapshots = |rest: &[&str]| ctr.ok(&[&snapshots[..], rest].concat());
+        snapshots(&["prepare", "container", &chain_id]);
+        let mount = snapshots(&["mounts", at, "container"]);
+        dist_testutil::run("sh", &["-ec".as_ref(), mount.as_ref()]);
+        expected.assert_same(&read(), "a container's root");
+        std::fs::write(target.join("written"), b"in the container").unwrap();
+        dist_testutil::run("umount", &[at.as_ref()]);
+        snapshots(&["commit", "saved", "container"]);
+        snapshots(&["view", "look", "saved"]);
+        dist_testutil::run("sh", &["-ec".as_ref(), snapshots(&["mounts", at, "look"]).as_ref()]);
+        assert_eq!(std::fs::read(target.join("written")).unwrap(), b"in the container");
+        dist_testutil::run("umount", &[at.as_ref()]);
+        for key in ["look", "saved", &chain_id] {
+            // What is below goes with the collection.
+            snapshots(&["rm", key]);
+        }
+        ctr.clear();
+        assert_eq!(on_disk(), [""; 0]);
+        ctr.ok(&["images", "pull", name]);
+    }
 }

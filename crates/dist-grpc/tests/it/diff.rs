@@ -220,6 +220,26 @@ async fn images_are_made_of_layers_in_any_order() {
         let (name, making) = (key(&number.to_string()), key(&format!("making {number}")));
         snapshotter.commit(&name, &making, parent.as_ref(), &labels, None).unwrap();
     }
+    // As the older ones do: each on those below, by the mounts of both.
+    for (number, blob) in image.blobs[1..].iter().enumerate() {
+        let parent = number.checked_sub(1).map(|below| key(&format!("on {below}")));
+        let (name, making) = (key(&format!("on {number}")), key("making"));
+        let mounts = snapshotter.prepare(&making, parent.as_ref(), &labels).unwrap();
+        let mount = Mount {
+            r#type: mounts[0].fstype.clone(),
+            source: mounts[0].source.display().to_string(),
+            target: String::new(),
+            options: mounts[0].options.clone(),
+        };
+        let desc = Descriptor {
+            media_type: blob.media_type.clone(),
+            digest: blob.digest.to_string(),
+            size: blob.bytes.len() as i64,
+            ..Descriptor::default()
+        };
+        apply(served.channel(), desc, mount).await;
+        snapshotter.commit(&name, &making, None, &labels, None).unwrap();
+    }
     let top = key(&(image.blobs.len() - 2).to_string());
     let seen = |engine: &dist::Engine, top: &SnapshotKey| {
         let (snapshotter, target) = (engine.snapshotter().unwrap(), dist_testutil::scratch());
@@ -235,6 +255,8 @@ async fn images_are_made_of_layers_in_any_order() {
     dist::pull(&other.engine, &reference, &Default::default(), Arc::new(())).await.unwrap();
     let whole = seen(&other.engine, &image.chain_id().into());
     ours.assert_same(&whole, "unpacked layer by layer");
+    let top = key(&format!("on {}", image.blobs.len() - 2));
+    seen(&served.engine, &top).assert_same(&whole, "each on those below");
 }
 
 #[tokio::test]
