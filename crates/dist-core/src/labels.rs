@@ -30,6 +30,9 @@ pub const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
 /// What begins the labels of a snapshot that stands for blobs which were discarded; a digest follows.
 pub const DISCARDED: &str = "dist.discarded/";
 
+/// Of a snapshot in the making: the committed one that it is to become.
+pub const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
+
 /// The bytes that a label may have, key and value together.
 const LIMIT: usize = 4096;
 

@@ -47,7 +47,7 @@ pub use handler::{Handler, MAX_DEPTH, Visit, children, dispatch, select_platform
 pub use image::{Image, ImageName, Namespace};
 pub use labels::{
     DISCARDED, DISTRIBUTION_SOURCE, GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT,
-    LabelChange, Labels, UNCOMPRESSED, check_labels,
+    LabelChange, Labels, SNAPSHOT_REF, UNCOMPRESSED, check_labels,
 };
 pub use lease::{Lease, LeaseId, Resource};
 pub use manifest::{Document, ImageConfig, Index, MAX_DOCUMENT_BYTES, Manifest};

@@ -20,7 +20,7 @@ use rustix::fs::OFlags;
 use crate::db::SqlContext as _;
 use crate::fsio::{self, at};
 use crate::rows::{Picked, of_namespace};
-use crate::{Scope, Sharing, Store, labels};
+use crate::{Durability, Scope, Sharing, Store, labels};
 
 /// The blobs and ingests of one namespace; what is made goes into the scope's lease.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct ContentStore {
     pub(crate) labels: Labels,
     /// What an [`dist_core::Ingester`] takes of other namespaces.
     pub(crate) sharing: Sharing,
+    /// Whether what is ingested is left to a registration to be made durable.
+    pub(crate) settles_later: bool,
 }
 
 /// What lies at a blob's path.
@@ -66,6 +68,24 @@ impl ContentStore {
     #[must_use]
     pub fn sharing(self, sharing: Sharing) -> Self {
         Self { sharing, ..self }
+    }
+
+    /// The same content; what is ingested is durable only when a registration has named it
+    /// ([`Store::register`]), all of it at once. Until then a power cut takes it back.
+    #[must_use]
+    pub fn settling_later(self) -> Self {
+        Self { settles_later: true, ..self }
+    }
+
+    /// Whether what is ingested is durable before that is told.
+    pub(crate) fn settles_now(&self) -> bool {
+        !self.settles_later && self.store.durability() != Durability::None
+    }
+
+    /// Writes rows as durably as what they stand for.
+    pub(crate) fn record<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let db = self.store.db();
+        if self.settles_later { db.write_lazily(f) } else { db.write(f) }
     }
 
     /// The namespace.
@@ -365,6 +385,7 @@ impl Store {
             scope: scope.into(),
             labels: Labels::new(),
             sharing: Sharing::default(),
+            settles_later: false,
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use dist_core::{
     Context as _, Descriptor, Digest, ErrorKind, MediaType, Outline, Platform, Result,
 };
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 
 use crate::ContentStore;
 use crate::db::SqlContext as _;
@@ -73,22 +73,8 @@ impl ContentStore {
     /// # Errors
     /// `Storage`, also where the store can't be written.
     pub fn keep_outlines(&self, outlines: &[(Outlined, Arc<Outline>)]) -> Result<()> {
-        let rows = outlines.iter().map(|((digest, media_type), outline)| {
-            let text = serde_json::to_string(&Wire::from(&**outline))
-                .context(ErrorKind::Internal, || format!("keep the outline of {digest}"))?;
-            Ok((digest.to_string(), media_type.as_str(), text))
-        });
-        let rows = rows.collect::<Result<Vec<_>>>()?;
-        self.store.db().write_lazily(|transaction| {
-            let write = || {
-                let mut statement = transaction.prepare(
-                    "INSERT OR REPLACE INTO documents (digest, media_type, outline)
-                     SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM content WHERE digest = ?1)",
-                )?;
-                rows.iter().try_for_each(|row| statement.execute(row.clone()).map(drop))
-            };
-            write().sql(|| "keep outlines of documents".into())
-        })
+        let rows = rows_of(outlines)?;
+        self.store.db().write_lazily(|transaction| keep(transaction, &rows))
     }
 
     fn sizes(&self, connection: &Connection) -> Result<HashMap<Digest, u64>> {
@@ -109,6 +95,33 @@ impl ContentStore {
         }
         Ok(sizes)
     }
+}
+
+/// A row of `documents`.
+pub(crate) type DocumentRow = (String, String, String);
+
+/// The rows for outlines.
+pub(crate) fn rows_of(outlines: &[(Outlined, Arc<Outline>)]) -> Result<Vec<DocumentRow>> {
+    let row = |((digest, media_type), outline): &(Outlined, Arc<Outline>)| {
+        let text = serde_json::to_string(&Wire::from(&**outline))
+            .context(ErrorKind::Internal, || format!("keep the outline of {digest}"))?;
+        Ok((digest.to_string(), media_type.as_str().to_owned(), text))
+    };
+    outlines.iter().map(row).collect()
+}
+
+/// Writes rows of documents that are there.
+pub(crate) fn keep(transaction: &Transaction<'_>, rows: &[DocumentRow]) -> Result<()> {
+    let write = || {
+        let mut statement = transaction.prepare_cached(
+            "INSERT OR REPLACE INTO documents (digest, media_type, outline)
+             SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM content WHERE digest = ?1)",
+        )?;
+        rows.iter().try_for_each(|(digest, media_type, text)| {
+            statement.execute((digest, media_type, text)).map(drop)
+        })
+    };
+    write().sql(|| "keep outlines of documents".into())
 }
 
 /// The outlines of the documents that are `wanted`.

@@ -5,12 +5,13 @@
 //! and the files are made again. [`Store::settle`] turns such rows into durable ones by one
 //! `syncfs`, whose error is read from a descriptor that was opened before the files were written.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use dist_core::{Context as _, Error, ErrorKind, Result};
+use dist_core::{Context as _, Digest, Error, ErrorKind, Result, Stage, enter};
 use rusqlite::{Connection, Transaction, params};
 
 use crate::Store;
@@ -112,17 +113,59 @@ impl Store {
         {
             return Ok(Settled { flipped: 0, pending: count });
         }
-        if let Err(error) = self.sync_file_systems() {
-            self.db().write(|transaction| rows.distrust(transaction, self))?;
-            return Err(error);
-        }
+        self.trust(&rows, self.sync_file_systems())?;
         let flipped = self.db().write(|transaction| rows.flip(transaction))?;
         Ok(Settled { flipped, pending: count.saturating_sub(flipped) })
+    }
+
+    /// Syncs the blobs that are `wanted` and not durable, where durability asks for it; who calls
+    /// this marks the rows. Where little waits to be written, all else is synced with them, at once.
+    ///
+    /// # Errors
+    /// As [`Store::settle`].
+    pub(crate) fn sync_blobs(&self, wanted: impl Fn(&Digest) -> bool) -> Result<Unsettled> {
+        if self.durability() == Durability::None {
+            return Ok(Unsettled::default());
+        }
+        let mut rows = self.db().read(|connection| Unsettled::find(connection, self.boot_id()))?;
+        if !rows.has(&wanted) {
+            return Ok(Unsettled::default());
+        }
+        let little = || dirty_bytes().is_some_and(|bytes| bytes <= SETTLE_DIRTY_BYTES);
+        let synced = if self.durability() == Durability::Full || little() {
+            self.sync_file_systems()
+        } else {
+            rows.snapshots.clear();
+            rows.content.retain(|row| row.is(&wanted));
+            rows.sync_files(self)
+        };
+        self.trust(&rows, synced)?;
+        Ok(rows)
+    }
+
+    /// Whether blobs that are `wanted` are still not durable, where durability asks for it: others
+    /// had a say about them since they were synced.
+    pub(crate) fn lacks_sync(
+        &self,
+        connection: &Connection,
+        wanted: impl Fn(&Digest) -> bool,
+    ) -> Result<bool> {
+        Ok(self.durability() != Durability::None
+            && Unsettled::find(connection, self.boot_id())?.has(&wanted))
+    }
+
+    /// Drops the rows where the sync of their files failed.
+    fn trust(&self, rows: &Unsettled, synced: Result<()>) -> Result<()> {
+        if synced.is_err() {
+            self.db().write(|transaction| rows.distrust(transaction, self))?;
+        }
+        synced
     }
 }
 
 /// Rows of this boot that are not durable.
-struct Unsettled {
+#[derive(Default)]
+pub(crate) struct Unsettled {
     snapshots: Vec<i64>,
     content: Vec<UnsettledBlob>,
 }
@@ -133,6 +176,16 @@ struct UnsettledBlob {
     id: i64,
     digest: String,
     updated_at: i64,
+}
+
+impl UnsettledBlob {
+    fn is(&self, wanted: &impl Fn(&Digest) -> bool) -> bool {
+        self.digest.parse().is_ok_and(|digest| wanted(&digest))
+    }
+
+    fn path(&self, store: &Store) -> PathBuf {
+        store.root().join("content/blobs").join(self.digest.replace(':', "/"))
+    }
 }
 
 impl Unsettled {
@@ -157,8 +210,34 @@ impl Unsettled {
         find().sql(|| "find rows that are not durable".into())
     }
 
+    /// Whether there are blobs among them that are `wanted`.
+    fn has(&self, wanted: &impl Fn(&Digest) -> bool) -> bool {
+        self.content.iter().any(|row| row.is(wanted))
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.snapshots.is_empty() && self.content.is_empty()
+    }
+
+    /// Syncs each blob, and then the directories they are in. One whose file is gone counts as
+    /// missing whatever its row says.
+    fn sync_files(&self, store: &Store) -> Result<()> {
+        let _sync = enter(Stage::Sync);
+        let mut dirs = BTreeSet::new();
+        for row in &self.content {
+            let path = row.path(store);
+            match crate::blobs::open_file(&path).and_then(|file| file.sync_all()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced.context(ErrorKind::Storage, || crate::fsio::at("sync", &path))?,
+            }
+            dirs.extend(path.parent().map(Path::to_owned));
+        }
+        dirs.iter().try_for_each(|dir| crate::fsio::sync_dir(dir))
+    }
+
     /// Marks those that are still what was synced; returns how many they were.
-    fn flip(&self, transaction: &Transaction<'_>) -> Result<u64> {
+    pub(crate) fn flip(&self, transaction: &Transaction<'_>) -> Result<u64> {
         let flip = || {
             let mut count = 0;
             let mut statement =
@@ -184,11 +263,10 @@ impl Unsettled {
         for id in &self.snapshots {
             drop_tree(transaction, *id).sql(|| WHAT.into())?;
         }
-        for UnsettledBlob { digest, .. } in &self.content {
-            let path = store.root().join("content/blobs").join(digest.replace(':', "/"));
-            crate::fsio::set_aside(&path, &store.root().join("trash"))?;
+        for row in &self.content {
+            crate::fsio::set_aside(&row.path(store), &store.root().join("trash"))?;
             transaction
-                .execute("DELETE FROM content WHERE digest = ?1", [digest])
+                .execute("DELETE FROM content WHERE digest = ?1", [&row.digest])
                 .sql(|| WHAT.into())?;
         }
         Ok(())

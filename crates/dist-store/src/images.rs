@@ -214,7 +214,12 @@ impl ImageStore {
         Ok(self.find(connection, name)?.ok_or_else(|| missing(name))?.1)
     }
 
-    fn find(&self, connection: &Connection, name: &ImageName) -> Result<Option<(i64, Image)>> {
+    /// An image and its row.
+    pub(crate) fn find(
+        &self,
+        connection: &Connection,
+        name: &ImageName,
+    ) -> Result<Option<(i64, Image)>> {
         let record = connection
             .prepare_cached(&format!("SELECT {COLUMNS} WHERE namespace = ?1 AND name = ?2"))
             .and_then(|mut statement| {

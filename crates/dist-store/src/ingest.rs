@@ -36,7 +36,6 @@ use rusqlite::Connection;
 
 use self::dir::IngestDir;
 use self::writer::FileWriter;
-use crate::Durability;
 use crate::blobs::{self, ContentStore, Found, look};
 use crate::fsio::{self, at};
 
@@ -79,7 +78,7 @@ impl ContentStore {
             let held = self.scope.holds(connection, &resource)?;
             let known = blobs::known(connection, digest)?;
             let settled = known.is_some_and(|known| !known.unsettled);
-            if settled || self.store.durability() == Durability::None {
+            if settled || !self.settles_now() {
                 Ok(self.load(connection, digest)?.map(|info| (info, held)))
             } else {
                 Ok(None)
@@ -87,7 +86,7 @@ impl ContentStore {
         })?;
         let Some((mut info, held)) = found else { return Ok(None) };
         if !held || self.labels.keys().any(|key| !info.labels.contains_key(key)) {
-            let kept = self.store.db().write(|transaction| {
+            let kept = self.record(|transaction| {
                 self.scope.hold(transaction, &resource)?;
                 match self.load(transaction, digest)? {
                     Some(row) if row == info => self.add_labels(transaction, row).map(Some),
@@ -149,11 +148,11 @@ impl ContentStore {
                     return Ok(None);
                 }
             };
-            let durable = self.store.durability() != Durability::None;
+            let durable = self.settles_now();
             if unsettled && durable {
                 self.settle_file(digest, &path, found)?;
             }
-            let claimed = self.store.db().write(|transaction| {
+            let claimed = self.record(|transaction| {
                 let same_rows = blobs::known(transaction, digest)? == known;
                 if !same_rows || look(&path)? != found {
                     return Ok(None); // another process was quicker; look again

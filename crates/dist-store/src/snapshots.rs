@@ -14,16 +14,13 @@ use std::sync::Arc;
 
 use dist_core::{
     DamagedStore, Error, ErrorKind, LabelChange, Labels, Namespace, Resource, Result,
-    ResultExt as _, SnapshotInfo, SnapshotKey, SnapshotKind, Usage,
+    ResultExt as _, SNAPSHOT_REF, SnapshotInfo, SnapshotKey, SnapshotKind, Usage,
 };
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use self::row::{BELOW_OPEN, FIND, LIST, PARENTS, RawRow, TREE};
 use crate::db::{Db, SqlContext};
 use crate::{Scope, Store, fsio, labels};
-
-/// The label of a snapshot in the making that says which committed one it is to become.
-const TARGET_LABEL: &str = "containerd.io/snapshot.ref";
 
 /// Names a snapshot's directory; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,7 +192,8 @@ impl SnapshotStore {
     /// Adds an active snapshot or a view.
     ///
     /// One with the label `containerd.io/snapshot.ref` is not added where the snapshot that the
-    /// label names is there already: there is nothing left to do for it.
+    /// label names is there already: there is nothing left to do for it. A power cut may take it
+    /// back, as it may what it is to become; any other is durable.
     ///
     /// # Errors
     /// `AlreadyExists` for the key and for what it is to become; `NotFound` for a missing parent;
@@ -213,8 +211,8 @@ impl SnapshotStore {
         }
         self.db.demand_space().during(|| format!("make snapshot {key}"))?;
         let now = fsio::now();
-        let target = labels.get(TARGET_LABEL).and_then(|target| target.parse().ok());
-        self.db.write(|transaction| {
+        let target = labels.get(SNAPSHOT_REF).and_then(|target| target.parse().ok());
+        let add = |transaction: &Transaction<'_>| {
             for taken in target.iter().chain([key]) {
                 if self.id(transaction, taken)?.is_some() {
                     self.scope.hold(transaction, &self.resource(taken))?;
@@ -246,7 +244,8 @@ impl SnapshotStore {
             insert().sql(|| format!("make snapshot {key}"))?;
             labels::SNAPSHOT.add(transaction, transaction.last_insert_rowid(), labels)?;
             self.find(transaction, key)?.ok_or_else(|| not_found(key)).map(Ok)
-        })?
+        };
+        if target.is_some() { self.db.write_lazily(add)? } else { self.db.write(add)? }
     }
 
     /// Turns the active snapshot `key` into the committed one `name`; not yet durable.
@@ -267,7 +266,8 @@ impl SnapshotStore {
     ) -> Result<()> {
         let now = fsio::now();
         let stored = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.db.write(|transaction| {
+        // The row of a snapshot that is not durable need not be so either.
+        self.db.write_lazily(|transaction| {
             self.scope.made(transaction, &self.resource(name))?;
             if self.id(transaction, name)?.is_some() {
                 return Ok(Err(exists(name)));

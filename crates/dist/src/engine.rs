@@ -45,6 +45,7 @@ pub struct Engine {
     limits: Limits,
     discard_blobs: bool,
     sharing: Sharing,
+    settles_later: bool,
     remotes: Arc<Remotes>,
 }
 
@@ -69,6 +70,7 @@ impl Engine {
             limits: config.limits,
             discard_blobs: config.discard_blobs,
             sharing: Sharing::default(),
+            settles_later: false,
             remotes: Arc::new(Remotes::new(config.registry)),
         })
     }
@@ -116,6 +118,12 @@ impl Engine {
         Self { sharing, ..self.clone() }
     }
 
+    /// The same engine; what it ingests is made durable by the registration at the end.
+    #[must_use]
+    pub(crate) fn settling_later(&self) -> Self {
+        Self { settles_later: true, ..self.clone() }
+    }
+
     /// The same engine; what it deletes leaves the disk when `removal` says.
     #[must_use]
     pub fn with_removal(&self, removal: Removal) -> Self {
@@ -131,7 +139,8 @@ impl Engine {
     /// The content of the engine's namespace.
     #[must_use]
     pub fn content(&self) -> ContentStore {
-        self.store.content(&self.scope).sharing(self.sharing)
+        let content = self.store.content(&self.scope).sharing(self.sharing);
+        if self.settles_later { content.settling_later() } else { content }
     }
 
     /// The images of the engine's namespace.

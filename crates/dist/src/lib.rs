@@ -13,6 +13,7 @@
 
 mod blocking;
 mod collect;
+mod created;
 mod diff;
 mod discard;
 mod engine;
@@ -27,6 +28,7 @@ mod layers;
 mod operation;
 mod parts;
 mod plain;
+mod present;
 mod pull;
 mod push;
 mod references;

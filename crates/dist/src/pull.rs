@@ -11,13 +11,14 @@ use dist_store::SettleMode;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::blocking::{Alive, Stop, blocking};
+use crate::created::Created;
 use crate::fetch::{Bare, FetchHandler, Layers, Platforms, default_jobs, resolve};
 use crate::ingest::Intake;
 use crate::layers::{Plan, find_manifest, layers_below, manifests_below, plan};
 use crate::references::{Belongings, is_of_content};
 use crate::session::Session;
 use crate::unpack::Unpacker;
-use crate::{Contents, Engine, Operations, discard};
+use crate::{Contents, Engine, Operations, discard, present, survey};
 
 /// Choices for [`pull`].
 #[derive(Clone, Debug)]
@@ -93,7 +94,11 @@ pub async fn pull(
         unpacks: vec![Unpacking { platform, snapshotter }],
         ..Wanted::default()
     };
-    pull_as(engine, name, &wanted, jobs, progress).await
+    let found = Found::resolve(engine, name, &*progress).await?;
+    if let Some(pulled) = present::find(engine, &found, &wanted, &progress).await? {
+        return Ok(pulled);
+    }
+    bring(engine, found, &wanted, jobs, progress).await
 }
 
 /// As [`pull`], of any platforms, unpacked or not, under any names.
@@ -107,25 +112,56 @@ pub async fn pull_as(
     jobs: usize,
     progress: Arc<dyn Progress>,
 ) -> Result<Pulled> {
+    let found = Found::resolve(engine, name, &*progress).await?;
+    bring(engine, found, wanted, jobs, progress).await
+}
+
+/// What a name stands for.
+#[derive(Clone)]
+pub(crate) struct Found {
+    /// The name, whole.
+    pub(crate) name: String,
+    /// The name of the image.
+    pub(crate) image: ImageName,
+    pub(crate) target: Descriptor,
+}
+
+impl Found {
+    async fn resolve(engine: &Engine, name: &str, progress: &dyn Progress) -> Result<Self> {
+        let name = engine.remotes().canonical(name)?;
+        let image: ImageName = name
+            .parse()
+            .context(ErrorKind::InvalidArgument, || format!("parse image name {name:?}"))?;
+        let target = match pinned(engine, &image)? {
+            Some(target) => {
+                progress.event(Event::Resolved { name: &name, target: &target });
+                target
+            }
+            None => {
+                let _resolve = enter(Stage::Resolve);
+                resolve(engine.remotes(), &name, progress).await?.target
+            }
+        };
+        Ok(Self { name, image, target })
+    }
+}
+
+/// Brings what was found.
+async fn bring(
+    engine: &Engine,
+    found: Found,
+    wanted: &Wanted,
+    jobs: usize,
+    progress: Arc<dyn Progress>,
+) -> Result<Pulled> {
     let alive = Alive::new();
-    let name = engine.remotes().canonical(name)?;
-    let image_name: ImageName = name
-        .parse()
-        .context(ErrorKind::InvalidArgument, || format!("parse image name {name:?}"))?;
-    let target = match pinned(engine, &image_name)? {
-        Some(target) => {
-            progress.event(Event::Resolved { name: &name, target: &target });
-            target
-        }
-        None => {
-            let _resolve = enter(Stage::Resolve);
-            resolve(engine.remotes(), &name, &*progress).await?.target
-        }
-    };
+    let Found { name, image: image_name, target } = found;
     let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
     let needs = Needs::new(target, platforms, wanted.unpacks.clone());
     let (outer, (needs, session)) = (engine, needs.begin(engine).await?);
-    let engine = session.engine().clone();
+    let engine = session.engine().settling_later();
+    let created = Arc::new(Created::withheld(progress));
+    let progress: Arc<dyn Progress> = created.clone();
     let intake = Intake {
         content: Arc::new(engine.content()),
         downloads: Some(
@@ -159,12 +195,16 @@ pub async fn pull_as(
     let _commit = enter(Stage::Commit);
     let mut images = blocking(move || {
         let content = session.engine().content();
-        let mut registration = needs.find_whole(&content)?.registration(Some(&name));
+        let belongings = needs.find_whole(&content)?;
+        let outlines = survey::outlines(&content, &belongings.descriptors(&target))?;
+        let mut registration = belongings.registration(Some(&name));
+        registration.outlines = outlines;
         let image = |name| (name, target.clone(), labels.clone());
         registration.images = names.into_iter().map(image).collect();
         let store = session.engine().store().clone();
         let documents = discard::documents(&registration);
         let images = session.finish(registration)?;
+        created.tell();
         store.settle(SettleMode::Answer)?;
         // Only then the documents are read once more.
         for unpacking in needs.unpacks.iter().filter(|_| outer.discards()) {
@@ -180,16 +220,16 @@ pub async fn pull_as(
 }
 
 /// What a lease has to keep while an image is pulled.
-struct Needs {
-    target: Descriptor,
+pub(crate) struct Needs {
+    pub(crate) target: Descriptor,
     platforms: Platforms,
-    unpacks: Vec<Unpacking>,
+    pub(crate) unpacks: Vec<Unpacking>,
     /// All that belongs to the image, once it is known.
     known: Option<Belongings>,
 }
 
 impl Needs {
-    fn new(target: Descriptor, platforms: Platforms, unpacks: Vec<Unpacking>) -> Self {
+    pub(crate) fn new(target: Descriptor, platforms: Platforms, unpacks: Vec<Unpacking>) -> Self {
         Self { target, platforms, unpacks, known: None }
     }
 
@@ -234,7 +274,7 @@ impl Needs {
 
     /// What belongs to the image, now that all of it was brought. Documents that went meanwhile are
     /// an error: without the labels that they ask for, the rest would be collected.
-    fn find_whole(&self, content: &dyn Provider) -> Result<Belongings> {
+    pub(crate) fn find_whole(&self, content: &dyn Provider) -> Result<Belongings> {
         let mut found = Belongings::find_whole(content, &self.target, &self.platforms)?;
         for unpacking in &self.unpacks {
             found.add_unpacked(&self.plan(content, unpacking)?, &unpacking.snapshotter);
@@ -242,7 +282,7 @@ impl Needs {
         Ok(found)
     }
 
-    fn plan(&self, content: &dyn Provider, unpacking: &Unpacking) -> Result<Plan> {
+    pub(crate) fn plan(&self, content: &dyn Provider, unpacking: &Unpacking) -> Result<Plan> {
         plan(content, &find_manifest(content, &self.target, &unpacking.platform)?)
     }
 }

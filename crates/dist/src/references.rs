@@ -134,6 +134,33 @@ impl Belongings {
         }
     }
 
+    /// Visits each thing that belongs to `target`, and what it names, from the top.
+    pub(crate) fn visit(
+        &self,
+        target: &Descriptor,
+        visit: &mut dyn FnMut(&Descriptor, &[Descriptor]),
+    ) {
+        let (mut level, mut seen) = (vec![target], HashSet::new());
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for desc in level {
+                let Some(below) = self.blobs.get(&desc.digest) else { continue };
+                if seen.insert(desc.digest) {
+                    visit(desc, below);
+                    next.extend(below);
+                }
+            }
+            level = next;
+        }
+    }
+
+    /// All of it, from the top.
+    pub(crate) fn descriptors(&self, target: &Descriptor) -> Vec<Descriptor> {
+        let mut all = Vec::new();
+        self.visit(target, &mut |desc, _| all.push(desc.clone()));
+        all
+    }
+
     /// All of it, for a lease.
     pub(crate) fn resources(&self) -> BTreeSet<Resource> {
         let blobs = self.blobs.keys().copied().map(Resource::Content);

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use dist_core::{
-    Descriptor, Digest, MAX_DEPTH, MAX_DOCUMENT_BYTES, MediaType, Outline, Platform, Result,
+    Descriptor, Digest, MAX_DEPTH, MAX_DOCUMENT_BYTES, MediaType, Outline, Platform, Provider,
+    Result,
 };
 use dist_store::{Known, Outlined};
 
@@ -30,6 +31,23 @@ pub struct Held {
     /// The platform that its config is for, or as whatever names it says where that is not there;
     /// `None` where nothing says it.
     pub platform: Option<Platform>,
+}
+
+/// The outlines of those of `descs` that are documents, as a survey looks for them.
+pub(crate) fn outlines(
+    content: &dyn Provider,
+    descs: &[Descriptor],
+) -> Result<Vec<(Outlined, Arc<Outline>)>> {
+    let mut outlines = Vec::new();
+    for desc in descs {
+        let media_type = &desc.media_type;
+        if media_type.is_index() || media_type.is_manifest() || media_type.is_config() {
+            let outline = Outline::read(media_type, &read_document(content, desc)?)?;
+            let key = if media_type.is_config() { MediaType::Config } else { media_type.clone() };
+            outlines.push(((desc.digest, key), Arc::new(outline)));
+        }
+    }
+    Ok(outlines)
 }
 
 impl<'a> Survey<'a> {

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use dist_core::{
     Applied, Applier as _, ChainId, Context as _, Descriptor, Error, ErrorKind, Event, Labels,
-    Mount, Namespace, Result, ResultExt as _, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter,
-    Stage, Warning, enter,
+    Mount, Namespace, Result, ResultExt as _, SNAPSHOT_REF, SnapshotInfo, SnapshotKey,
+    SnapshotKind, Snapshotter, Stage, Warning, enter,
 };
 use dist_layer::{ApplyOptions, Cores, LayerApplier, Limits, inherit_dirs};
 use dist_store::{LockGuard, Store};
@@ -262,24 +262,28 @@ impl Work {
     }
 
     fn unpack(&self, layer: &Layer, lock: LockGuard) -> Result<Ready> {
-        let Unpacker { snapshotter, intake, discards, .. } = &self.unpacker;
+        let snapshotter = &self.unpacker.snapshotter;
         if let Some(info) = find(&**snapshotter, layer.chain_id)? {
             drop(lock);
-            if discard::stands_for(&**snapshotter, &info, &layer.desc.digest, *discards) {
-                let event =
-                    Event::Unpacked { layer: layer.desc.digest, chain_id: Some(layer.chain_id) };
-                intake.progress.event(event);
-            } else {
-                intake.fetch_blocking(&layer.desc)?;
-            }
-            return Ok(Ready::Exists);
+            return self.accept(layer, &info);
         }
         let key = snapshot_key(&unpack_key(layer.chain_id))?;
         // Only a process that held this lock and died can have left it.
         remove_if_there(&**snapshotter, &key)?;
         let parent = layer.parent.filter(|_| !self.stacked).map(SnapshotKey::from);
+        // What it is to become says that it need not outlive a power cut.
+        let labels = Labels::from([(SNAPSHOT_REF.to_owned(), layer.chain_id.to_string())]);
         loop {
-            let mounts = snapshotter.prepare(&key, parent.as_ref(), &Labels::new())?;
+            let mounts = match snapshotter.prepare(&key, parent.as_ref(), &labels) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    // Another client, who knows nothing of the lock, was quicker.
+                    let Some(info) = find(&**snapshotter, layer.chain_id)? else {
+                        return Err(error);
+                    };
+                    return self.accept(layer, &info);
+                }
+                made => made?,
+            };
             match self.fill(layer, &mounts) {
                 Ok(mut applied) => {
                     self.state().warnings.append(&mut applied.warnings);
@@ -296,6 +300,19 @@ impl Work {
                 }
             }
         }
+    }
+
+    /// Makes do with a snapshot that is there: brings the blob, unless the snapshot stands for it.
+    fn accept(&self, layer: &Layer, info: &SnapshotInfo) -> Result<Ready> {
+        let Unpacker { snapshotter, intake, discards, .. } = &self.unpacker;
+        if discard::stands_for(&**snapshotter, info, &layer.desc.digest, *discards) {
+            let event =
+                Event::Unpacked { layer: layer.desc.digest, chain_id: Some(layer.chain_id) };
+            intake.progress.event(event);
+        } else {
+            intake.fetch_blocking(&layer.desc)?;
+        }
+        Ok(Ready::Exists)
     }
 
     /// Unpacks one layer into `mounts` from wherever its bytes are, and verifies it.

@@ -11,7 +11,8 @@ fn listed(dist: &Dist) -> (String, Value) {
 }
 
 /// Runs SQL on the database, and gives the number that it answers with.
-fn sql(dist: &Dist, text: &str) -> String {
+/// Runs one statement on the database.
+pub(crate) fn sql(dist: &Dist, text: &str) -> String {
     let script = "import sqlite3, sys\n\
                   db = sqlite3.connect(sys.argv[1], timeout=10)\n\
                   print((db.execute(sys.argv[2]).fetchone() or [''])[0])\n\

@@ -1,7 +1,10 @@
 //! The main job, and doing it again.
 
-use dist_testutil::{FaultProxy, Image, ImageOptions, Layer, Registry, index_of, timed};
+use dist_testutil::{
+    Dist, FaultProxy, Image, ImageOptions, Layer, Registry, index_of, require, timed,
+};
 
+use crate::listing::sql;
 use crate::support::{chain_of, dist, pull, quick, verify_image, verify_store, view, with_view};
 
 #[test]
@@ -70,6 +73,75 @@ fn a_second_pull_fetches_nothing() {
     pull(&dist, &reference);
     assert_eq!(proxy.blob_gets("").len(), 0, "{:?}", proxy.log());
     assert!(proxy.log().len() <= 3, "{:?}", proxy.log());
+}
+
+/// What system calls that change files or make them durable a command makes.
+fn changes(dist: &Dist, args: &[&str]) -> Vec<String> {
+    require(&["strace"]);
+    let log = dist.dir().join("strace.log");
+    let trace = "trace=fsync,fdatasync,syncfs,pwrite64,ftruncate,fallocate,/link|rename|mkdir";
+    let mut command = dist.clean("strace");
+    command.args(["-f", "-y", "-qq", "-e", trace, "-o"]).arg(&log);
+    command.arg("--").arg(dist.binary()).args(args);
+    let out = command.output().expect("run strace");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = fs_err::read_to_string(&log).expect("read the trace");
+    let calls = text.lines().filter(|line| line.contains(" = 0") || line.contains("pwrite64("));
+    calls.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_pull_of_what_is_there_writes_nothing() {
+    let _timed = timed("pull");
+    let registry = Registry::start();
+    let image = Image::random(1, &[30_000, 20_000]);
+    image.push(&registry, "test/there", "1");
+    image.push(&registry, "test/there", "2");
+    let (dist, reference) = (dist(), registry.reference("test/there:1"));
+    let listed = || dist.ok(&["images", "--format", "json"]).text();
+    pull(&dist, &reference);
+    let before = listed();
+    let args = ["pull", "--progress", "plain", reference.as_str()];
+    let calls = changes(&dist, &args);
+    // A reader of the database makes its shared memory, and takes it away.
+    let changes: Vec<_> = calls.iter().filter(|call| !call.contains("meta.db-")).collect();
+    assert!(changes.is_empty(), "{changes:#?}");
+    assert_eq!(calls.iter().filter(|call| call.contains("sync")).count(), 0, "{calls:#?}");
+    assert_eq!(listed(), before);
+
+    // The other name is new, and then it is not.
+    pull(&dist, &registry.reference("test/there:2"));
+    let before = listed();
+    pull(&dist, &registry.reference("test/there:2"));
+    assert_eq!(listed(), before);
+    verify_image(&dist, &reference, &image);
+}
+
+#[test]
+fn a_pull_repairs_whatever_is_missing() {
+    let _timed = timed("pull");
+    let registry = Registry::start();
+    let image = Image::random(3, &[30_000, 20_000, 10_000]);
+    image.push(&registry, "test/missing", "1");
+    let (dist, reference) = (dist(), registry.reference("test/missing:1"));
+    pull(&dist, &reference);
+    let chain = image.chain_id().0.to_string();
+    let changed = "UPDATE images SET digest = 'sha256:' || hex(zeroblob(32))";
+    for damage in [
+        "DELETE FROM content_labels WHERE name LIKE 'containerd.io/gc.ref.%'",
+        "DELETE FROM content WHERE id = (SELECT max(id) FROM content)",
+        "DELETE FROM images",
+        changed,
+    ] {
+        sql(&dist, damage);
+        pull(&dist, &reference);
+        verify_image(&dist, &reference, &image);
+        dist.ok(&["gc"]);
+        verify_image(&dist, &reference, &image);
+    }
+    dist.ok(&["snapshots", "rm", &chain]);
+    pull(&dist, &reference);
+    verify_image(&dist, &reference, &image);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! How an ingest becomes a blob.
 //!
 //! Sync the data, link it under its digest, sync the directory, make the row; only then answer,
-//! and remove the ingest. The ingest keeps its own link until the row is there, so that a blob that
+//! and remove the ingest. Without a promise that the blob is durable the syncs are left out, and the
+//! row says so: [`Store::register`] or [`Store::settle`] make up for them. The ingest keeps its own link until the row is there, so that a blob that
 //! is deleted between the link and the row is linked again inside the row's transaction.
 
 use std::fs::File;
@@ -17,7 +18,6 @@ use rusqlite::Transaction;
 
 use super::dir::IngestDir;
 use super::writer::FileWriter;
-use crate::Durability;
 use crate::blobs::{self, ContentStore, Found, look};
 use crate::db::SqlContext as _;
 use crate::fsio::{self, at};
@@ -43,6 +43,7 @@ impl FileWriter {
     /// did not have it.
     pub(super) fn publish(mut self, digest: Digest, labels: &Labels) -> Result<Published> {
         self.close_parts();
+        self.leave_to_writeback();
         if self.failed {
             let message = format!("commit ingest {}: an earlier write failed", self.key);
             return Err(Error::new(ErrorKind::Storage, message));
@@ -114,7 +115,7 @@ struct Ours<'a> {
 
 impl Publication<'_> {
     fn durable(&self) -> bool {
-        self.content.store.durability() != Durability::None
+        self.content.settles_now()
     }
 
     /// Publishes the file `name` of `dir`, which is open as `data`.
@@ -148,7 +149,7 @@ impl Publication<'_> {
         if linked && self.durable() {
             self.sync_dir(&path, ours.found)?;
         }
-        let (published, relinked) = self.content.store.db().write(|transaction| {
+        let (published, relinked) = self.content.record(|transaction| {
             let known = blobs::known(transaction, &self.digest)?;
             let row = self.content.load(transaction, &self.digest)?.is_some();
             let found = look(&path)?;

@@ -196,6 +196,13 @@ impl FileWriter {
         });
     }
 
+    /// Tells the kernel to begin writing the rest, where nobody waits for that here.
+    pub(super) fn leave_to_writeback(&self) {
+        if self.content.settles_later && self.offset > self.saved {
+            self.start_writeback();
+        }
+    }
+
     /// Tells the kernel to begin writing what came since the last step, so that the sync at the
     /// end finds little left to do.
     fn start_writeback(&self) {

@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 
-use dist_store::{Durability, OpenMode, SettleMode, Store, StoreOptions};
+use dist_core::{Digest, Labels, Namespace};
+use dist_store::{Durability, OpenMode, Registration, SettleMode, Store, StoreOptions};
 
 use crate::{Fixture, begin, boot, exists, expect, get, put};
 
@@ -129,4 +130,40 @@ fn unsettled_snapshots_go_with_what_stands_on_them() {
     assert_eq!(f.store.settle(SettleMode::Answer).unwrap().flipped, 1);
     f.reboot("b003", Durability::Content);
     assert_eq!(keys(&f.store), ["a", "d", "e"]);
+}
+
+/// Blobs of one piece of work are durable with its end, and not before.
+#[test]
+fn what_settles_later_is_durable_once_it_is_registered() {
+    let mut f = Fixture::new();
+    let later = f.content().settling_later();
+    let registration = |digests: &[Digest]| Registration {
+        labels: digests.iter().map(|digest| (*digest, Labels::new())).collect(),
+        ..Registration::default()
+    };
+    let named = put(&later, b"named");
+    assert!(exists(&later, "n", expect(b"named")));
+    f.reboot("b002", Durability::Content);
+    assert!(f.content().list().unwrap().is_empty());
+
+    let later = f.content().settling_later();
+    assert!(exists(&later, "n", expect(b"named")));
+    let new = put(&later, b"new");
+    f.store.register(Namespace::default(), &registration(&[named, new])).unwrap();
+    assert_eq!(f.store.settle(SettleMode::Now).unwrap().flipped, 0);
+    f.reboot("b003", Durability::Content);
+    assert_eq!(f.content().list().unwrap().len(), 2);
+
+    // Who promises that what it finds is durable makes it so.
+    put(&f.content().settling_later(), b"found");
+    assert!(exists(&f.content(), "f", expect(b"found")));
+    f.reboot("b004", Durability::Content);
+    assert_eq!(f.content().list().unwrap().len(), 3);
+
+    // Nothing is promised without durability.
+    f.reboot("b004", Durability::None);
+    let last = put(&f.content().settling_later(), b"last");
+    f.store.register(Namespace::default(), &registration(&[last])).unwrap();
+    f.reboot("b005", Durability::Content);
+    assert_eq!(f.content().list().unwrap().len(), 3);
 }

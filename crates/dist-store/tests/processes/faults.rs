@@ -145,6 +145,32 @@ fn a_failed_settle_drops_the_rows() {
     assert_eq!(count(), 2);
 }
 
+/// What could not be synced at the end of a piece of work is not kept; the same work then succeeds.
+#[test]
+fn a_failed_registration_drops_its_blobs() {
+    let root = Root::new();
+    drop(open(&root.path()).unwrap());
+    let bytes = content("7,100000");
+    let mut dropped = 0;
+    for when in 1.. {
+        let inject = format!("inject=syncfs,fsync:error=EIO:when={when}");
+        let strace = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &inject];
+        let answer = run(&strace, &root.job("register", "7,100000"));
+        let store = check(&root.path());
+        if answer == "registered" {
+            break;
+        }
+        assert!(answer.starts_with("error Storage"), "{answer}");
+        dropped += usize::from(store.list().unwrap().is_empty());
+        assert_eq!(run(&[], &root.job("register", "7,100000")), "registered");
+        store.verify(&Digest::sha256(&bytes), &Cancel::default()).unwrap();
+        let settled = Store::open(&root.path(), StoreOptions::default()).unwrap();
+        assert_eq!(settled.settle(dist_store::SettleMode::Now).unwrap().flipped, 0);
+        store.delete(&Digest::sha256(&bytes)).unwrap();
+    }
+    assert!(dropped >= 1, "{dropped}");
+}
+
 /// Data, name, row: each on the disk before the next.
 #[test]
 fn the_order_of_a_commit() {

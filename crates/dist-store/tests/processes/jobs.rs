@@ -8,7 +8,7 @@ use dist_core::{
     Cancel, Descriptor, Digest, Error, ErrorKind, Expected, ImageName, Ingest, Ingester as _,
     Labels, MediaType, Namespace, Provider as _, Result, SnapshotKey, SnapshotKind,
 };
-use dist_store::{SettleMode, Store, StoreOptions};
+use dist_store::{Registration, SettleMode, Store, StoreOptions};
 
 use crate::{content, expect, key, open, say, write};
 
@@ -29,6 +29,16 @@ pub(crate) fn partial(root: &Path, name: &str, bytes: &[u8], count: usize) -> Re
     }
     say("ready");
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    Ok(())
+}
+
+pub(crate) fn register(root: &Path, bytes: &[u8]) -> Result<()> {
+    let content = open(root)?.settling_later();
+    write(&content, "k", bytes)?;
+    let labels = [(Digest::sha256(bytes), Labels::new())].into();
+    let registration = Registration { labels, ..Registration::default() };
+    Store::open(root, StoreOptions::default())?.register(Namespace::default(), &registration)?;
+    say("registered");
     Ok(())
 }
 

@@ -35,6 +35,7 @@ fn child() {
         "ingest" => jobs::ingest(root, words[2], &content(words[3])),
         "partial" => jobs::partial(root, words[2], &content(words[3]), words[4].parse().unwrap()),
         "settle" => jobs::settle(root),
+        "register" => jobs::register(root, &content(words[2])),
         "read" => jobs::read(root, &content(words[2])),
         "full" => jobs::fill(root),
         "starve" => jobs::starve(root),
