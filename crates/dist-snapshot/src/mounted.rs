@@ -168,6 +168,11 @@ mod tests {
 31 22 8:2 /lib/s\\040x/snapshots/native/4/fs /mnt/bound ro - ext4 /dev/sda2 rw
 32 22 0:50 / /mnt/over ro - overlay overlay ro,lowerdir=/var/lib/s\\040x/snapshots/overlayfs/2/fs:/var/lib/s\\040x/snapshots/overlayfs/1/fs
 33 22 0:51 / /mnt/new\\040er rw - overlay overlay rw,lowerdir+=/a/3/fs,lowerdir+=/a/2/fs,upperdir=/a/7/fs,workdir=/a/7/work
+34 22 0:52 / /s/1.fs ro - erofs /s/1.erofs ro
+35 22 0:52 / /mnt/image ro - erofs /s/1.erofs ro
+36 22 0:53 / /s/2.fs ro - erofs /s/2.erofs ro
+37 22 0:54 / /mnt/images ro - overlay overlay ro,lowerdir=/s/2.fs:/s/1.fs
+38 22 0:55 / /s/3.fs ro - erofs /s/3.erofs ro
 ";
 
     fn user_of(dir: &str) -> Option<String> {
@@ -186,6 +191,13 @@ mod tests {
         for dir in ["/a/2", "/a/3", "/a/7"] {
             assert_eq!(user_of(dir).as_deref(), Some("/mnt/new er"), "{dir}");
         }
+    }
+
+    #[test]
+    fn what_is_mounted_on_a_directory_uses_it_where_else_it_shows() {
+        assert_eq!(user_of("/s/1.fs").as_deref(), Some("/mnt/image"));
+        assert_eq!(user_of("/s/2.fs").as_deref(), Some("/mnt/images"));
+        assert_eq!(user_of("/s/3.fs"), None);
     }
 
     #[test]
