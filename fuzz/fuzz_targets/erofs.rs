@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use dist_core::{Cancel, Compression, Descriptor, Digest, MediaType};
-use dist_layer::{ErofsOptions, Limits, erofs_tar, inherit_erofs_dirs, write_erofs};
+use dist_layer::{Cores, ErofsOptions, Limits, erofs_tar, inherit_erofs_dirs, write_erofs};
 use libfuzzer_sys::fuzz_target;
 
 fn file() -> File {
@@ -45,11 +45,11 @@ fuzz_target!(|input: &[u8]| {
         _ => Compression::None,
     };
     let limits = Limits { layer_bytes: 4 << 20, file_bytes: 4 << 20, ..Limits::default() };
-    let options = ErofsOptions { limits, user_xattr: choice & 4 != 0, split: false };
+    let options = ErofsOptions { limits, user_xattr: choice & 4 != 0, cores: Cores::new(1) };
     let media_type = MediaType::Layer(compression);
     let desc = Descriptor::new(media_type, Digest::sha256(layer), layer.len() as u64);
     let image = file();
-    let Ok(applied) = write_erofs(&desc, layer, &image, options, &Cancel::default()) else { return };
+    let Ok(applied) = write_erofs(&desc, layer, &image, &options, &Cancel::default()) else { return };
     let taken = image.metadata().expect("the image").blocks() * 512;
     assert!(taken <= (1 << 20) + 128 * applied.size, "{taken} bytes for {}", applied.size);
 
@@ -62,7 +62,7 @@ fuzz_target!(|input: &[u8]| {
     }
 
     let below = file();
-    write_erofs(&desc, layer, &below, options, &Cancel::default()).expect("the same again");
+    write_erofs(&desc, layer, &below, &options, &Cancel::default()).expect("the same again");
     inherit_erofs_dirs(&image, &[below], &applied.implicit_dirs).expect("what was just written");
 
     let mut block = [0; 4];
