@@ -77,7 +77,7 @@ impl FileWriter {
             let known = expected.digest.is_some() && expected.size.is_some();
             let left = left.filter(|left| known && left.next_from(offset).is_some());
             if left.is_none() {
-                data.set_len(offset)?;
+                shorten(&data, offset)?;
             }
             Ok::<_, io::Error>((offset, hasher, left))
         };
@@ -296,6 +296,12 @@ impl io::Write for FileWriter {
     }
 }
 
+/// Leaves `length` bytes of a file that has as many or more. An empty file stays untouched: ext4
+/// writes a file that was ever emptied to the disk when it is closed, and whoever closes it waits.
+fn shorten(data: &File, length: u64) -> io::Result<()> {
+    if data.metadata()?.len() == length { Ok(()) } else { data.set_len(length) }
+}
+
 impl FileWriter {
     fn hash(&mut self, bytes: &[u8]) {
         let _hash = enter(Stage::Hash);
@@ -359,7 +365,7 @@ impl Writer for FileWriter {
             fsio::remove_all(&path)?;
             self.data = dir.open_data()?;
         }
-        self.data.set_len(0).context(ErrorKind::Storage, || at("empty", &path))?;
+        shorten(&self.data, 0).context(ErrorKind::Storage, || at("empty", &path))?;
         self.offset = 0;
         self.hasher = self.hasher.fresh();
         self.times.touch();
