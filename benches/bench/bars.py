@@ -28,11 +28,11 @@ class Bars:
                 found[image] = one / other
         return found
 
-    def to_floor(self, scene, tool):
+    def to_floor(self, scene, tool, key="busy"):
         """Wall time for each second of L."""
         floors, _ = self.results.counted(scene, "floor", self.wanted)
         wall = self.middle(scene, tool, "wall")
-        return wall / median(floor_of(run, self.results.facts["cores"]) for run in floors) if floors and wall else None
+        return wall / median(floor_of(run, self.results.facts["cores"], key) for run in floors) if floors and wall else None
 
     def rows(self):
         for peer, bar in PEERS.items():
@@ -55,6 +55,7 @@ class Bars:
         for what, bar, several in (("several layers", 1.15, True), ("one layer", 1.35, False)):
             scenes = [s for s in colds if s.image in self.results.facts["sizes"] and (self.results.facts["sizes"][s.image][1] > 1) == several]
             yield row(f"wall ÷ L, none, {what}", bar, {s.image: self.to_floor(s, NONE) for s in scenes})
+            yield row("the same, L of a pass with the other cores idle", None, {s.image: self.to_floor(s, NONE, "cpu") for s in scenes})
         peaks = {s.image: self.middle(s, DEFAULT, "peak") for s in colds}
         yield row("peak memory, MiB", 32, {image: peak and peak / (1 << 20) for image, peak in peaks.items()}, digits=0)
         far = {}
@@ -74,10 +75,11 @@ class Bars:
                 yield row("requests of that", 1, {"": item["requests"]}, digits=0)
 
 
-def floor_of(run, cores):
-    """L: the CPU seconds of one pass on all cores, or the slowest stage of any layer."""
+def floor_of(run, cores, key="busy"):
+    """L: the CPU seconds of one pass (by `busy` while each core does one, by `cpu` while the others are idle)
+    on all cores, or the slowest stage of any layer."""
     slowest = max(max(layer["seconds"].values()) for layer in run["layers"])
-    return max(run["cpu"] / cores, slowest)
+    return max(run[key] / cores, slowest)
 
 
 def row(measure, bar, found, digits=2):

@@ -125,10 +125,10 @@ class Report:
         if not floors:
             return
         cores = self.results.facts["cores"]
-        limit, cpu = median(floor_of(run, cores) for run in floors), median(run["cpu"] for run in floors)
+        limit, cpu, busy = (median(get(run) for run in floors) for get in (lambda run: floor_of(run, cores), lambda run: run["cpu"], lambda run: run["busy"]))
         parts = ", ".join(f"{name} {median(sum(layer['seconds'][stage] for layer in run['layers']) for run in floors):.2f}" for stage, name in STAGES.items())
-        yield f"Floor: L = **{limit:.2f} s** on {cores} cores; {cpu:.2f} CPU-s in one thread: {parts}."
+        yield f"Floor: L = **{limit:.2f} s** on {cores} cores: {busy:.2f} CPU-s for a pass in one thread while each core does one; {cpu:.2f} CPU-s with the others idle: {parts}."
         if "igzip" in floors[0]:
             yield f"`igzip` alone inflates these layers in {median(run['igzip'] for run in floors):.2f} CPU-s."
-        ratios = ", ".join(f"{tool} {self.bars.middle(scene, tool, 'wall') / limit:.2f} ({self.bars.middle(scene, tool, 'cpu') / cpu:.2f})" for tool in self.there(scene))
-        yield f"Wall ÷ L (and CPU ÷ the floor's CPU): {ratios}.\n"
+        ratios = ", ".join(f"{tool} {self.bars.middle(scene, tool, 'wall') / limit:.2f} ({self.bars.middle(scene, tool, 'cpu') / busy:.2f})" for tool in self.there(scene))
+        yield f"Wall ÷ L (and CPU ÷ the floor's CPU, all cores busy): {ratios}.\n"

@@ -123,6 +123,11 @@ class Floor:
         layers = self.layers(image)
         sample, out = processes.measure([self.binary, f"{self.disk}/floor", *layers])
         sample["layers"] = [json.loads(line) for line in out.splitlines()]
+        # Cores that share a cache or the memory are slower when all of them work, as in a pull they do.
+        passes = range(os.cpu_count())
+        script = "".join(f"{shlex.join([self.binary, f'{self.disk}/busy{n}', *layers])} >/dev/null & p{n}=$!; " for n in passes)
+        script += " && ".join(f"wait $p{n}" for n in passes)
+        sample["busy"] = processes.measure(["sh", "-c", script])[0]["cpu"] / len(passes)
         if shutil.which("igzip"):
             script = f"for layer in {' '.join(map(shlex.quote, layers))}; do igzip -dc <$layer >/dev/null || exit 1; done"
             sample["igzip"] = processes.measure(["sh", "-c", script])[0]["cpu"]
