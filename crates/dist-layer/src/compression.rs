@@ -5,6 +5,7 @@
 //! Every byte of the input belongs to a gzip member or zstd frame; anything after the last one is
 //! an error.
 
+mod ahead;
 mod gzip;
 mod inflate;
 mod input;
@@ -14,6 +15,7 @@ mod ring;
 mod zstd;
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use dist_core::{
     Compression, DiffId, Digest, Error, ErrorKind, Hasher, MediaType, Result, Stage, enter,
@@ -65,14 +67,22 @@ pub fn detect(start: &[u8]) -> Result<Compression> {
     }
 }
 
-/// Makes a layer's uncompressed bytes, a buffer at a time.
+/// Uncompressed bytes of a layer; another thread may be hashing them.
+pub(crate) type Chunk = Arc<Box<[u8]>>;
+
+/// Makes a layer's uncompressed bytes, a chunk at a time.
 pub(crate) trait Chunks {
-    /// Puts the next bytes at the start of `buffer`, or exchanges it for one of the same size that
+    /// Puts the next bytes at the start of `chunk`, or exchanges it for one of the same size that
     /// has them. Returns how many they are: fewer than the size at the end only.
-    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize>;
+    fn next(&mut self, chunk: &mut Chunk) -> Result<usize>;
 
     /// The digest of all of them, once the last one is made.
     fn digest(&mut self) -> Result<Digest>;
+
+    /// Whether the last chunk had been made, by another thread, before it was asked for.
+    fn is_behind(&self) -> bool {
+        false
+    }
 }
 
 /// Inflates and hashes on the thread that asks.
@@ -160,6 +170,13 @@ impl<R: Read> Inflater<R> {
         std::mem::replace(&mut self.hasher, Hasher::sha256())
     }
 
+    /// Goes on with another reader of the same bytes; gives the one that it had.
+    fn exchange_reader<S>(self, reader: S) -> (Inflater<S>, R) {
+        let Self { input, codec, produced, limits, hasher } = self;
+        let (input, old) = input.exchange_reader(reader);
+        (Inflater { input, codec, produced, limits, hasher }, old)
+    }
+
     /// Makes the next bytes and leaves them unhashed.
     fn make(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let _inflate = enter(Stage::Inflate);
@@ -175,10 +192,11 @@ impl<R: Read> Inflater<R> {
 }
 
 impl<R: Read> Chunks for Inflater<R> {
-    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
-        let made = self.make(buffer)?;
+    fn next(&mut self, chunk: &mut Chunk) -> Result<usize> {
+        let bytes: &mut Box<[u8]> = Arc::make_mut(chunk);
+        let made = self.make(bytes)?;
         let _hash = enter(Stage::Hash);
-        self.hasher.update(&buffer[..made]);
+        self.hasher.update(&chunk[..made]);
         Ok(made)
     }
 
@@ -190,7 +208,7 @@ impl<R: Read> Chunks for Inflater<R> {
 /// A layer's uncompressed bytes, counted as they are used.
 pub(crate) struct Stream<C> {
     chunks: C,
-    buffer: Box<[u8]>,
+    chunk: Chunk,
     start: usize,
     end: usize,
     produced: u64,
@@ -205,18 +223,23 @@ impl<R: Read> Stream<Inflater<R>> {
 
 impl<C: Chunks> Stream<C> {
     pub(crate) fn over(chunks: C) -> Self {
-        Self { chunks, buffer: buffer(), start: 0, end: 0, produced: 0, finished: false }
+        Self { chunks, chunk: chunk(), start: 0, end: 0, produced: 0, finished: false }
+    }
+
+    /// Whether chunks are made faster than they are used.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.chunks.is_behind()
     }
 
     /// Bytes that are made and not consumed; makes more where there are none. Empty at the end.
     pub(crate) fn fill(&mut self) -> Result<&[u8]> {
         if self.start == self.end && !self.finished {
-            let made = self.chunks.next(&mut self.buffer)?;
-            self.finished = made < self.buffer.len();
+            let made = self.chunks.next(&mut self.chunk)?;
+            self.finished = made < self.chunk.len();
             (self.start, self.end) = (0, made);
             self.produced = self.produced.saturating_add(made as u64);
         }
-        Ok(&self.buffer[self.start..self.end])
+        Ok(&self.chunk[self.start..self.end])
     }
 
     /// Marks `bytes` of what [`Stream::fill`] returned as used.
@@ -246,8 +269,8 @@ impl<C: Chunks> Read for Stream<C> {
     }
 }
 
-fn buffer() -> Box<[u8]> {
-    vec![0; CHUNK].into_boxed_slice()
+fn chunk() -> Chunk {
+    Arc::new(vec![0; CHUNK].into_boxed_slice())
 }
 
 #[cfg(test)]

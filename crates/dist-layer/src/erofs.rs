@@ -25,7 +25,7 @@ use self::build::{Builder, Built};
 pub use self::dir::write_erofs_dir;
 pub use self::inherit::inherit_erofs_dirs;
 use self::tree::Children;
-use crate::compression::{Chunks, Inflater, Stream, inflating};
+use crate::compression::{Chunk, Chunks, Inflater, Stream, inflating};
 use crate::tar::Tar;
 use crate::{Cores, Limits};
 
@@ -128,11 +128,11 @@ impl<'a, C> Tee<'a, C> {
 }
 
 impl<C: Chunks> Chunks for Tee<'_, C> {
-    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
-        let made = self.chunks.next(buffer)?;
+    fn next(&mut self, chunk: &mut Chunk) -> Result<usize> {
+        let made = self.chunks.next(chunk)?;
         self.cancel.check()?;
         self.file
-            .write_all_at(&buffer[..made], self.at)
+            .write_all_at(&chunk[..made], self.at)
             .context(ErrorKind::Storage, || "write image".into())?;
         self.at += made as u64;
         Ok(made)

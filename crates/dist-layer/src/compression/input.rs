@@ -21,6 +21,12 @@ impl<R: Read> Input<R> {
         Self { reader, buffer, start: 0, end: 0, read: 0, ended: false }
     }
 
+    /// Goes on with another reader of the same bytes; gives the one that it had.
+    pub(crate) fn exchange_reader<S>(self, reader: S) -> (Input<S>, R) {
+        let Self { reader: old, buffer, start, end, read, ended } = self;
+        (Input { reader, buffer, start, end, read, ended }, old)
+    }
+
     /// The offset of the next byte.
     pub(crate) fn offset(&self) -> u64 {
         self.read - (self.end - self.start) as u64

@@ -1,21 +1,24 @@
-//! Inflating and hashing on threads of their own, while a core would be idle otherwise.
+//! Receiving, inflating and hashing on threads of their own, while a core would be idle otherwise.
 //!
-//! A fixed number of buffers goes round: full ones forward, used ones back. Nothing is allocated
-//! after the start, and the threads can be ahead by no more than the ring holds. There is one thread
-//! for each of the two: what takes longest, inflating or making files, differs from file to file.
+//! A fixed number of buffers goes round. Nothing is allocated for them after the start, and the
+//! threads can be ahead by no more than the rings hold. Each of the works has a thread: which of
+//! them takes longest, or whether making files does, differs from file to file. An inflated chunk is
+//! hashed while it is made files of; whoever is done last gives it back.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, Scope};
 
 use dist_core::{Digest, Error, ErrorKind, Hasher, Meter, Result, Stage, enter};
 
-use super::{Chunks, Inflater, buffer};
+use super::ahead::{self, Ahead};
+use super::{Chunk, Chunks, Inflater, chunk};
 use crate::Cores;
 use crate::cores::Core;
 
-/// Buffers that go round: 2 MiB, enough to even out a burst of small files.
-const BUFFERS: usize = 8;
+/// Chunks that go round: 2 MiB, enough to even out a burst of small files.
+const CHUNKS: usize = 8;
 
 /// Runs `work` over the chunks of a layer. They are made on its own thread, and on others as soon as
 /// a core is idle.
@@ -44,11 +47,18 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
     /// Moves the work to threads of its own. Where none can be started, all stays as it is.
     fn split(&mut self, core: Core) {
         let (pump, hash, ring) = ring();
-        let (hand_over, take_over) = sync_channel::<Inflater<R>>(1);
+        let (receive, ahead) = ahead::ahead();
+        let (hand_reader, take_reader) = sync_channel::<R>(1);
+        let (hand_inflater, take_inflater) = sync_channel::<Inflater<Ahead>>(1);
         let (hand_hasher, take_hasher) = sync_channel::<Hasher>(1);
+        let received = move || {
+            if let Ok(reader) = take_reader.recv() {
+                receive.run(reader);
+            }
+        };
         let inflate = move || {
             let _core = core;
-            if let Ok(inflater) = take_over.recv() {
+            if let Ok(inflater) = take_inflater.recv() {
                 pump.run(inflater);
             }
         };
@@ -57,7 +67,10 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
                 hash.run(hasher);
             }
         };
-        let started = self.start("inflate", inflate).and_then(|()| self.start("hash", hash));
+        let started = self
+            .start("receive", received)
+            .and_then(|()| self.start("inflate", inflate))
+            .and_then(|()| self.start("hash", hash));
         if let Err(error) = started {
             tracing::debug!(%error, "start a thread");
             return;
@@ -65,7 +78,9 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
         if let Made::Here(mut inflater) = std::mem::replace(&mut self.made, Made::Elsewhere(ring)) {
             // The other ends are there until they have got these.
             let _ = hand_hasher.send(inflater.give_hasher());
-            let _ = hand_over.send(inflater);
+            let (inflater, reader) = inflater.exchange_reader(ahead);
+            let _ = hand_reader.send(reader);
+            let _ = hand_inflater.send(inflater);
         }
     }
 
@@ -80,13 +95,13 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
 }
 
 impl<'scope, R: Read + Send + 'scope> Chunks for Inflating<'scope, '_, R> {
-    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
+    fn next(&mut self, chunk: &mut Chunk) -> Result<usize> {
         if let (Made::Here(_), Some(core)) = (&self.made, self.cores.idle()) {
             self.split(core);
         }
         match &mut self.made {
-            Made::Here(inflater) => inflater.next(buffer),
-            Made::Elsewhere(ring) => ring.next(buffer),
+            Made::Here(inflater) => inflater.next(chunk),
+            Made::Elsewhere(ring) => ring.next(chunk),
         }
     }
 
@@ -96,57 +111,84 @@ impl<'scope, R: Read + Send + 'scope> Chunks for Inflating<'scope, '_, R> {
             Made::Elsewhere(ring) => ring.digest(),
         }
     }
+
+    fn is_behind(&self) -> bool {
+        matches!(&self.made, Made::Elsewhere(ring) if ring.behind)
+    }
 }
 
 /// A chunk that is made, and its length.
-type Full = Result<(Box<[u8]>, usize)>;
+type Full = (Chunk, usize);
 
-/// A chunk that is hashed; with the last one comes the digest of all.
-type Hashed = Result<(Box<[u8]>, usize, Option<Digest>)>;
+/// A chunk that is not needed any more; `None` when none will be.
+type Used = Option<Chunk>;
 
-/// The end that gets chunks which other threads made.
+/// The end that gets chunks which another thread made.
 struct Ring {
-    hashed: Receiver<Hashed>,
-    used: SyncSender<Box<[u8]>>,
-    digest: Option<Digest>,
+    full: Receiver<Result<Full>>,
+    used: SyncSender<Used>,
+    digest: Receiver<Digest>,
+    /// Whether the last chunk did not have to be waited for.
+    behind: bool,
 }
 
 /// The end that makes them.
 struct Pump {
-    full: SyncSender<Full>,
-    used: Receiver<Box<[u8]>>,
+    full: SyncSender<Result<Full>>,
+    to_hash: SyncSender<Full>,
+    used: Receiver<Used>,
 }
 
-/// What is in between.
+/// What hashes them at the same time.
 struct Hash {
     full: Receiver<Full>,
-    hashed: SyncSender<Hashed>,
+    used: SyncSender<Used>,
+    digest: SyncSender<Digest>,
 }
 
 /// Makes all that goes round. The pump ends when the ring is dropped, at the latest when its input
 /// gives the next bytes.
 fn ring() -> (Pump, Hash, Ring) {
-    let (full_in, full_out) = sync_channel(BUFFERS);
-    let (hashed_in, hashed_out) = sync_channel(BUFFERS);
-    let (used_in, used_out) = sync_channel(BUFFERS + 1);
-    for _ in 0..BUFFERS {
+    let (full_in, full_out) = sync_channel(CHUNKS);
+    let (hash_in, hash_out) = sync_channel(CHUNKS);
+    // Those that go round, the one that was there before, and the end.
+    let (used_in, used_out) = sync_channel(CHUNKS + 2);
+    let (digest_in, digest_out) = sync_channel(1);
+    for _ in 0..CHUNKS {
         // The channel has room for all of them and its other end is here: it cannot fail.
-        let _ = used_in.try_send(buffer());
+        let _ = used_in.try_send(Some(chunk()));
     }
     (
-        Pump { full: full_in, used: used_out },
-        Hash { full: full_out, hashed: hashed_in },
-        Ring { hashed: hashed_out, used: used_in, digest: None },
+        Pump { full: full_in, to_hash: hash_in, used: used_out },
+        Hash { full: hash_out, used: used_in.clone(), digest: digest_in },
+        Ring { full: full_out, used: used_in, digest: digest_out, behind: false },
     )
+}
+
+/// Gives a chunk back unless somebody else still has it.
+fn give_back(used: &SyncSender<Used>, chunk: Chunk) {
+    if let Some(bytes) = Arc::into_inner(chunk) {
+        // Closed once the last chunk was made: then none is needed any more.
+        let _ = used.try_send(Some(Arc::new(bytes)));
+    }
 }
 
 impl Pump {
     /// Makes chunks until the end, an error, or until nobody wants more.
     fn run(self, mut inflater: Inflater<impl Read>) {
-        while let Ok(mut buffer) = self.used.recv() {
-            let made = inflater.make(&mut buffer);
-            let last = !matches!(&made, Ok(made) if *made == buffer.len());
-            if self.full.send(made.map(|made| (buffer, made))).is_err() || last {
+        while let Ok(Some(mut chunk)) = self.used.recv() {
+            let made = match Arc::get_mut(&mut chunk) {
+                Some(bytes) => inflater.make(bytes),
+                None => Err(gone()),
+            };
+            let last = !matches!(&made, Ok(made) if *made == chunk.len());
+            let full = made.map(|made| (chunk, made));
+            if let Ok((chunk, made)) = &full
+                && self.to_hash.send((Arc::clone(chunk), *made)).is_err()
+            {
+                return;
+            }
+            if self.full.send(full).is_err() || last {
                 return;
             }
         }
@@ -154,35 +196,38 @@ impl Pump {
 }
 
 impl Hash {
-    /// Hashes chunks until the last one, an error, or until nobody wants more.
+    /// Hashes chunks until there are no more; only of the digest after the last one is made use.
     fn run(self, mut hasher: Hasher) {
-        while let Ok(full) = self.full.recv() {
-            let hashed = full.map(|(buffer, made)| {
-                let _hash = enter(Stage::Hash);
-                hasher.update(&buffer[..made]);
-                let digest = (made < buffer.len()).then(|| hasher.clone().finish());
-                (buffer, made, digest)
-            });
-            if self.hashed.send(hashed).is_err() {
-                return;
-            }
+        let Self { full, used, digest } = self;
+        while let Ok((chunk, made)) = full.recv() {
+            let _hash = enter(Stage::Hash);
+            hasher.update(&chunk[..made]);
+            give_back(&used, chunk);
         }
+        let _ = digest.send(hasher.finish());
     }
 }
 
 impl Chunks for Ring {
-    fn next(&mut self, buffer: &mut Box<[u8]>) -> Result<usize> {
+    fn next(&mut self, chunk: &mut Chunk) -> Result<usize> {
         let _wait = enter(Stage::Wait);
-        let (full, made, digest) = self.hashed.recv().map_err(|_| gone())??;
-        self.digest = digest;
-        let used = std::mem::replace(buffer, full);
-        // Closed once the last chunk was made: then no buffer is needed any more.
-        let _ = self.used.try_send(used);
+        let there = self.full.try_recv();
+        self.behind = there.is_ok();
+        let (full, made) = there.or_else(|_| self.full.recv()).map_err(|_| gone())??;
+        give_back(&self.used, std::mem::replace(chunk, full));
         Ok(made)
     }
 
     fn digest(&mut self) -> Result<Digest> {
-        self.digest.ok_or_else(gone)
+        let _wait = enter(Stage::Wait);
+        self.digest.recv().map_err(|_| gone())
+    }
+}
+
+impl Drop for Ring {
+    /// Ends the pump: chunks that nobody took are gone, and the hash still could give some back.
+    fn drop(&mut self) {
+        let _ = self.used.try_send(None);
     }
 }
 
@@ -231,10 +276,10 @@ mod tests {
         let media_type = MediaType::Layer(Compression::None);
         let inflater = Inflater::new(&media_type, &data[..], Limits::default()).unwrap();
         inflating(inflater, &cores, |mut chunks| {
-            chunks.next(&mut buffer()).unwrap();
+            chunks.next(&mut chunk()).unwrap();
             assert!(matches!(chunks.made, Made::Here(_)));
             drop(other);
-            chunks.next(&mut buffer()).unwrap();
+            chunks.next(&mut chunk()).unwrap();
             assert!(matches!(chunks.made, Made::Elsewhere(_)));
         });
         assert!(cores.idle().is_some() && cores.idle().is_some(), "both are given back");
@@ -249,7 +294,7 @@ mod tests {
             let (pump, hash, mut ring) = ring();
             scope.spawn(|| pump.run(inflater));
             scope.spawn(|| hash.run(Hasher::sha256()));
-            ring.next(&mut buffer()).unwrap();
+            ring.next(&mut chunk()).unwrap();
             drop(ring); // the scope ends only if both threads do
         });
     }
