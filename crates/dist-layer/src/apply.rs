@@ -8,6 +8,7 @@
 
 mod attributes;
 mod entries;
+mod fill;
 mod settle;
 mod unpack;
 

@@ -96,6 +96,11 @@ impl Tree {
         escape(&parts.join(&b'/'))
     }
 
+    /// What messages name the root.
+    pub(crate) fn shown(&self) -> &Path {
+        &self.shown
+    }
+
     /// Forgets all kept descriptors.
     pub(crate) fn forget(&mut self) {
         self.kept.clear();

@@ -203,6 +203,11 @@ impl<C: Chunks> Tar<C> {
         self.offset
     }
 
+    /// Whether the uncompressed bytes come faster than they are used.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.stream.is_behind()
+    }
+
     /// The next bytes of the current entry's body; empty at its end.
     pub(crate) fn chunk(&mut self) -> Result<&[u8]> {
         let (left, at) = (self.body, self.offset);

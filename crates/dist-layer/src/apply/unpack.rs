@@ -3,7 +3,8 @@
 //! An ordinary file costs four system calls (create, write, set times, close) where its owner is
 //! this process's and its mode needs no more; each 256 KiB of its body one write more.
 
-use std::os::fd::OwnedFd;
+mod file;
+
 use std::rc::Rc;
 
 use dist_core::{Cancel, Error, ErrorKind, Result, Usage};
@@ -14,6 +15,7 @@ use super::attributes::{
     Host, set_file_owner, set_node_attributes, set_owner, set_xattrs, timestamps,
 };
 use super::entries::{Entries, lay_down};
+use super::fill::Filling;
 use super::settle::IMPLICIT_MODE;
 use super::{copy_xattrs, count, open_for_attributes, set_mode, set_times};
 use crate::beneath::{Dir, Missing, Tree, failed};
@@ -45,6 +47,7 @@ pub(crate) struct Unpacker<'a> {
     warnings: Warnings,
     marked: bool,
     usage: Option<Usage>,
+    filling: Option<Filling>,
 }
 
 impl<'a> Unpacker<'a> {
@@ -63,15 +66,30 @@ impl<'a> Unpacker<'a> {
             warnings: Warnings::default(),
             marked: false,
             usage: Some(Usage::default()),
+            filling: None,
         }
     }
 
     /// Makes every entry of `tar`.
     pub(crate) fn run<C: Chunks>(mut self, mut tar: Tar<C>) -> Result<Unpacked<C>> {
         let cancel = self.cancel;
-        lay_down(&mut tar, &mut self, cancel)?;
+        let laid_down = lay_down(&mut tar, &mut self, cancel);
+        // What went wrong there is of an earlier entry.
+        self.fill()?;
+        laid_down?;
         let Self { ledger, warnings, marked, usage, .. } = self;
         Ok(Unpacked { ledger, warnings, marked, usage, tar })
+    }
+
+    /// Waits until all files that were created are whole.
+    fn fill(&mut self) -> Result<()> {
+        let Some(filling) = self.filling.take() else { return Ok(()) };
+        let filled = filling.finish()?;
+        if let Some(usage) = &mut self.usage {
+            usage.inodes += filled.inodes;
+            usage.bytes += filled.bytes;
+        }
+        Ok(())
     }
 
     /// Runs `make` until it does not find the name taken; what is there is removed.
@@ -105,92 +123,6 @@ impl<'a> Unpacker<'a> {
 
     fn owns(&self, entry: &Entry) -> bool {
         self.host.differs(entry.uid, entry.gid)
-    }
-
-    fn file<C: Chunks>(
-        &mut self,
-        entry: &Entry,
-        tar: &mut Tar<C>,
-        dir: &Rc<Dir>,
-        name: &[u8],
-    ) -> Result<()> {
-        if entry.size == 0 && entry.xattrs.is_empty() && !self.host.masks(entry.mode) {
-            return self.empty_file(entry, dir, name);
-        }
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Without it an ordinary user could not set the extended attributes of a read-only file.
-        let writable = if entry.xattrs.is_empty() { 0 } else { 0o200 };
-        let mode = Mode::from_raw_mode(entry.mode & 0o777 | writable);
-        let fd =
-            self.replacing(dir, name, "file", || rustix::fs::openat(&dir.fd, name, flags, mode))?;
-        self.body(entry, tar, &fd, &|tree| tree.show(&dir.path, name))?;
-        let owned = self.owns(entry);
-        let shown = || self.tree.show(&dir.path, name);
-        if owned {
-            set_file_owner(&fd, entry, &mut self.warnings, shown)?;
-        }
-        set_xattrs(&fd, entry, &mut self.warnings, shown)?;
-        if self.host.masks(entry.mode) || !entry.xattrs.is_empty() {
-            set_mode(&fd, entry.mode, shown)?;
-        }
-        set_times(&fd, entry.mtime, shown)?;
-        if let Some(usage) = &mut self.usage {
-            let stat = rustix::fs::fstat(&fd)
-                .map_err(|errno| failed(errno, format!("examine {}", shown())))?;
-            count(usage, &stat);
-        }
-        Ok(())
-    }
-
-    /// Makes a file that need not be opened.
-    fn empty_file(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
-        let mode = Mode::from_raw_mode(entry.mode & 0o777);
-        self.replacing(dir, name, "file", || {
-            rustix::fs::mknodat(&dir.fd, name, FileType::RegularFile, mode, 0)
-        })?;
-        if self.owns(entry) {
-            set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
-        }
-        self.set_times_at(dir, name, entry.mtime)?;
-        self.count_at(dir, name)
-    }
-
-    fn body<C: Chunks>(
-        &self,
-        entry: &Entry,
-        tar: &mut Tar<C>,
-        fd: &OwnedFd,
-        shown: &dyn Fn(&Tree) -> String,
-    ) -> Result<()> {
-        let wrote = |errno| failed(errno, format!("write file {}", shown(self.tree)));
-        let Some(regions) = &entry.regions else {
-            loop {
-                let chunk = tar.chunk()?;
-                if chunk.is_empty() {
-                    return Ok(());
-                }
-                self.cancel.check()?;
-                let count = retry(|| rustix::io::write(fd, chunk)).map_err(wrote)?;
-                tar.consume(count);
-            }
-        };
-        rustix::fs::ftruncate(fd, entry.size).map_err(wrote)?;
-        for region in regions {
-            let (mut at, end) = (region.start, region.start + region.length);
-            while at < end {
-                let chunk = tar.chunk()?;
-                let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
-                if count == 0 {
-                    return Ok(()); // the reader has checked that the regions are the body
-                }
-                self.cancel.check()?;
-                let count = retry(|| rustix::io::pwrite(fd, &chunk[..count], at)).map_err(wrote)?;
-                tar.consume(count);
-                at += count as u64;
-            }
-        }
-        Ok(())
     }
 
     fn directory(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
@@ -315,6 +247,7 @@ impl<'a> Unpacker<'a> {
 
     /// Copies a file that can have no more links.
     fn copy(&mut self, from: &Dir, source: &[u8], dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+        self.fill()?;
         self.clear(dir, name)?;
         let wrap =
             |tree: &Tree, errno| failed(errno, format!("copy file {}", tree.show(&dir.path, name)));
@@ -479,15 +412,6 @@ fn mark_opaque(tree: &Tree, marks: Marks, dir: &Dir, name: &[u8]) -> Result<()> 
     made.map_err(|errno| {
         failed(errno, format!("make directory {} opaque", tree.show(&dir.path, name)))
     })
-}
-
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    }
 }
 
 /// The modification time of a file.
