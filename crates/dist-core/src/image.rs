@@ -19,7 +19,6 @@ name! {
 pub struct Namespace(Box<str>);
 
 impl Namespace {
-    const LIMIT: usize = 76;
     const RAW: char = '@';
 
     /// A namespace for what another daemon keeps here and names by itself.
@@ -60,19 +59,26 @@ impl FromStr for Namespace {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        sized(text, Self::LIMIT)?;
-        let mut separator = true;
-        let mut last = ' ';
-        for c in text.chars() {
-            let ok = c.is_ascii_alphanumeric() || (matches!(c, '.' | '_' | '-') && !separator);
-            if !ok {
-                return Err(NameError::Character(c));
-            }
-            separator = !c.is_ascii_alphanumeric();
-            last = c;
-        }
-        if separator { Err(NameError::Character(last)) } else { Ok(Self(text.into())) }
+        identifier(text)?;
+        Ok(Self(text.into()))
     }
+}
+
+/// Fails unless a text is an identifier by containerd's rule.
+pub(crate) fn identifier(text: &str) -> Result<(), NameError> {
+    const LIMIT: usize = 76;
+    sized(text, LIMIT)?;
+    let mut separator = true;
+    let mut last = ' ';
+    for c in text.chars() {
+        let ok = c.is_ascii_alphanumeric() || (matches!(c, '.' | '_' | '-') && !separator);
+        if !ok {
+            return Err(NameError::Character(c));
+        }
+        separator = !c.is_ascii_alphanumeric();
+        last = c;
+    }
+    if separator { Err(NameError::Character(last)) } else { Ok(()) }
 }
 
 impl fmt::Display for Namespace {

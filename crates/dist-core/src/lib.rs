@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod container;
 mod content;
 mod descriptor;
 mod diff;
@@ -31,6 +32,7 @@ mod remote;
 mod snapshot;
 mod stage;
 
+pub use container::{Any, Container, ContainerId, Exit, Task};
 pub use content::{
     Blob, BreakOff, Committed, Expected, Info, Ingest, IngestKey, IngestStatus, Ingester, Parts,
     Provider, Writer,

@@ -1,6 +1,6 @@
 //! Garbage: what no root leads to.
 //!
-//! Roots are leases and images that have not ended, blobs and snapshots with the label
+//! Roots are containers, leases and images that have not ended, blobs and snapshots with the label
 //! [`dist_core::GC_ROOT`], and ingests that are being written or were within a day. A lease has not
 //! ended while whoever made it works under it. From there
 //! labels, image targets, snapshot parents and what leases hold lead on, always within one
@@ -15,7 +15,7 @@ mod plan;
 use std::fmt;
 use std::path::PathBuf;
 
-use dist_core::{Error, ErrorKind, LeaseId, Namespace, Resource, Result};
+use dist_core::{ContainerId, Error, ErrorKind, LeaseId, Namespace, Resource, Result};
 use rusqlite::Connection;
 
 use self::load::World;
@@ -110,6 +110,8 @@ pub struct Step {
 pub enum Object {
     /// A lease, which nothing can refer to.
     Lease(LeaseId),
+    /// A container, which is never collected.
+    Container(ContainerId),
     /// Anything else.
     Resource(Resource),
 }
@@ -118,6 +120,7 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lease(id) => write!(f, "lease {id}"),
+            Self::Container(id) => write!(f, "container {id}"),
             Self::Resource(resource) => resource.fmt(f),
         }
     }
@@ -140,6 +143,10 @@ pub enum Reason {
     InUse,
     /// This label of its own says so.
     Labelled(Box<str>),
+    /// It is a container.
+    Container,
+    /// The container runs on it.
+    Rootfs,
     /// The lease holds it.
     Held,
     /// The image names it.

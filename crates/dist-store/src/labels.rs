@@ -18,6 +18,7 @@ pub(crate) const CONTENT: Table = Table { name: "content_labels", owner: "conten
 pub(crate) const IMAGE: Table = Table { name: "image_labels", owner: "image_id" };
 pub(crate) const SNAPSHOT: Table = Table { name: "snapshot_labels", owner: "snapshot_id" };
 pub(crate) const LEASE: Table = Table { name: "lease_labels", owner: "lease_id" };
+pub(crate) const CONTAINER: Table = Table { name: "container_labels", owner: "container_id" };
 pub(crate) const NAMESPACE: Table = Table { name: "namespace_labels", owner: "namespace_id" };
 
 impl Table {

@@ -53,6 +53,7 @@
 
 mod blobs;
 mod check;
+mod containers;
 mod db;
 mod discard;
 mod documents;
@@ -82,6 +83,7 @@ pub use check::{
     BlobOwner, Checked, DamagedDatabase, Finding, Problem, SnapshotRow, Subject,
     is_database_damaged,
 };
+pub use containers::ContainerStore;
 pub use db::Db;
 pub use discard::{Discarded, FETCHED, NamedBy, OPERATION, UnpackedLayer, discarded_label};
 pub use documents::{Known, Outlined};

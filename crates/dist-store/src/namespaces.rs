@@ -82,7 +82,7 @@ impl NamespaceStore {
         })
     }
 
-    /// Deletes a namespace without images, blobs and snapshots. Its leases go with it.
+    /// Deletes a namespace without images, blobs, containers and snapshots. Its leases go with it.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` saying what there still is in it; `Storage`.
@@ -112,7 +112,8 @@ impl NamespaceStore {
 /// What keeps a namespace from being deleted.
 fn left(connection: &Connection, name: &Namespace) -> rusqlite::Result<Vec<String>> {
     let mut left = Vec::new();
-    for (table, what) in [("images", "images"), ("content", "blobs")] {
+    for (table, what) in [("images", "images"), ("content", "blobs"), ("containers", "containers")]
+    {
         let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE namespace = ?1)");
         if connection.query_row(&sql, [name.as_str()], |row| row.get(0))? {
             left.push(what.to_owned());

@@ -6,12 +6,13 @@
 use rusqlite::Transaction;
 
 /// The version that this program reads and writes.
-pub(crate) const VERSION: i64 = 3;
+pub(crate) const VERSION: i64 = 4;
 
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("schema/1.sql"),
     concat!(include_str!("schema/2.sql"), include_str!("schema/2_rows.sql")),
     concat!(include_str!("schema/3.sql"), include_str!("schema/3_trigger.sql")),
+    concat!(include_str!("schema/4.sql"), include_str!("schema/4_trigger.sql")),
 ];
 
 /// Brings a database of version `from`, 0 for an empty one, to [`VERSION`].
@@ -29,8 +30,13 @@ pub(crate) fn migrate(transaction: &Transaction<'_>, from: i64) -> rusqlite::Res
 pub(crate) fn stand_in(found: i64) -> Option<String> {
     let tables = match found {
         VERSION => "",
-        2 => include_str!("schema/3.sql"),
-        1 => concat!(include_str!("schema/2.sql"), include_str!("schema/3.sql")),
+        3 => include_str!("schema/4.sql"),
+        2 => concat!(include_str!("schema/3.sql"), include_str!("schema/4.sql")),
+        1 => concat!(
+            include_str!("schema/2.sql"),
+            include_str!("schema/3.sql"),
+            include_str!("schema/4.sql")
+        ),
         _ => return None,
     };
     Some(tables.replace("CREATE TABLE", "CREATE TEMP TABLE"))

@@ -1,4 +1,4 @@
-//! A store that a program of database version 1 or 2 made.
+//! A store that a program of database version 1, 2 or 3 made.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "a database that this program can not make")]
 
@@ -149,7 +149,7 @@ fn a_store_of_version_1_is_migrated_and_nothing_in_it_can_be_collected() {
     let root = dir.path().join("s");
     make_version_1(&root);
     let store = Store::open(&root, options(OpenMode::Existing)).unwrap();
-    assert_eq!(version(&root), 3);
+    assert_eq!(version(&root), 4);
     check_rows(&store);
     let info = store.content(namespace("a")).info(&digest()).unwrap();
     assert!(info.labels.contains_key(GC_ROOT), "{:?}", info.labels);
@@ -200,7 +200,7 @@ fn a_migration_happens_as_a_whole_or_not_at_all() {
                  BEGIN SELECT RAISE(ABORT, 'blocked'); END";
     connection.execute_batch(block).unwrap();
     let error = Store::open(&root, options(OpenMode::Existing)).unwrap_err();
-    assert!(format!("{error:?}").contains("to version 3"), "{error:?}");
+    assert!(format!("{error:?}").contains("to version 4"), "{error:?}");
     assert_eq!(version(&root), 1);
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'leases'", [], |row| row.get(0))
@@ -216,20 +216,26 @@ fn a_database_of_a_later_version_is_refused() {
     let root = dir.path().join("s");
     make_version_1(&root);
     let connection = Connection::open(root.join("meta.db")).unwrap();
-    connection.pragma_update(None, "user_version", 4).unwrap();
+    connection.pragma_update(None, "user_version", 5).unwrap();
     for mode in [OpenMode::Existing, OpenMode::ReadOnly] {
         let error = Store::open(&root, options(mode)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Storage);
-        assert!(error.to_string().ends_with("version 4, this program knows 3"), "{error}");
+        assert!(error.to_string().ends_with("version 5, this program knows 4"), "{error}");
     }
 }
+
+const WITHOUT_CONTAINERS: &str = "DROP TRIGGER container_deleted; DROP TABLE tasks;
+    DROP TABLE container_extensions; DROP TABLE container_labels; DROP TABLE containers;";
+
+const WITHOUT_DOCUMENTS: &str = "DROP TRIGGER document_deleted; DROP TABLE documents;";
 
 /// Makes a store as a program of version 2 had it: without what version 3 added.
 fn make_version_2(root: &Path) {
     make_version_1(root);
     drop(Store::open(root, options(OpenMode::Existing)).unwrap());
     let connection = Connection::open(root.join("meta.db")).unwrap();
-    connection.execute_batch("DROP TRIGGER document_deleted; DROP TABLE documents").unwrap();
+    connection.execute_batch(WITHOUT_CONTAINERS).unwrap();
+    connection.execute_batch(WITHOUT_DOCUMENTS).unwrap();
     connection.pragma_update(None, "user_version", 2).unwrap();
 }
 
@@ -249,7 +255,7 @@ fn a_store_of_version_2_is_migrated_or_read_as_it_is() {
     assert_eq!(version(&root), 2);
 
     let store = Store::open(&root, options(OpenMode::Existing)).unwrap();
-    assert_eq!(version(&root), 3);
+    assert_eq!(version(&root), 4);
     check_rows(&store);
     let content = store.content(namespace("a"));
     assert!(content.known().unwrap().keeps);
@@ -261,4 +267,25 @@ fn a_store_of_version_2_is_migrated_or_read_as_it_is() {
     let left: i64 =
         connection.query_row("SELECT count(*) FROM documents", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn a_store_of_version_3_is_migrated_or_read_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("s");
+    make_version_1(&root);
+    drop(Store::open(&root, options(OpenMode::Existing)).unwrap());
+    let connection = Connection::open(root.join("meta.db")).unwrap();
+    connection.execute_batch(WITHOUT_CONTAINERS).unwrap();
+    connection.pragma_update(None, "user_version", 3).unwrap();
+    drop(connection);
+    let store = Store::open(&root, options(OpenMode::ReadOnly)).unwrap();
+    check_rows(&store);
+    assert_eq!(store.containers(&namespace("a")).list().unwrap(), []);
+    drop(store);
+    assert_eq!(version(&root), 3);
+    let store = Store::open(&root, options(OpenMode::Existing)).unwrap();
+    assert_eq!(version(&root), 4);
+    check_rows(&store);
+    assert_eq!(store.containers(&namespace("a")).list().unwrap(), []);
 }

@@ -195,6 +195,7 @@ fn leak_row(leak: &Leak) -> Row<'_> {
 fn describe(object: &Object) -> (&'static str, Cow<'_, str>, Option<&str>) {
     match object {
         Object::Lease(id) => ("lease", id.as_str().into(), None),
+        Object::Container(id) => ("container", id.as_str().into(), None),
         Object::Resource(Resource::Content(digest)) => ("blob", digest.to_string().into(), None),
         Object::Resource(Resource::Ingest(key)) => ("ingest", key.as_str().into(), None),
         Object::Resource(Resource::Image(name)) => ("image", name.as_str().into(), None),
@@ -276,6 +277,8 @@ fn reason(reason: &Reason) -> String {
         Reason::Unexpired { expires } => format!("it lasts{}", until(expires)),
         Reason::InUse => "somebody works with it".into(),
         Reason::Labelled(label) => format!("its label {label}"),
+        Reason::Container => "it is a container".into(),
+        Reason::Rootfs => "the container runs on it".into(),
         Reason::Held => "the lease holds it".into(),
         Reason::Target => "the image is this".into(),
         Reason::Parent => "the snapshot stands on it".into(),

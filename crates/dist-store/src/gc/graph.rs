@@ -1,6 +1,6 @@
 //! What there is, what refers to what, and what is reached from the roots.
 //!
-//! A node for each lease, image, blob, snapshot and ingest, of all namespaces; edges lead from what
+//! A node for each container, lease, image, blob, snapshot and ingest, of all namespaces; edges lead from what
 //! keeps to what is kept and never into another namespace. An edge to something that is not there
 //! is left out.
 
@@ -25,6 +25,8 @@ pub(super) enum Via {
     Expected,
     /// A lease what is in it.
     Held,
+    /// A container its snapshot.
+    Rootfs,
     /// A label of the first.
     Refers(usize),
     /// A label of the second.
@@ -202,7 +204,7 @@ impl Graph {
         }
         let mut marks = Marks::new(self.nodes.len());
         let mut queue = VecDeque::new();
-        for kind in [is_image, is_content_or_snapshot, is_lease, is_ingest] {
+        for kind in [is_container, is_image, is_content_or_snapshot, is_lease, is_ingest] {
             for (id, node) in self.nodes.iter().enumerate().filter(|(_, node)| kind(&node.object)) {
                 if let Some(reason) = self.root_reason(node, now)
                     && marks.reach(id, Mark::Full, Origin::Root(reason))
@@ -247,6 +249,7 @@ impl Graph {
         match (&node.object, node.root) {
             (_, Some(Root::Labelled(label))) => Some(RootReason::Labelled(label)),
             (_, Some(Root::Active)) => Some(RootReason::Active),
+            (Object::Container(_), _) => Some(RootReason::Container),
             (Object::Lease(_), _) if unexpired => Some(RootReason::Unexpired),
             (Object::Resource(Resource::Image(_)), _) if unexpired => Some(RootReason::Registered),
             (Object::Resource(Resource::Ingest(_)), _) if unexpired && node.expires.is_some() => {
@@ -307,6 +310,7 @@ impl Graph {
             RootReason::Registered => Reason::Registered { expires: node.expires },
             RootReason::Labelled(label) => Reason::Labelled(self.labels[label].clone()),
             RootReason::Active => Reason::InUse,
+            RootReason::Container => Reason::Container,
             RootReason::Unexpired => Reason::Unexpired { expires: node.expires },
         }
     }
@@ -317,6 +321,7 @@ impl Graph {
             Via::Parent => Reason::Parent,
             Via::Expected => Reason::Expected,
             Via::Held => Reason::Held,
+            Via::Rootfs => Reason::Rootfs,
             Via::Refers(label) => Reason::Refers(self.labels[label].clone()),
             Via::ReferredBy(label) => Reason::ReferredBy(self.labels[label].clone()),
         }
@@ -349,6 +354,7 @@ enum RootReason {
     Registered,
     Labelled(usize),
     Active,
+    Container,
     Unexpired,
 }
 
@@ -371,6 +377,10 @@ impl Marks {
     pub(super) fn is_kept(&self, node: NodeId) -> bool {
         self.marks[node] != Mark::Dead
     }
+}
+
+fn is_container(object: &Object) -> bool {
+    matches!(object, Object::Container(_))
 }
 
 fn is_image(object: &Object) -> bool {

@@ -34,6 +34,7 @@ impl World {
     /// Reads one state of the metadata. `ingests` were listed before.
     pub(super) fn load(connection: &Connection, ingests: Vec<IngestEntry>) -> Result<Self> {
         let mut world = Self::default();
+        let containers = world.containers(connection)?;
         let leases = world.leases(connection)?;
         let images = world.images(connection)?;
         let content = world.content(connection)?;
@@ -41,6 +42,7 @@ impl World {
         world.ingests(ingests)?;
         // Edges only now: either end may come before the other.
         for (nodes, labels) in [
+            (&containers, "SELECT container_id, name, value FROM container_labels"),
             (&leases, "SELECT lease_id, name, value FROM lease_labels"),
             (&images, "SELECT image_id, name, value FROM image_labels"),
             (&content, "SELECT content_id, name, value FROM content_labels"),
@@ -48,6 +50,7 @@ impl World {
         ] {
             world.labels(connection, labels, nodes)?;
         }
+        world.rootfs(connection, &containers)?;
         world.held(connection, &leases)?;
         world.targets(connection, &images)?;
         world.parents(connection, &snapshots)?;
@@ -96,6 +99,11 @@ impl World {
             nodes.insert(row.0, self.graph.add(namespace, object, row.0, bytes));
         }
         Ok(nodes)
+    }
+
+    fn containers(&mut self, connection: &Connection) -> Result<HashMap<i64, NodeId>> {
+        let query = "SELECT id, namespace, name, '', 0 FROM containers";
+        self.rows(connection, query, |row| Ok(Object::Container(name(&row.2)?)))
     }
 
     fn leases(&mut self, connection: &Connection) -> Result<HashMap<i64, NodeId>> {
@@ -170,6 +178,25 @@ impl World {
             Ok(())
         };
         read().sql(|| "read labels".into())
+    }
+
+    fn rootfs(&mut self, connection: &Connection, nodes: &HashMap<i64, NodeId>) -> Result<()> {
+        let read = || {
+            connection
+                .prepare("SELECT id, snapshotter, snapshot_key FROM containers")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+                .collect::<rusqlite::Result<Vec<(i64, String, String)>>>()
+        };
+        for (container, snapshotter, key) in read().sql(|| "read containers".into())? {
+            if let Some(container) = nodes.get(&container)
+                && !key.is_empty()
+            {
+                let resource =
+                    Resource::Snapshot { snapshotter: snapshotter.into(), key: name(&key)? };
+                self.graph.refer(*container, &resource, Via::Rootfs);
+            }
+        }
+        Ok(())
     }
 
     fn held(&mut self, connection: &Connection, leases: &HashMap<i64, NodeId>) -> Result<()> {

@@ -72,7 +72,7 @@ impl Plan {
                 Object::Resource(Resource::Snapshot { .. }) => {
                     "DELETE FROM snapshots WHERE id = ?1"
                 }
-                Object::Resource(Resource::Ingest(_)) => continue,
+                Object::Container(_) | Object::Resource(Resource::Ingest(_)) => continue,
             };
             transaction
                 .prepare_cached(sql)
@@ -177,7 +177,7 @@ impl Plan {
 /// next collection understands as well.
 fn order(object: &Object) -> u8 {
     match object {
-        Object::Lease(_) => 0,
+        Object::Lease(_) | Object::Container(_) => 0,
         Object::Resource(Resource::Image(_)) => 1,
         Object::Resource(Resource::Snapshot { .. }) => 2,
         Object::Resource(Resource::Content(_) | Resource::Ingest(_)) => 3,
