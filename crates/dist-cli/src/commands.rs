@@ -3,12 +3,15 @@
 mod abort;
 mod active;
 mod apply;
+mod attended;
 mod bundle;
 mod completions;
 mod config;
+mod containers;
 mod daemon;
 mod delete;
 mod documents;
+mod exec;
 mod fetch;
 mod fetch_object;
 mod fsck;
@@ -28,13 +31,17 @@ mod path;
 mod pull;
 mod rmi;
 mod rootfs;
+mod run;
 mod several;
 mod snapshots;
+mod stop;
 mod stored;
 mod transfer;
 mod unpack;
 mod version;
 mod wishes;
+
+use std::process::ExitCode;
 
 use clap::Subcommand;
 use dist_core::{Context, Digest, ErrorKind, Result};
@@ -63,6 +70,31 @@ pub(crate) enum Command {
 
     /// Unpack an image into a plain directory
     Unpack(unpack::Args),
+
+    /// Run an image
+    Run(Box<run::Args>),
+
+    /// List the containers that run
+    Ps(containers::Ps),
+
+    /// Run another command in a container
+    Exec(exec::Args),
+
+    /// Stop containers
+    Stop(stop::Stop),
+
+    /// Send a signal to containers
+    Kill(stop::Kill),
+
+    /// Wait until containers have ended
+    Wait(stop::Wait),
+
+    /// Print what a container wrote
+    Logs(stop::Logs),
+
+    /// List, inspect and remove containers
+    #[command(alias = "container")]
+    Containers(containers::Args),
 
     /// Make a bundle that an OCI runtime takes as it is
     Bundle(Box<bundle::Args>),
@@ -142,20 +174,28 @@ pub(crate) enum Command {
 impl Command {
     /// Whether `--user` is a user of an image, not one of a registry.
     pub(crate) fn runs_image(&self) -> bool {
-        matches!(self, Self::Bundle(_) | Self::Oci(_))
+        matches!(self, Self::Bundle(_) | Self::Exec(_) | Self::Oci(_) | Self::Run(_))
     }
 }
 
 /// Does what was asked. `verb` is how the command was called.
-pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<()> {
+pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<ExitCode> {
     let timeout = match command {
-        // It serves until it is told to stop.
-        Command::Daemon(_) => None,
+        // They serve until they are told to stop.
+        Command::Daemon(_) | Command::Run(_) | Command::Exec(_) => None,
         Command::FetchObject(_) => config.fetch_timeout()?,
         _ => config.timeout,
     };
     signals::bound(verb, timeout, config.is_remote())?;
     match command {
+        Command::Run(args) => return run::run(config, &args),
+        Command::Exec(args) => return exec::run(config, &args),
+        Command::Ps(args) => containers::ps(config, &args),
+        Command::Stop(args) => stop::stop(config, &args),
+        Command::Kill(args) => stop::kill(config, &args),
+        Command::Wait(args) => stop::wait(config, &args),
+        Command::Logs(args) => stop::logs(config, &args),
+        Command::Containers(args) => containers::run(config, &args),
         Command::Pull(args) => pull::run(config, &args),
         Command::Fetch(args) => fetch::run(config, &args),
         Command::FetchObject(args) => fetch_object::run(config, &args),
@@ -185,6 +225,7 @@ pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<()> {
         Command::Completions(args) => completions::run(&args),
         Command::Version => version::run(),
     }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 /// Reads a digest where one bad one must not keep the others from being worked on.

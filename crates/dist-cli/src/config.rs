@@ -325,6 +325,11 @@ impl Config {
         text.parse().context(ErrorKind::InvalidArgument, what).map(Some)
     }
 
+    /// Where programs are looked for.
+    pub(crate) fn program_path() -> Option<std::ffi::OsString> {
+        Environment::named("PATH")
+    }
+
     /// The value of a variable of this process that goes into a container; `None` where it is not
     /// set.
     ///

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match config::Config::resolve(&args)
         .and_then(|config| commands::run(&config, &args.verb, args.command))
     {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => ExitCode::from(report::report(&error)),
     }
 }

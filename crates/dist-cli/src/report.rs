@@ -32,6 +32,9 @@ Exit codes:
     8  storage: no space, no permission, I/O error, a damaged store
     9  busy: another process holds it
    10  a policy forbids it
+  125  run, exec: the container could not be made or started
+  126  run, exec: the command can't be run
+  127  run, exec: the command is not there
   130  stopped by SIGINT (Ctrl-C)
   143  stopped by SIGTERM";
 

@@ -37,6 +37,14 @@ pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     result
 }
 
+/// Runs `work` to its end, which no signal stops: it sees to signals itself, or is short.
+pub(crate) fn run_unstopped<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = start()?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
 /// Runs a server to its end. The first signal ends the future that it is given, after which it ends
 /// in its own time; the second ends the process at once.
 pub(crate) fn serve<F: Future<Output = Result<()>>>(

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -101,6 +103,46 @@ pub(crate) fn what_or(others: &'static str) -> Cow<'static, str> {
     BOUNDS.get().map_or(others, |bounds| bounds.what.as_str()).into()
 }
 
+/// Whether signals belong to a container.
+static PASSED_ON: AtomicBool = AtomicBool::new(false);
+
+/// Signals that are for a container, from now on: no work of this process is stopped by them.
+pub(crate) struct PassedOn(Vec<(u32, tokio::signal::unix::Signal)>);
+
+impl PassedOn {
+    /// Takes them over.
+    pub(crate) fn take_over() -> Result<Self> {
+        let kinds = [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::terminate(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::window_change(),
+        ];
+        let take = |kind: SignalKind| Ok((kind.as_raw_value().unsigned_abs(), signal(kind)?));
+        let signals: io::Result<Vec<_>> = kinds.into_iter().map(take).collect();
+        let signals = signals
+            .context(ErrorKind::Internal, || "take over the signals of a container".into())?;
+        PASSED_ON.store(true, Ordering::Release);
+        Ok(Self(signals))
+    }
+
+    /// The number of the next one.
+    pub(crate) async fn next(&mut self) -> u32 {
+        std::future::poll_fn(|context| {
+            for (number, signal) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready(*number);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
 /// Knows whether a signal has come. While one lives, the first signal is only told.
 pub(crate) struct Signals(watch::Receiver<Option<Stopped>>);
 
@@ -161,10 +203,15 @@ async fn watch_signals(told: &Told, ready: &std::sync::mpsc::Sender<Result<()>>)
     let (deadline, patience) =
         BOUNDS.get().map_or((None, None), |bounds| (bounds.deadline, bounds.patience));
     let mut deadline = std::pin::pin!(reach(deadline));
-    let stopped = tokio::select! {
-        Some(()) = interrupt.recv() => Stopped::Interrupt,
-        Some(()) = terminate.recv() => Stopped::Terminate,
-        stopped = &mut deadline => stopped,
+    let stopped = loop {
+        let stopped = tokio::select! {
+            Some(()) = interrupt.recv() => Stopped::Interrupt,
+            Some(()) = terminate.recv() => Stopped::Terminate,
+            stopped = &mut deadline => stopped,
+        };
+        if !PASSED_ON.load(Ordering::Acquire) {
+            break stopped;
+        }
     };
     if told.stopped.receiver_count() == 0 {
         report::report(&stopped.during(what_or("finish")));

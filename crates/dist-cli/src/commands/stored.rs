@@ -45,6 +45,8 @@ pub(crate) struct Choice {
 
 /// An image that is in the store and unpacked.
 pub(crate) struct Stored {
+    /// Its full name.
+    pub(crate) name: String,
     /// How it is run.
     pub(crate) settings: ImageSettings,
     /// The snapshot that holds all of it.
@@ -87,7 +89,7 @@ impl Stored {
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         };
         unpack(config, engine, &manifest, chain_id, choice)?;
-        Ok(Self { settings, chain_id })
+        Ok(Self { name: image.name.to_string(), settings, chain_id })
     }
 
     /// Lets `look` see the image's tree.

@@ -14,7 +14,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("dist-store", &["dist-core"]),
     ("dist-snapshot", &["dist-core", "dist-layer", "dist-store"]),
     ("dist", &["dist-core", "dist-layer", "dist-registry", "dist-snapshot", "dist-store"]),
-    ("dist-run", &["dist-core", "dist-layer"]),
+    ("dist-run", &["dist", "dist-core", "dist-layer", "dist-snapshot", "dist-store"]),
     (
         "dist-grpc",
         &["dist", "dist-core", "dist-layer", "dist-registry", "dist-snapshot", "dist-store"],

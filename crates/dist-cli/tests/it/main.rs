@@ -17,6 +17,7 @@ mod bad_input;
 mod bundle;
 mod concurrency;
 mod conformance;
+mod containers;
 mod ctr;
 mod daemon;
 mod daemon_access;

@@ -1,0 +1,350 @@
+//! Containers, by containerd's real shim over the real runc and crun.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use dist_core::Digest;
+use dist_testutil::{Dist, Ran, Registry, require, run, timed};
+use serde_json::{Value, json};
+
+use crate::support::{dist, pull};
+
+/// A store with an image, and nothing left of it afterwards.
+struct Machine {
+    dist: Dist,
+    image: String,
+    _registry: Registry,
+}
+
+impl Machine {
+    fn new(image: &str) -> Self {
+        require(&["containerd-shim-runc-v2", "runc"]);
+        let (registry, dist) = (Registry::of_images(), dist());
+        let image = format!("localhost:{}/library/{image}", registry.port());
+        pull(&dist, &image);
+        Self { dist, image, _registry: registry }
+    }
+
+    fn busybox() -> Self {
+        Self::new("busybox:1")
+    }
+
+    /// `dist run FLAGS IMAGE ARGS`.
+    fn command(&self, flags: &[&str], args: &[&str]) -> Command {
+        let mut command = self.dist.command(&["run"]);
+        command.args(flags).arg(&self.image).args(args);
+        command
+    }
+
+    fn run(&self, flags: &[&str], args: &[&str]) -> Ran {
+        self.dist.finish(self.command(flags, args))
+    }
+
+    /// `dist run FLAGS IMAGE sh -c SCRIPT`, busybox's tools by their names.
+    fn shell(&self, flags: &[&str], script: &str) -> Ran {
+        self.run(flags, &["sh", "-c", script])
+    }
+
+    /// A pipe that a container can write to when it is as far as a test wants it.
+    fn signal(&self) -> PathBuf {
+        let path = self.dist.dir().join("ready");
+        run("mkfifo", &[path.as_os_str()]);
+        path
+    }
+
+    fn list(&self) -> Value {
+        self.dist.ok(&["containers", "ls", "--format", "json"]).json()
+    }
+
+    /// No process, mount, cgroup, socket, file or row of a container is left.
+    #[track_caller]
+    fn assert_clean(&self, ids: &[&str]) {
+        let root = self.dist.root().to_str().expect("a path in UTF-8");
+        assert_eq!(self.list(), json!([]));
+        for entry in fs_err::read_dir("/proc").expect("list processes").flatten() {
+            // What has ended meanwhile has no command line, nor has one that nobody waited for.
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            assert!(!line.contains("containerd-shim") || !line.contains(root), "{line}");
+        }
+        let mounts = fs_err::read_to_string("/proc/self/mountinfo").expect("read the mounts");
+        assert!(!mounts.contains(root), "{mounts}");
+        let uuid = fs_err::read_to_string(self.dist.root().join("uuid")).expect("read the uuid");
+        let ours = format!("dist-{}", &uuid[..12]);
+        let cgroups =
+            run("find", &["/sys/fs/cgroup", "-name", &format!("{ours}*")].map(AsRef::as_ref));
+        assert_eq!(cgroups, "");
+        for id in ids {
+            let socket = Digest::sha256(format!("{root}/default/{id}").as_bytes());
+            let socket = PathBuf::from("/run/containerd/s").join(socket.hex());
+            assert!(!socket.exists(), "{}", socket.display());
+        }
+        for dir in ["bundles/default", "state/default"] {
+            let dir = self.dist.root().join("containers").join(dir);
+            let left = fs_err::read_dir(&dir).into_iter().flatten().flatten().next();
+            assert!(left.is_none(), "{left:?} is left in {}", dir.display());
+        }
+        let snapshots = self.dist.ok(&["snapshots", "ls", "--format", "json"]).json();
+        let active =
+            snapshots.as_array().expect("a list").iter().any(|row| row["kind"] != "committed");
+        assert!(!active, "{snapshots}");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let ids = self.dist.run(&["containers", "ls", "-q"]).text();
+        let ids: Vec<&str> = ids.lines().collect();
+        if !ids.is_empty() {
+            let mut rm = vec!["containers", "rm", "--force"];
+            rm.extend(ids);
+            self.dist.run(&rm);
+        }
+    }
+}
+
+/// Waits until a container writes to the pipe.
+fn wait_for(signal: PathBuf) {
+    let mut text = String::new();
+    fs_err::File::open(signal).expect("open the pipe").read_to_string(&mut text).expect("read it");
+}
+
+#[test]
+fn a_command_has_our_streams_and_gives_its_exit_code() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let ran = machine.shell(&["--rm", "--name", "a"], "echo out; echo err >&2; exit 7");
+    assert_eq!((ran.code, ran.text().as_str(), ran.stderr.as_str()), (Some(7), "out\n", "err\n"));
+    let mut command = machine.command(&["--rm", "-i"], &["busybox", "wc", "-c"]);
+    let input = machine.dist.dir().join("input");
+    fs_err::write(&input, vec![b'x'; 300_000]).unwrap();
+    command.stdin(std::fs::File::open(&input).unwrap());
+    assert_eq!(machine.dist.finish(command).ok().text(), "300000\n");
+    let much = machine.run(&["--rm"], &["busybox", "seq", "200000"]).ok();
+    assert!(much.text().ends_with("\n200000\n") && much.stdout.len() == 1_288_895);
+    let killed = machine.shell(&["--rm", "--init"], "");
+    assert!(killed.code == Some(0) || killed.stderr.contains("tini-static"), "{killed:?}");
+    for (flags, args, code, part) in [
+        (&["--rm"][..], &["nosuch"][..], 127, "executable file not found"),
+        (&["--rm"], &["/no/such"], 127, "no such file"),
+        (&["--rm"], &["/etc"], 126, "ermission denied"),
+        (&["--rm", "--runtime", "nope"], &["sh"], 125, "find runtime nope"),
+        (&["--rm", "--user", "nobody"], &["sh"], 125, "find user \"nobody\""),
+        (&["--rm", "--runtime", "io.containerd.nope.v1"], &["sh"], 125, "containerd-shim-nope-v1"),
+        (&["--rm", "-t"], &["sh"], 125, "standard input is no terminal"),
+        (&["--rm", "--pull", "never", "no/such/image"], &[], 125, "it is not in the store"),
+    ] {
+        machine.run(flags, args).exit(code).says(part);
+    }
+    machine.assert_clean(&["a"]);
+}
+
+#[test]
+fn a_container_is_made_as_it_was_asked_for() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    fs_err::write(machine.dist.dir().join("mine"), "mine\n").unwrap();
+    let flags = [
+        "-d",
+        "--name",
+        "b",
+        "-e",
+        "WHO=me",
+        "-v",
+        "./mine:/mine:ro",
+        "-w",
+        "/new",
+        "-u",
+        "7:8",
+        "--net",
+        "none",
+        "--memory",
+        "64MiB",
+        "--pids-limit",
+        "20",
+        "--cpus",
+        "0.5",
+        "--read-only",
+        "--mount",
+        "type=tmpfs,dst=/scratch",
+        "-l",
+        "k=v",
+    ];
+    let script = "echo $WHO; busybox cat /mine; pwd; busybox id -u; busybox hostname
+        busybox touch /x 2>/dev/null || echo read-only; busybox touch /scratch/x && echo scratch
+        busybox ls /sys/class/net; exec busybox sleep 1000";
+    assert_eq!(machine.shell(&flags, script).ok().text(), "b\n");
+    let told = machine.dist.ok(&["containers", "inspect", "b"]).json();
+    assert_eq!((&told["state"], &told["labels"]["k"]), (&json!("running"), &json!("v")));
+    assert_eq!(told["image"], machine.image);
+    let cgroup = told["spec"]["linux"]["cgroupsPath"].as_str().unwrap();
+    let limit = |controller: &str, name: &str| {
+        let path = format!("/sys/fs/cgroup/{controller}{cgroup}/{name}");
+        fs_err::read_to_string(path).unwrap().trim().to_owned()
+    };
+    if fs_err::metadata("/sys/fs/cgroup/cgroup.controllers").is_ok() {
+        assert_eq!(limit("", "memory.max"), "67108864");
+        assert_eq!(limit("", "pids.max"), "20");
+        assert_eq!(limit("", "cpu.max"), "50000 100000");
+    } else {
+        assert_eq!(limit("memory", "memory.limit_in_bytes"), "67108864");
+        assert_eq!(limit("pids", "pids.max"), "20");
+        assert_eq!(limit("cpu", "cpu.cfs_quota_us"), "50000");
+    }
+    machine.dist.run(&["stop", "--time", "0", "b"]).ok();
+    assert_eq!(machine.dist.ok(&["wait", "b"]).text(), "137\n");
+    let wanted = "me\nmine\n/new\n7\nb\nread-only\nscratch\nlo\n";
+    assert_eq!(machine.dist.ok(&["logs", "b"]).text(), wanted);
+    machine.dist.ok(&["containers", "rm", "b"]);
+    machine.assert_clean(&["b"]);
+}
+
+#[test]
+fn a_detached_container_lives_until_it_is_stopped() {
+    let _timed = timed("containers");
+    let machine = Machine::new("redis:7");
+    let dist = &machine.dist;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port.to_string();
+    machine.run(&["-d", "--name", "my-redis"], &["--port", &port]).ok();
+    machine.run(&["-d", "--name", "my-redis"], &[]).exit(125).says("container \"my-redis\"");
+    // It answers once it listens, and each question takes its time.
+    let ping = ["exec", "my-redis", "redis-cli", "-p", &port, "ping"];
+    let answered = (0..100).any(|_| dist.run(&ping).text() == "PONG\n");
+    assert!(answered, "{}", dist.run(&["logs", "my-redis"]).text());
+    let row = dist.ok(&["ps", "--format", "json"]).json()[0].clone();
+    assert_eq!((&row["id"], &row["state"]), (&json!("my-redis"), &json!("running")));
+    assert!(dist.ok(&["logs", "my-redis"]).text().contains("Ready to accept connections"));
+
+    let who = dist.ok(&[
+        "exec",
+        "-e",
+        "A=b",
+        "-w",
+        "/etc",
+        "my-redis",
+        "sh",
+        "-c",
+        "id -un; pwd; echo $A",
+    ]);
+    assert_eq!(who.text(), "redis\n/etc\nb\n");
+    assert_eq!(dist.ok(&["exec", "-u", "root", "my-redis", "id", "-un"]).text(), "root\n");
+    assert_eq!(dist.feed(&["exec", "-i", "my-redis", "cat"], b"fed").ok().text(), "fed");
+    assert_eq!(dist.run(&["exec", "my-redis", "sh", "-c", "exit 3"]).code, Some(3));
+    dist.run(&["exec", "my-redis", "nosuch"]).exit(127);
+
+    // Its snapshot stays, and what it stands on, also without the image's name.
+    dist.ok(&["rmi", &machine.image]);
+    let collected = dist.ok(&["gc"]).text();
+    assert!(!collected.contains("snapshot"), "{collected}");
+    assert_eq!(dist.ok(&ping).text(), "PONG\n");
+
+    dist.run(&["containers", "rm", "my-redis"]).exit(1).says("it runs");
+    assert_eq!(dist.ok(&["stop", "my-redis"]).text(), "my-redis\n");
+    assert_eq!(dist.ok(&["ps", "-q"]).text(), "");
+    assert_eq!(machine.list()[0]["exit_status"], 0);
+    assert_eq!(dist.ok(&["wait", "my-redis"]).text(), "0\n");
+    dist.run(&ping).exit(125).says("it does not run");
+    dist.ok(&["containers", "rm", "my-redis"]);
+    machine.assert_clean(&["my-redis"]);
+    dist.run(&["containers", "rm", "my-redis"]).exit(3);
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let ready = machine.signal();
+    let script =
+        "trap 'echo caught; exit 9' TERM; echo >/ready; while :; do busybox sleep 0.05; done";
+    let args = ["--rm", "--name", "s", "-v", "./ready:/ready"];
+    let running = dist_testutil::Running::of(machine.command(&args, &["sh", "-c", script]));
+    wait_for(ready);
+    running.signal("TERM");
+    let ran = running.wait();
+    assert_eq!((ran.code, ran.text().as_str()), (Some(9), "caught\n"), "{}", ran.stderr);
+    machine.assert_clean(&["s"]);
+}
+
+#[test]
+fn what_a_killed_process_left_the_next_one_removes() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let ready = machine.signal();
+    let script = "echo >/ready; exec busybox sleep 1000";
+    let args = ["--rm", "--name", "k", "-v", "./ready:/ready"];
+    let running = dist_testutil::Running::of(machine.command(&args, &["sh", "-c", script]));
+    wait_for(ready.clone());
+    assert_eq!(machine.list()[0]["state"], "running");
+    running.kill();
+    machine.assert_clean(&["k"]);
+
+    // One that nobody waits for goes when it has ended; the shim may be killed before.
+    machine.shell(&["-d", "--rm", "--name", "k", "-v", "./ready:/ready"], script).ok();
+    wait_for(ready);
+    let pid = machine.list()[0]["pid"].as_u64().expect("a process id").to_string();
+    let status = fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    run("kill", &["-9", parent].map(AsRef::as_ref));
+    machine.dist.ok(&["ps"]);
+    machine.assert_clean(&["k"]);
+    assert!(!PathBuf::from(format!("/proc/{pid}/root/bin")).exists(), "{pid} runs on");
+}
+
+#[test]
+fn a_terminal_is_one_and_has_our_size() {
+    let _timed = timed("containers");
+    require(&["script", "stty"]);
+    let machine = Machine::busybox();
+    let inner = format!(
+        "stty rows 45 cols 123; {} run --rm -it --name t {} sh -c \
+         'busybox tty; busybox stty size; read word; echo got $word'",
+        machine.dist.binary().display(),
+        machine.image
+    );
+    let mut command = machine.dist.clean("script");
+    command.args(["-qec", &inner, "/dev/null"]);
+    let input = machine.dist.dir().join("keys");
+    fs_err::write(&input, "hello\n").unwrap();
+    command.stdin(std::fs::File::open(input).unwrap());
+    let text = machine.dist.finish(command).ok().text();
+    for part in ["/dev/pts/0", "45 123", "got hello"] {
+        assert!(text.contains(part), "no {part:?} in {text:?}");
+    }
+    machine.assert_clean(&["t"]);
+}
+
+#[test]
+fn many_at_once_leave_nothing() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let ids: Vec<String> = (0..12).map(|n| format!("many-{n}")).collect();
+    std::thread::scope(|scope| {
+        for id in &ids {
+            let machine = &machine;
+            scope.spawn(move || {
+                let ran = machine.shell(&["--rm", "--name", id], "echo $0; exit 4");
+                assert_eq!((ran.code, ran.text().as_str()), (Some(4), "sh\n"), "{}", ran.stderr);
+            });
+        }
+    });
+    machine.assert_clean(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn crun_runs_what_runc_runs() {
+    let _timed = timed("containers");
+    require(&["crun"]);
+    let machine = Machine::busybox();
+    // crun 1.8 refuses a machine with both versions of cgroups: it does not see the second one.
+    let script = "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
+        exec \"$@\"";
+    let mut command = machine.dist.clean("unshare");
+    command.args(["--mount", "sh", "-euc", script, "sh"]).arg(machine.dist.binary());
+    command.args(["run", "--rm", "--runtime", "crun", "--name", "c", &machine.image]);
+    command.args(["sh", "-c", "echo crun; exit 5"]);
+    let ran = machine.dist.finish(command);
+    assert_eq!((ran.code, ran.text().as_str()), (Some(5), "crun\n"), "{}", ran.stderr);
+    machine.assert_clean(&["c"]);
+}

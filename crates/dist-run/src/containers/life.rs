@@ -1,0 +1,317 @@
+//! The life of a container after it was made: its shim, its end, and what others make of it.
+
+use std::sync::Arc;
+
+use dist_core::{Container, ContainerId, Context as _, Error, ErrorKind, Exit, Result, Task};
+use dist_store::LockGuard;
+
+use super::{ATTACHED, AUTO_REMOVE, Containers, snapshot_key};
+use crate::runtime::find_shim;
+use crate::shim::{Place, State};
+use crate::{ProcessId, Stdio, TaskClient};
+
+/// The status of a container whose end nobody saw.
+const UNSEEN: u32 = 255;
+
+const SIGKILL: u32 = 9;
+
+/// What is known of a container now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// It was made and has never run, or is being made.
+    Created,
+    /// Its first process runs, under this id of the kernel.
+    Running(u32),
+    /// All its processes are frozen.
+    Paused(u32),
+    /// It has ended.
+    Exited(Exit),
+}
+
+impl Containers {
+    /// Starts the shim of a container that was made, and makes its first process, which
+    /// [`TaskClient::start`] lets run.
+    ///
+    /// # Errors
+    /// What the runtime says; `NotFound` for the shim's program; `FailedPrecondition` for a container
+    /// that is not whole.
+    pub async fn begin(&self, container: &Container, stdio: &Stdio) -> Result<TaskClient> {
+        let id = container.id.clone();
+        let this = self.clone();
+        let _life = blocking(move || this.lock_life(&id)).await?;
+        let (this, of) = (self.clone(), container.clone());
+        let mounts = blocking(move || {
+            let engine = this.engine.with_snapshotter(&of.snapshotter);
+            engine.snapshotter()?.mounts(&snapshot_key(&of)?)
+        })
+        .await?;
+        let bundle = self.bundle(&container.id);
+        let home = self.engine.store().root().to_owned();
+        let place = self.place(container, &bundle, &home)?;
+        let address = place.start(container.runtime_options.as_ref()).await?;
+        let task = Task {
+            boot_id: self.engine.store().boot_id().to_owned(),
+            address: address.address,
+            version: address.version,
+            exit: None,
+        };
+        let (rows, id, row) = (self.rows(), container.id.clone(), task.clone());
+        blocking(move || rows.set_task(&id, &row)).await?;
+        let client =
+            TaskClient::connect(&task.address, task.version, container.id.as_str()).await?;
+        let options = container.runtime_options.as_ref();
+        match client.create(&bundle, &mounts, stdio, options).await {
+            Ok(_) => Ok(client),
+            Err(error) => {
+                // What the shim has mounted it takes away itself; the rest goes with the container.
+                if let Err(error) = client.shutdown().await {
+                    tracing::debug!(?error, "the shim of a failed container");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn place<'a>(
+        &'a self,
+        container: &'a Container,
+        bundle: &'a std::path::Path,
+        home: &'a std::path::Path,
+    ) -> Result<Place<'a>> {
+        Ok(Place {
+            program: find_shim(&container.runtime, self.path.as_deref())?,
+            namespace: self.namespace_name(),
+            id: container.id.as_str(),
+            bundle,
+            home,
+        })
+    }
+
+    /// Connects to the shim of a container that runs.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where it does not run; `NotFound` where its shim is gone.
+    pub async fn connect(&self, container: &Container) -> Result<TaskClient> {
+        match &container.task {
+            Some(task) if task.exit.is_none() && self.is_of_this_boot(task) => {
+                TaskClient::connect(&task.address, task.version, container.id.as_str()).await
+            }
+            _ => {
+                let message = format!("container {} does not run", container.id);
+                Err(Error::new(ErrorKind::FailedPrecondition, message))
+            }
+        }
+    }
+
+    /// Deletes the first process of a container, which has ended, and records how. The shim is left
+    /// to [`TaskClient::shutdown`].
+    ///
+    /// # Errors
+    /// `Storage`; `Unavailable`.
+    pub async fn end(&self, container: &Container, client: &TaskClient, exit: Exit) -> Result<()> {
+        match client.delete(ProcessId::First).await {
+            // Somebody else was faster.
+            Err(error) if !is_gone(&error) => return Err(error),
+            _ => (),
+        }
+        self.record(container, exit).await
+    }
+
+    async fn record(&self, container: &Container, exit: Exit) -> Result<()> {
+        let (rows, id) = (self.rows(), container.id.clone());
+        blocking(move || {
+            let Some(task) = rows.get(&id)?.task else { return Ok(()) };
+            rows.set_task(&id, &Task { exit: Some(exit), ..task })
+        })
+        .await
+        .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    }
+
+    /// Finds out what a container does. The end of one that nobody waited for is recorded, and its
+    /// shim ended; what is being changed by somebody else is told as it is.
+    ///
+    /// # Errors
+    /// `Storage`; `Unavailable`.
+    pub async fn observe(&self, container: &Container) -> Result<Observed> {
+        let Some(task) = &container.task else { return Ok(Observed::Created) };
+        if let Some(exit) = task.exit {
+            return Ok(Observed::Exited(exit));
+        }
+        if self.is_of_this_boot(task) {
+            let client =
+                TaskClient::connect(&task.address, task.version, container.id.as_str()).await;
+            let state = match client {
+                Ok(client) => client.state(ProcessId::First).await.map(|state| (client, state)),
+                Err(error) => Err(error),
+            };
+            match state {
+                Ok((_, (State::Created, _))) => return Ok(Observed::Created),
+                Ok((_, (State::Running, pid))) => return Ok(Observed::Running(pid)),
+                Ok((_, (State::Paused, pid))) => return Ok(Observed::Paused(pid)),
+                Ok((client, (State::Stopped(exit), _))) => {
+                    let life = self.try_life(&container.id).await?;
+                    if life.is_some() {
+                        self.end(container, &client, exit).await?;
+                        client.shutdown().await?;
+                    }
+                    return Ok(Observed::Exited(exit));
+                }
+                Err(error) if is_gone(&error) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(_life) = self.try_life(&container.id).await? else {
+            return Ok(Observed::Created);
+        };
+        // Somebody may have recorded it while the lock was not ours.
+        let (rows, id) = (self.rows(), container.id.clone());
+        if let Some(Task { exit: Some(exit), .. }) = blocking(move || rows.get(&id)).await?.task {
+            return Ok(Observed::Exited(exit));
+        }
+        self.clean_up_after_shim(container, task).await?;
+        let exit = Exit { status: UNSEEN, at: now() };
+        self.record(container, exit).await?;
+        Ok(Observed::Exited(exit))
+    }
+
+    /// Removes a container, whatever it does.
+    ///
+    /// # Errors
+    /// `Storage`; `Unavailable`; what the runtime says.
+    pub async fn remove(&self, container: &Container) -> Result<()> {
+        let (this, id) = (self.clone(), container.id.clone());
+        let life = blocking(move || this.lock_life(&id)).await?;
+        self.remove_locked(container, life).await
+    }
+
+    async fn remove_locked(&self, container: &Container, life: LockGuard) -> Result<()> {
+        let (rows, id) = (self.rows(), container.id.clone());
+        let container = match blocking(move || rows.get(&id)).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            container => Arc::new(container?),
+        };
+        if let Some(task) = container.task.as_ref().filter(|task| task.exit.is_none()) {
+            self.stop_task(&container, task).await?;
+        }
+        let (this, of) = (self.clone(), container.clone());
+        blocking(move || this.remove_files(&of)).await?;
+        drop(life);
+        Ok(())
+    }
+
+    /// Ends whatever runs, and the shim.
+    async fn stop_task(&self, container: &Container, task: &Task) -> Result<()> {
+        if self.is_of_this_boot(task) {
+            let client = TaskClient::connect(&task.address, task.version, container.id.as_str());
+            match client.await {
+                Ok(client) => {
+                    let killed = client.kill(ProcessId::First, SIGKILL, true).await;
+                    let ended = match killed {
+                        Ok(()) => client.wait(ProcessId::First).await.map(drop),
+                        Err(error) => Err(error),
+                    };
+                    match ended {
+                        Err(error) if !is_gone(&error) => return Err(error),
+                        _ => (),
+                    }
+                    match client.delete(ProcessId::First).await {
+                        Err(error) if !is_gone(&error) => return Err(error),
+                        _ => (),
+                    }
+                    return client.shutdown().await;
+                }
+                Err(error) if is_gone(&error) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        self.clean_up_after_shim(container, task).await
+    }
+
+    /// Ends what a shim left that is gone. What another boot left is files only.
+    async fn clean_up_after_shim(&self, container: &Container, task: &Task) -> Result<()> {
+        let bundle = self.bundle(&container.id);
+        if !self.is_of_this_boot(task) || !bundle.exists() {
+            return Ok(());
+        }
+        let home = self.engine.store().root().to_owned();
+        self.place(container, &bundle, &home)?.delete().await?;
+        // A shim that was killed left its socket.
+        let path = task.address.strip_prefix("unix://").unwrap_or(&task.address);
+        match tokio::fs::remove_file(path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context(ErrorKind::Storage, || format!("remove {path}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the containers of [`AUTO_REMOVE`] that have ended, or whose process died that waited
+    /// for them. One that can't be removed is logged.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub async fn sweep(&self) -> Result<()> {
+        let rows = self.rows();
+        for container in blocking(move || rows.list()).await? {
+            if container.labels.contains_key(AUTO_REMOVE)
+                && let Err(error) = self.sweep_one(&container).await
+            {
+                tracing::warn!(id = %container.id, ?error, "a container was not removed");
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep_one(&self, container: &Container) -> Result<()> {
+        let is_attached = container.labels.contains_key(ATTACHED);
+        let _attached = if is_attached {
+            let (this, id) = (self.clone(), container.id.clone());
+            let name = this.lock_name("attached", &id);
+            let attached = blocking(move || this.engine.store().try_lock(&name)).await?;
+            let Some(attached) = attached else { return Ok(()) };
+            Some(attached)
+        } else {
+            match self.observe(container).await? {
+                Observed::Exited(_) => None,
+                // One without a task whose maker is gone will never have one.
+                Observed::Created if container.task.is_none() => None,
+                _ => return Ok(()),
+            }
+        };
+        match self.try_life(&container.id).await? {
+            Some(life) => self.remove_locked(container, life).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn try_life(&self, id: &ContainerId) -> Result<Option<LockGuard>> {
+        let (this, id) = (self.clone(), id.clone());
+        blocking(move || this.try_lock_life(&id)).await
+    }
+
+    fn is_of_this_boot(&self, task: &Task) -> bool {
+        task.boot_id == self.engine.store().boot_id()
+    }
+
+    fn namespace_name(&self) -> &str {
+        self.engine.namespace().as_str()
+    }
+}
+
+/// Whether a shim, or the process that it was asked for, is not there any more.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable)
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Runs work on the store on a thread for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let task = tokio::task::spawn_blocking(work);
+    task.await.context(ErrorKind::Internal, || "run a blocking task".into())?
+}
