@@ -56,8 +56,9 @@ class Bars:
             scenes = [s for s in colds if s.image in self.results.facts["sizes"] and (self.results.facts["sizes"][s.image][1] > 1) == several]
             yield row(f"wall ÷ L, none, {what}", bar, {s.image: self.to_floor(s, NONE) for s in scenes})
             yield row("the same, L of a pass with the other cores idle", None, {s.image: self.to_floor(s, NONE, "cpu") for s in scenes})
-        peaks = {s.image: self.middle(s, DEFAULT, "peak") for s in colds}
-        yield row("peak memory, MiB", 32, {image: peak and peak / (1 << 20) for image, peak in peaks.items()}, digits=0)
+        for tool, name in ((DEFAULT, "overlayfs"), (EROFS, "erofs")):
+            peaks = {s.image: self.middle(s, tool, "peak") for s in colds}
+            yield row(f"peak memory, MiB, {name}", 32, {image: peak and peak / (1 << 20) for image, peak in peaks.items()}, digits=0)
         far = {}
         for image in IMAGES:
             runs, _ = self.results.counted(Scene(image, "100m", "cold"), DEFAULT, self.wanted)
