@@ -56,6 +56,9 @@ class Bars:
             scenes = [s for s in colds if s.image in self.results.facts["sizes"] and (self.results.facts["sizes"][s.image][1] > 1) == several]
             yield row(f"wall ÷ L, none, {what}", bar, {s.image: self.to_floor(s, NONE) for s in scenes})
             yield row("the same, L of a pass with the other cores idle", None, {s.image: self.to_floor(s, NONE, "cpu") for s in scenes})
+        for peer in PEERS:
+            least = {image: self.to_floor(Scene(image, "loopback", "cold"), peer) for image in REAL}
+            yield row(f"L ÷ `{peer}`: no pull with these libraries gets below", None, {image: ratio and 1 / ratio for image, ratio in least.items()})
         for tool, name in ((DEFAULT, "overlayfs"), (EROFS, "erofs")):
             peaks = {s.image: self.middle(s, tool, "peak") for s in colds}
             yield row(f"peak memory, MiB, {name}", 32, {image: peak and peak / (1 << 20) for image, peak in peaks.items()}, digits=0)
