@@ -86,6 +86,12 @@ pub(crate) enum Command {
     /// Send a signal to containers
     Kill(stop::Kill),
 
+    /// Let the processes of containers stand still
+    Pause(stop::Pause),
+
+    /// Let them go on
+    Unpause(stop::Unpause),
+
     /// Wait until containers have ended
     Wait(stop::Wait),
 
@@ -193,6 +199,8 @@ pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<ExitC
         Command::Ps(args) => containers::ps(config, &args),
         Command::Stop(args) => stop::stop(config, &args),
         Command::Kill(args) => stop::kill(config, &args),
+        Command::Pause(args) => stop::pause(config, &args),
+        Command::Unpause(args) => stop::unpause(config, &args),
         Command::Wait(args) => stop::wait(config, &args),
         Command::Logs(args) => stop::logs(config, &args),
         Command::Containers(args) => containers::run(config, &args),

@@ -200,16 +200,49 @@ impl Containers {
         self.engine.store().try_lock(&self.lock_name("container", id))
     }
 
-    /// Removes what a container has on the disk, and its row. Nothing runs any more.
-    fn remove_files(&self, container: &Container) -> Result<()> {
-        let bundle = self.bundle(&container.id);
+    /// Removes the files of containers that have no row. A row comes before the files, so whoever
+    /// holds the lock and finds none may take them.
+    fn remove_unowned(&self) -> Result<()> {
+        let dir = self.dir("bundles").join(self.engine.namespace().as_str());
+        let entries = match std::fs::read_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.context(ErrorKind::Storage, || format!("list {}", dir.display()))?,
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.parse::<ContainerId>().ok());
+            let Some(id) = id else { continue };
+            let has_row = || match self.rows().get(&id) {
+                Ok(_) => Ok(true),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error),
+            };
+            if has_row()? {
+                continue;
+            }
+            if let Some(_life) = self.try_lock_life(&id)?
+                && !has_row()?
+            {
+                self.remove_bundle(&id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_bundle(&self, id: &ContainerId) -> Result<()> {
+        let bundle = self.bundle(id);
         let rootfs = bundle.join(crate::ROOTFS);
         unmount(&rootfs)?;
         // Were something still mounted on it, what is in it must not go.
         remove_dir(&rootfs)?;
         remove_tree(&bundle)?;
         let state = self.dir("state").join(self.engine.namespace().as_str());
-        remove_tree(&state.join(container.id.as_str()))?;
+        remove_tree(&state.join(id.as_str()))
+    }
+
+    /// Removes what a container has on the disk, and its row. Nothing runs any more.
+    fn remove_files(&self, container: &Container) -> Result<()> {
+        self.remove_bundle(&container.id)?;
         if !container.snapshot_key.is_empty() {
             let engine = self.engine.with_snapshotter(&container.snapshotter);
             match engine.snapshotter()?.remove(&snapshot_key(container)?) {

@@ -1,4 +1,4 @@
-//! `dist kill`, `dist stop`, `dist wait` and `dist logs`: the end of containers, and what they said.
+//! `dist kill`, `dist stop`, `dist pause`, `dist wait` and `dist logs`: the end of containers, and what they said.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -82,6 +82,46 @@ pub(crate) struct Logs {
     id: ContainerId,
 }
 
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Its processes stand still until `dist unpause`.
+
+Examples:
+  dist pause my-redis")]
+pub(crate) struct Pause {
+    /// The containers
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<ContainerId>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  dist unpause my-redis")]
+pub(crate) struct Unpause {
+    /// The containers
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<ContainerId>,
+}
+
+/// `dist pause`.
+pub(crate) fn pause(config: &Config, args: &Pause) -> Result<()> {
+    let containers = open(config)?;
+    each(&args.ids, |id| {
+        block_on(async { containers.connect(&containers.rows().get(id)?).await?.pause().await })?;
+        output::line(id.as_str())
+    })
+}
+
+/// `dist unpause`.
+pub(crate) fn unpause(config: &Config, args: &Unpause) -> Result<()> {
+    let containers = open(config)?;
+    each(&args.ids, |id| {
+        block_on(async { containers.connect(&containers.rows().get(id)?).await?.resume().await })?;
+        output::line(id.as_str())
+    })
+}
+
 /// `dist kill`.
 pub(crate) fn kill(config: &Config, args: &Kill) -> Result<()> {
     let containers = open(config)?;
@@ -109,14 +149,19 @@ async fn stop_one(
     container: &Container,
     time: Option<Duration>,
 ) -> Result<()> {
-    if !matches!(containers.observe(container).await?, Observed::Running(_) | Observed::Paused(_)) {
-        return Ok(());
-    }
+    let is_paused = match containers.observe(container).await? {
+        Observed::Running(_) => false,
+        Observed::Paused(_) => true,
+        Observed::Created | Observed::Exited(_) => return Ok(()),
+    };
     let labels = &container.labels;
     let signal = labels.get(STOP_SIGNAL).and_then(|text| parse_signal(text).ok());
     let seconds = labels.get(STOP_TIMEOUT).and_then(|text| text.parse().ok());
     let time = time.or(seconds.map(Duration::from_secs)).unwrap_or(PATIENCE);
     let client = containers.connect(container).await?;
+    if is_paused {
+        client.resume().await?;
+    }
     let ended = client.wait(ProcessId::First);
     let mut ended = std::pin::pin!(ended);
     ignore_end(client.kill(ProcessId::First, signal.unwrap_or(SIGTERM), false).await)?;

@@ -205,12 +205,7 @@ impl Containers {
             let client = TaskClient::connect(&task.address, task.version, container.id.as_str());
             match client.await {
                 Ok(client) => {
-                    let killed = client.kill(ProcessId::First, SIGKILL, true).await;
-                    let ended = match killed {
-                        Ok(()) => client.wait(ProcessId::First).await.map(drop),
-                        Err(error) => Err(error),
-                    };
-                    match ended {
+                    match kill(&client).await {
                         Err(error) if !is_gone(&error) => return Err(error),
                         _ => (),
                     }
@@ -246,13 +241,18 @@ impl Containers {
     }
 
     /// Removes the containers of [`AUTO_REMOVE`] that have ended, or whose process died that waited
-    /// for them. One that can't be removed is logged.
+    /// for them, and files of containers whose rows a power cut took. One that can't be removed is
+    /// logged.
     ///
     /// # Errors
     /// `Storage`.
     pub async fn sweep(&self) -> Result<()> {
-        let rows = self.rows();
-        for container in blocking(move || rows.list()).await? {
+        let this = self.clone();
+        let list = blocking(move || {
+            this.remove_unowned()?;
+            this.rows().list()
+        });
+        for container in list.await? {
             if container.labels.contains_key(AUTO_REMOVE)
                 && let Err(error) = self.sweep_one(&container).await
             {
@@ -296,6 +296,16 @@ impl Containers {
     fn namespace_name(&self) -> &str {
         self.engine.namespace().as_str()
     }
+}
+
+/// Kills all processes of a container and waits for the end of the first one.
+async fn kill(client: &TaskClient) -> Result<()> {
+    if let (State::Paused, _) = client.state(ProcessId::First).await? {
+        // What is frozen does not even die.
+        client.resume().await?;
+    }
+    client.kill(ProcessId::First, SIGKILL, true).await?;
+    client.wait(ProcessId::First).await.map(drop)
 }
 
 /// Whether a shim, or the process that it was asked for, is not there any more.

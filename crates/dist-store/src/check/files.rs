@@ -12,7 +12,7 @@ use crate::fsio::{self, at};
 use crate::{Store, locks};
 
 /// What a root directory may hold.
-const ROOT: [&str; 14] = [
+const ROOT: [&str; 15] = [
     "format",
     "format.new",
     "meta.db",
@@ -22,6 +22,7 @@ const ROOT: [&str; 14] = [
     "reserve",
     "reserve.new",
     "uuid",
+    "containers",
     "content",
     "snapshots",
     "locks",
