@@ -26,7 +26,9 @@ use dist_core::{
 use dist_snapshot::mount::Seen;
 use dist_store::{ContainerStore, LockGuard};
 
-use crate::{Bundle, Converted, HostFacts, ImageSettings, Rootfs, Runtime, SpecOptions, convert};
+use crate::{
+    Bundle, Converted, HostFacts, ImageSettings, Rootfs, Runtime, SpecOptions, cgroup, convert,
+};
 
 /// The label of a container that goes when it has ended.
 pub const AUTO_REMOVE: &str = "dist/auto-remove";
@@ -242,6 +244,8 @@ impl Containers {
 
     /// Removes what a container has on the disk, and its row. Nothing runs any more.
     fn remove_files(&self, container: &Container) -> Result<()> {
+        // A runtime that was killed leaves it, and perhaps what was to become the first process.
+        cgroup::remove(&self.cgroup(&container.id)?)?;
         self.remove_bundle(&container.id)?;
         if !container.snapshot_key.is_empty() {
             let engine = self.engine.with_snapshotter(&container.snapshotter);

@@ -11,10 +11,12 @@
 
 mod bundle;
 mod capability;
+mod cgroup;
 mod containers;
 mod convert;
 mod host;
 mod image;
+mod pidfd;
 mod proto;
 mod rootfs;
 mod runtime;

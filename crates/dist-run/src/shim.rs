@@ -3,7 +3,8 @@
 //! `SHIM -namespace NS -id ID -address HOME -publish-binary PROGRAM start`, in the bundle, leaves a
 //! process behind and prints where it listens. Where that process is gone, `delete` with the same
 //! arguments ends and forgets what it ran. What a shim has to say goes to the file `log` in the
-//! bundle.
+//! bundle, what `start` has to say to `start`, which is locked as long as that runs: where we die
+//! meanwhile, others know when all is there that it leaves.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,17 +12,17 @@ use std::process::Stdio as ProcessStdio;
 
 use dist_core::{Any, Context as _, Error, ErrorKind, Exit, Mount, Result, ResultExt as _};
 use prost::Message as _;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use crate::pidfd;
 use crate::proto;
 use crate::ttrpc::Connection;
 
-/// How many seconds a shim that was told to end may take to do so.
-const PATIENCE: i64 = 5;
+/// The file in a bundle that has what was said when its shim was started.
+const START: &str = "start";
 
 /// What a shim is started for.
 #[derive(Debug)]
@@ -56,8 +57,7 @@ impl Place<'_> {
             .env_remove("TTRPC_ADDRESS")
             .current_dir(self.bundle)
             .stdin(ProcessStdio::piped())
-            .stdout(ProcessStdio::piped())
-            .stderr(ProcessStdio::piped());
+            .stdout(ProcessStdio::piped());
         command
     }
 
@@ -65,7 +65,12 @@ impl Place<'_> {
     pub(crate) async fn start(&self, options: Option<&Any>) -> Result<Address> {
         let what = || format!("start shim {}", self.program.display());
         std::fs::File::create(self.bundle.join("log")).context(ErrorKind::Storage, what)?;
-        let mut child = self.command("start").spawn().context(ErrorKind::Internal, what)?;
+        let path = self.bundle.join(START);
+        let said = std::fs::File::create(&path).context(ErrorKind::Storage, what)?;
+        rustix::fs::flock(&said, FlockOperation::LockExclusive)
+            .context(ErrorKind::Storage, what)?;
+        let mut child =
+            self.command("start").stderr(said).spawn().context(ErrorKind::Internal, what)?;
         if let Some(mut stdin) = child.stdin.take() {
             let options = options.map(any).unwrap_or_default();
             // A shim that does not read them has its own.
@@ -73,9 +78,9 @@ impl Place<'_> {
         }
         let output = child.wait_with_output().await.context(ErrorKind::Internal, what)?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            let cause = Error::new(ErrorKind::Internal, said);
-            return Err(Error::new(ErrorKind::Internal, what()).with_source(cause));
+            let said = std::fs::read(&path).context(ErrorKind::Storage, what)?;
+            let said = String::from_utf8_lossy(&said).trim().to_owned();
+            return Err(Error::new(ErrorKind::Internal, said)).during(what);
         }
         parse_address(&String::from_utf8_lossy(&output.stdout)).during(what)
     }
@@ -83,7 +88,9 @@ impl Place<'_> {
     /// Ends and forgets what a shim ran that is gone.
     pub(crate) async fn delete(&self) -> Result<()> {
         let what = || format!("clean up after shim {}", self.program.display());
-        let mut child = self.command("delete").spawn().context(ErrorKind::Internal, what)?;
+        let mut command = self.command("delete");
+        command.stderr(ProcessStdio::piped());
+        let mut child = command.spawn().context(ErrorKind::Internal, what)?;
         drop(child.stdin.take());
         let output = child.wait_with_output().await.context(ErrorKind::Internal, what)?;
         if !output.status.success() {
@@ -92,6 +99,24 @@ impl Place<'_> {
         }
         Ok(())
     }
+}
+
+/// Where the shim in a bundle listens, whose starter may have died. Waits until it is started.
+/// Blocks.
+pub(crate) fn find(bundle: &Path) -> Result<Option<Address>> {
+    let what = || format!("look for a shim in {}", bundle.display());
+    let start = match std::fs::File::open(bundle.join(START)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        start => start.context(ErrorKind::Storage, what)?,
+    };
+    rustix::fs::flock(&start, FlockOperation::LockExclusive).context(ErrorKind::Storage, what)?;
+    for name in ["bootstrap.json", "address"] {
+        match std::fs::read_to_string(bundle.join(name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
+            text => return parse_address(&text.context(ErrorKind::Storage, what)?).map(Some),
+        }
+    }
+    Ok(None)
 }
 
 /// Reads what a shim prints: an address, or from newer ones an object with it.
@@ -362,14 +387,7 @@ impl TaskClient {
 
 /// Waits for the end of a shim; one that does not end is killed.
 fn wait_for_end(shim: &OwnedFd) -> rustix::io::Result<()> {
-    let limit = Timespec { tv_sec: PATIENCE, tv_nsec: 0 };
-    let ended = loop {
-        match poll(&mut [PollFd::new(shim, PollFlags::IN)], Some(&limit)) {
-            Err(Errno::INTR) => (),
-            result => break result?,
-        }
-    };
-    if ended == 0 {
+    if !pidfd::wait(shim)? {
         tracing::warn!("a shim does not end; it is killed");
         pidfd_send_signal(shim, Signal::KILL)?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use dist_core::Digest;
-use dist_testutil::{Dist, Ran, Registry, require, run, timed};
+use dist_testutil::{Dist, Ran, Registry, require, run, timed, torture};
 use serde_json::{Value, json};
 
 use crate::support::{dist, pull};
@@ -308,6 +308,24 @@ fn what_a_killed_process_left_the_next_one_removes() {
     machine.dist.ok(&["ps"]);
     machine.assert_clean(&["k"]);
     assert!(!PathBuf::from(format!("/proc/{pid}/root/bin")).exists(), "{pid} runs on");
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_leaves_nothing() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let took = machine.run(&["--rm"], &["busybox", "true"]).ok().took;
+    let rounds: u32 = if torture() { 200 } else { 12 };
+    for round in 0..rounds {
+        let flags = ["--rm", "--name", "m"];
+        let running =
+            dist_testutil::Running::of(machine.command(&flags, &["busybox", "sleep", "1000"]));
+        // The moment is the stimulus here: an even spread over the run.
+        std::thread::sleep(took * round / rounds);
+        running.kill();
+        machine.dist.ok(&["ps"]);
+        machine.assert_clean(&["m"]);
+    }
 }
 
 #[test]

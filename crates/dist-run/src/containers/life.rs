@@ -7,8 +7,8 @@ use dist_store::LockGuard;
 
 use super::{ATTACHED, AUTO_REMOVE, Containers, snapshot_key};
 use crate::runtime::find_shim;
-use crate::shim::{Place, State};
-use crate::{ProcessId, Stdio, TaskClient};
+use crate::shim::{Address, Place, State};
+use crate::{ProcessId, Stdio, TaskClient, shim};
 
 /// The status of a container whose end nobody saw.
 const UNSEEN: u32 = 255;
@@ -190,13 +190,25 @@ impl Containers {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             container => Arc::new(container?),
         };
-        if let Some(task) = container.task.as_ref().filter(|task| task.exit.is_none()) {
-            self.stop_task(&container, task).await?;
+        let task = match container.task.clone() {
+            None => self.unrecorded_task(&container).await?,
+            task => task.filter(|task| task.exit.is_none()),
+        };
+        if let Some(task) = task {
+            self.stop_task(&container, &task).await?;
         }
         let (this, of) = (self.clone(), container.clone());
         blocking(move || this.remove_files(&of)).await?;
         drop(life);
         Ok(())
+    }
+
+    /// The task of a container whose maker died before the shim was in its row.
+    async fn unrecorded_task(&self, container: &Container) -> Result<Option<Task>> {
+        let bundle = self.bundle(&container.id);
+        let found = blocking(move || shim::find(&bundle)).await?;
+        let boot_id = self.engine.store().boot_id().to_owned();
+        Ok(found.map(|Address { address, version }| Task { boot_id, address, version, exit: None }))
     }
 
     /// Ends whatever runs, and the shim.
