@@ -24,6 +24,7 @@ mod list;
 mod listing;
 mod login;
 mod logout;
+mod logs;
 mod multi_fetch;
 mod objects;
 mod oci;
@@ -96,7 +97,7 @@ pub(crate) enum Command {
     Wait(stop::Wait),
 
     /// Print what a container wrote
-    Logs(stop::Logs),
+    Logs(logs::Args),
 
     /// List, inspect and remove containers
     #[command(alias = "container")]
@@ -202,7 +203,7 @@ pub(crate) fn run(config: &Config, verb: &str, command: Command) -> Result<ExitC
         Command::Pause(args) => stop::pause(config, &args),
         Command::Unpause(args) => stop::unpause(config, &args),
         Command::Wait(args) => stop::wait(config, &args),
-        Command::Logs(args) => stop::logs(config, &args),
+        Command::Logs(args) => logs::run(config, &args),
         Command::Containers(args) => containers::run(config, &args),
         Command::Pull(args) => pull::run(config, &args),
         Command::Fetch(args) => fetch::run(config, &args),

@@ -21,7 +21,7 @@ pub(crate) fn remove(path: &str) -> Result<()> {
     let entries = std::fs::read_dir(ROOT).into_iter().flatten().flatten();
     roots.extend(entries.map(|entry| entry.path()));
     for dir in roots.into_iter().map(|root| root.join(path)) {
-        if dir.exists() {
+        if is_cgroup(&dir) {
             remove_dir(&dir)
                 .context(ErrorKind::Storage, || format!("remove cgroup {}", dir.display()))?;
         }
@@ -29,7 +29,20 @@ pub(crate) fn remove(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether a directory is a cgroup, and not what somebody made where none was mounted.
+fn is_cgroup(dir: &Path) -> bool {
+    const CGROUP: u64 = 0x27_e0eb;
+    const CGROUP2: u64 = 0x6367_7270;
+    rustix::fs::statfs(dir)
+        .is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|t| t == CGROUP || t == CGROUP2))
+}
+
 fn remove_dir(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_dir(&entry.path())?;
+        }
+    }
     let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     match std::fs::read_to_string(dir.join("cgroup.procs")) {
         Ok(procs) => procs.lines().for_each(end),

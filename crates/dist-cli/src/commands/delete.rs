@@ -31,7 +31,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         None => HashMap::new(),
     };
     each(&args.digests, |text| {
-        let digest = super::parse_digest(text)?;
+        let digest = super::parse_digest(text).map_err(|error| {
+            let hint = "`dist containers rm` removes containers, `dist rmi` names of images";
+            report::advise(error, hint)
+        })?;
         let Some(host) = &host else { return Ok(()) };
         match host.contents().delete(&digest) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

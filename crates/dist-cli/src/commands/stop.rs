@@ -1,9 +1,8 @@
-//! `dist kill`, `dist stop`, `dist pause`, `dist wait` and `dist logs`: the end of containers, and what they said.
+//! `dist kill`, `dist stop`, `dist pause` and `dist wait`: the end of containers, or a break.
 
-use std::io::Write as _;
 use std::time::Duration;
 
-use dist_core::{Container, ContainerId, Context as _, Error, ErrorKind, Result};
+use dist_core::{Container, ContainerId, ErrorKind, Result};
 use dist_run::{Containers, Observed, ProcessId, STOP_SIGNAL, STOP_TIMEOUT, TaskClient};
 
 use super::run::{block_on, open};
@@ -68,18 +67,6 @@ pub(crate) struct Wait {
     /// The containers
     #[arg(required = true, value_name = "ID")]
     ids: Vec<ContainerId>,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-What a container wrote that was run with --detach; the others' output went where `dist run` was.
-
-Examples:
-  dist logs my-redis")]
-pub(crate) struct Logs {
-    /// The container
-    #[arg(value_name = "ID")]
-    id: ContainerId,
 }
 
 #[derive(Debug, clap::Args)]
@@ -173,7 +160,11 @@ async fn stop_one(
 }
 
 /// Leaves no shim behind for a container that has ended, and no container that is to go then.
-async fn settle(containers: &Containers, container: &Container, client: &TaskClient) -> Result<()> {
+pub(super) async fn settle(
+    containers: &Containers,
+    container: &Container,
+    client: &TaskClient,
+) -> Result<()> {
     // Whoever attends it may have been faster.
     match client.state(ProcessId::First).await {
         Ok(_) => match containers.rows().get(&container.id) {
@@ -211,27 +202,6 @@ pub(crate) fn wait(config: &Config, args: &Wait) -> Result<()> {
             Ok(exit)
         })?;
         output::line(&exit.status.to_string())
-    })
-}
-
-/// `dist logs`.
-pub(crate) fn logs(config: &Config, args: &Logs) -> Result<()> {
-    let containers = open(config)?;
-    let path = containers.output(&containers.rows().get(&args.id)?.id);
-    let mut file = match fs_err::File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let message =
-                format!("read the output of container {}: it was not run with --detach", args.id);
-            return Err(Error::new(ErrorKind::NotFound, message));
-        }
-        Err(error) => {
-            return Err(error).context(ErrorKind::Storage, || "read the output".into());
-        }
-    };
-    output::print(|out| {
-        std::io::copy(&mut file, out)?;
-        out.flush()
     })
 }
 

@@ -7,20 +7,17 @@ use dist_testutil::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{dist, pull};
+use crate::support::{ONE_KIND_OF_CGROUPS, dist, pull};
 
-/// Runs a bundle to its end. crun 1.8 refuses a machine with both versions of cgroups, so it does
-/// not see the second one.
+/// Runs a bundle to its end.
 fn run_bundle(dist: &Dist, runtime: &str, bundle: &Path) -> Ran {
     require(&[runtime]);
     let id = format!("dist-test-{}-{runtime}", std::process::id());
+    let script = "cd /; PATH=$PATH:/usr/sbin
+        exec \"$1\" --root \"$2\" run --bundle \"$3\" \"$4\"";
+    let script = format!("{ONE_KIND_OF_CGROUPS}{script}");
     let mut command = dist.clean("unshare");
-    command.args(["--mount", "sh", "-euc"]).arg(
-        "if [ $1 = crun ] && mountpoint -q /sys/fs/cgroup/unified; then
-             umount /sys/fs/cgroup/unified
-         fi
-         cd /; PATH=$PATH:/usr/sbin; exec \"$1\" --root \"$2\" run --bundle \"$3\" \"$4\"",
-    );
+    command.args(["--mount", "sh", "-euc", &script]);
     command.arg("sh").arg(runtime).arg(dist.dir().join("state")).arg(bundle).arg(id);
     dist.finish(command)
 }

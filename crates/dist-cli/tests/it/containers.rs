@@ -8,7 +8,7 @@ use dist_core::Digest;
 use dist_testutil::{Dist, Ran, Registry, require, run, timed, torture};
 use serde_json::{Value, json};
 
-use crate::support::{dist, pull};
+use crate::support::{ONE_KIND_OF_CGROUPS, dist, pull};
 
 /// A store with an image, and nothing left of it afterwards.
 struct Machine {
@@ -276,6 +276,40 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn one_that_somebody_waits_for_can_be_stopped_by_another() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let ready = machine.signal();
+    let script = "echo >/ready; exec busybox sleep 1000";
+    let flags = ["--name", "w", "-v", "./ready:/ready", "--stop-timeout", "0s"];
+    let running = dist_testutil::Running::of(machine.command(&flags, &["sh", "-c", script]));
+    wait_for(ready);
+    machine.dist.ok(&["stop", "w"]);
+    assert_eq!(running.wait().code, Some(137));
+    assert_eq!(machine.list()[0]["exit_status"], 137);
+    machine.dist.run(&["logs", "w"]).exit(3).says("it was not run with --detach");
+    machine.dist.run(&["rm", "w"]).exit(2).says("`dist containers rm` removes containers");
+    machine.dist.ok(&["containers", "rm", "w"]);
+    machine.assert_clean(&["w"]);
+}
+
+#[test]
+fn logs_follow_until_the_end() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let go = machine.signal();
+    let script = "echo first; read go </ready; echo second; exit 3";
+    machine.shell(&["-d", "--name", "f", "-v", "./ready:/ready"], script).ok();
+    let following = machine.dist.spawn(&["logs", "--follow", "f"]);
+    fs_err::write(go, "go\n").unwrap();
+    assert_eq!(following.wait().ok().text(), "first\nsecond\n");
+    assert_eq!(machine.dist.ok(&["logs", "-f", "f"]).text(), "first\nsecond\n");
+    assert_eq!(machine.dist.ok(&["wait", "f"]).text(), "3\n");
+    machine.dist.ok(&["containers", "rm", "f"]);
+    machine.assert_clean(&["f"]);
+}
+
+#[test]
 fn what_a_killed_process_left_the_next_one_removes() {
     let _timed = timed("containers");
     let machine = Machine::busybox();
@@ -373,11 +407,9 @@ fn crun_runs_what_runc_runs() {
     let _timed = timed("containers");
     require(&["crun"]);
     let machine = Machine::busybox();
-    // crun 1.8 refuses a machine with both versions of cgroups: it does not see the second one.
-    let script = "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
-        exec \"$@\"";
+    let script = format!("{ONE_KIND_OF_CGROUPS} exec \"$@\"");
     let mut command = machine.dist.clean("unshare");
-    command.args(["--mount", "sh", "-euc", script, "sh"]).arg(machine.dist.binary());
+    command.args(["--mount", "sh", "-euc", &script, "sh"]).arg(machine.dist.binary());
     command.args(["run", "--rm", "--runtime", "crun", "--name", "c", &machine.image]);
     command.args(["sh", "-c", "echo crun; exit 5"]);
     let ran = machine.dist.finish(command);

@@ -98,3 +98,21 @@ pub(crate) fn verify_image(dist: &Dist, reference: &str, image: &Image) {
 pub(crate) fn script(program: &str, args: &[&OsStr]) -> String {
     run(program, args)
 }
+
+/// The start of a script, for a mount namespace of its own, after which it does not see the second
+/// version of cgroups beside the first: crun 1.8 refuses a machine with both.
+pub(crate) const ONE_KIND_OF_CGROUPS: &str = "
+if mountpoint -q /sys/fs/cgroup/unified; then
+    view=$(mktemp -d)
+    mount -t tmpfs cgroups $view
+    for controller in /sys/fs/cgroup/*; do
+        name=${controller##*/}
+        [ $name != unified ] || continue
+        mkdir $view/$name
+        mount --bind $controller $view/$name
+    done
+    mount --rbind $view /sys/fs/cgroup
+    umount -l $view
+    rmdir $view
+fi
+";
