@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -89,16 +90,15 @@ impl Confined {
         }
     }
 
-    /// Owner, group and mode of the directory at `path`, through symlinks; `None` where there is none.
+    /// Opens the directory at `path`, through symlinks; `None` where there is none.
     ///
     /// # Errors
     /// `UnsafeLayer`; `Storage`.
-    pub fn dir_owner(&mut self, path: &str) -> Result<Option<(u32, u32, u32)>> {
+    pub fn open_dir(&mut self, path: &str) -> Result<Option<OwnedFd>> {
         let path = normalize(path.as_bytes())?;
         let Some(dir) = self.0.existing(&path)? else { return Ok(None) };
-        let stat = rustix::fs::fstat(&dir.fd)
-            .map_err(|errno| failed(errno, format!("examine {}", self.0.show(&dir.path, b""))))?;
-        Ok(Some((stat.st_uid, stat.st_gid, stat.st_mode & 0o7777)))
+        let shown = || format!("open directory {}", self.0.show(&dir.path, b""));
+        dir.fd.try_clone().map(Some).context(ErrorKind::Storage, shown)
     }
 
     /// The directory that a file is in, and its name there, which is no symlink.
@@ -219,7 +219,7 @@ mod tests {
         let error = confined.make_dir("/usr/etc/passwd/x").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
         assert!(confined.make_dir("/../x").is_err());
-        assert!(confined.dir_owner("/var/lib").unwrap().is_some());
-        assert_eq!(confined.dir_owner("/nothing").unwrap(), None);
+        assert!(confined.open_dir("/var/lib").unwrap().is_some());
+        assert!(confined.open_dir("/nothing").unwrap().is_none());
     }
 }

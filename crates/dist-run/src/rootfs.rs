@@ -1,5 +1,6 @@
 //! What is looked up, and made, in the image's own tree.
 
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use dist_core::{Context as _, ErrorKind, Result};
@@ -44,25 +45,21 @@ impl Rootfs {
         self.0.make_dir(path)
     }
 
-    /// Makes an empty directory for a volume at `dir`, with the owner and the mode of what the tree
-    /// has at `path`.
+    /// Makes the directory of a volume at `dir`: a copy of what the tree has at `path`, or an empty
+    /// one.
     ///
     /// # Errors
     /// `Storage`.
     pub fn make_volume(&mut self, path: &str, dir: &Path) -> Result<()> {
-        use std::os::unix::fs::{PermissionsExt as _, chown};
-        let like = self.0.dir_owner(path)?;
-        let make = || {
-            std::fs::create_dir_all(dir)?;
-            if let Some((uid, gid, mode)) = like {
-                chown(dir, Some(uid), Some(gid))?;
-                std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))?;
+        match self.0.open_dir(path)? {
+            Some(source) => {
+                // The dot makes it the directory, not the symlink to it.
+                let source = format!("/proc/self/fd/{}/.", source.as_raw_fd());
+                dist_snapshot::copy_dir(source.as_ref(), dir)
             }
-            Ok(())
-        };
-        make()
-            .map_err(|error: std::io::Error| error)
-            .context(ErrorKind::Storage, || format!("make volume {}", dir.display()))
+            None => std::fs::create_dir(dir)
+                .context(ErrorKind::Storage, || format!("make volume {}", dir.display())),
+        }
     }
 
     fn text(&mut self, path: &str) -> Result<String> {

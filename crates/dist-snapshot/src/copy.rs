@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use dist_core::{Context as _, ErrorKind, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
@@ -17,6 +18,26 @@ use crate::attributes::{self, Node};
 use crate::tree::{self, DIRECTORY, Descent};
 
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Copies the directory at `source` to `target`, which must not exist, exactly: see above.
+///
+/// # Errors
+/// `Storage`; what was copied stays.
+pub fn copy_dir(source: &Path, target: &Path) -> Result<()> {
+    let mut staging = target.as_os_str().to_owned();
+    staging.push(".staging");
+    let staging = Path::new(&staging);
+    let copy = || {
+        std::fs::create_dir(target)?;
+        std::fs::create_dir(staging)?;
+        copy_tree(source, target, staging)
+    };
+    let copied = copy().context(ErrorKind::Storage, || {
+        format!("copy {} to {}", source.display(), target.display())
+    });
+    let removed = crate::remove_tree(staging);
+    copied.and(removed)
+}
 
 /// Copies the tree at `source` into the empty directory `target`.
 ///

@@ -32,6 +32,7 @@ mod tree;
 mod usage;
 
 pub use check::{check, rebuild, remove_unfinished, tree_dir};
+pub use copy::copy_dir;
 pub use dirs::remove_tree;
 pub use open::{
     NAMES, all, can_rebase, default_name, image_dirs, image_form, known, layer_dirs, open,

@@ -76,13 +76,18 @@ impl<'a> Attended<'a> {
         Self { client, process, copying, input_ended, terminal }
     }
 
-    /// Starts the process and waits for its end, passing on signals and sizes of the terminal.
-    pub(crate) async fn run(&mut self) -> Result<Exit> {
-        let (client, process) = (self.client, self.process);
-        let mut signals = PassedOn::take_over()?;
+    /// Starts the process. From now on signals are for it.
+    pub(crate) async fn start(&mut self) -> Result<PassedOn> {
+        let signals = PassedOn::take_over()?;
         self.resize().await;
-        client.start(process).await?;
+        self.client.start(self.process).await?;
         self.copying.opened();
+        Ok(signals)
+    }
+
+    /// Waits for the end of the process, passing on signals and sizes of the terminal.
+    pub(crate) async fn wait(&mut self, mut signals: PassedOn) -> Result<Exit> {
+        let (client, process) = (self.client, self.process);
         let ended = client.wait(process);
         let mut ended = std::pin::pin!(ended);
         let mut has_input = true;

@@ -71,7 +71,10 @@ fn attempt(config: &Config, args: &Args) -> Result<ExitCode> {
         let raw = if args.tty { Some(RawTerminal::take()?) } else { None };
         let process = ProcessId::Exec(&exec_id);
         let mut attended = Attended::new(&client, process, streams);
-        let exit = attended.run().await;
+        let exit = match attended.start().await {
+            Ok(signals) => attended.wait(signals).await,
+            Err(error) => Err(error),
+        };
         drop(raw);
         let deleted = client.delete(process).await;
         attended.finish().await?;

@@ -1,5 +1,6 @@
 //! `dist run`: a container from an image, by the runtime of this machine.
 
+use std::cell::Cell;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
@@ -127,13 +128,15 @@ fn attempt(config: &Config, args: &Args) -> Result<ExitCode> {
             _ => error,
         })?;
     super::oci::tell_omitted(&converted.omitted);
+    let started = Cell::new(false);
     let code = block_on(async {
         let ran = if args.detach {
-            detached(&containers, &container).await.map(|()| ExitCode::SUCCESS)
+            detached(&containers, &container, &started).await.map(|()| ExitCode::SUCCESS)
         } else {
-            attend(&containers, &container, args).await.map(attended::exit_code)
+            attend(&containers, &container, args, &started).await.map(attended::exit_code)
         };
-        if ran.is_err() || args.rm && !args.detach {
+        // One that ran may have written what somebody wants.
+        if !started.get() || args.rm && !args.detach {
             containers.remove(&container).await?;
         }
         ran
@@ -177,17 +180,27 @@ fn labels(args: &Args, image: &Stored) -> Labels {
     labels
 }
 
-async fn detached(containers: &Containers, container: &Container) -> Result<()> {
+async fn detached(
+    containers: &Containers,
+    container: &Container,
+    started: &Cell<bool>,
+) -> Result<()> {
     let path = containers.output(&container.id);
     let uri = format!("file://{}", path.display());
     let stdio = Stdio { stdout: uri.clone(), stderr: uri, ..Stdio::default() };
     let during = || format!("start container {}", container.id);
     let client = containers.begin(container, &stdio).await.during(during)?;
     client.start(ProcessId::First).await.during(during)?;
+    started.set(true);
     output::line(container.id.as_str())
 }
 
-async fn attend(containers: &Containers, container: &Container, args: &Args) -> Result<Exit> {
+async fn attend(
+    containers: &Containers,
+    container: &Container,
+    args: &Args,
+    started: &Cell<bool>,
+) -> Result<Exit> {
     let bundle = containers.bundle(&container.id);
     let streams = Streams::make(&bundle, "first", args.interactive || args.tty, args.tty)?;
     let stdio = streams.stdio().clone();
@@ -195,9 +208,11 @@ async fn attend(containers: &Containers, container: &Container, args: &Args) -> 
     let client = containers.begin(container, &stdio).await.during(during)?;
     let raw = if args.tty { Some(RawTerminal::take()?) } else { None };
     let mut attended = Attended::new(&client, ProcessId::First, streams);
-    let exit = attended.run().await.during(during);
+    let signals = attended.start().await.during(during)?;
+    started.set(true);
+    let exit = attended.wait(signals).await;
     drop(raw);
-    let exit = exit?;
+    let exit = exit.during(|| format!("wait for container {}", container.id))?;
     containers.end(container, &client, exit).await?;
     attended.finish().await?;
     client.shutdown().await?;

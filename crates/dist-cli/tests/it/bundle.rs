@@ -90,7 +90,7 @@ fn busybox(dist: &Dist, images: &Registry) -> Vec<u8> {
 fn push_hostile(registry: &Registry, busybox: Vec<u8>) -> String {
     let settings = json!({
         "User": "app", "Entrypoint": ["/bin/sh", "-c"], "WorkingDir": "/work/here",
-        "Cmd": ["id -u; id -g; id -G; pwd; ls -ldn /data; touch /data/x; echo $PATH"],
+        "Cmd": ["id -u; id -g; id -G; pwd; ls -ldn /data; touch /data/x; cat /data/seed; echo $PATH"],
         "Volumes": {"/data": {}}, "ExposedPorts": {"80/tcp": {}}, "StopSignal": "SIGINT",
         "Labels": {"k": "v", "run.oci.hooks.stdout": "/x"},
     });
@@ -102,11 +102,14 @@ fn push_hostile(registry: &Registry, busybox: Vec<u8>) -> String {
         Entry::file("lib/group", "app:x:1001:\nextra:x:2000:app\n"),
         Entry::symlink("work", "../../outside"),
         Entry::dir("data").mode(0o700).owner(1000, 1001),
+        Entry::file("data/seed", "seed\n").owner(1000, 1001),
         Entry::dir("bin"),
         Entry::file("bin/sh", busybox).mode(0o755),
     ];
     let mut entries = entries.to_vec();
-    entries.extend(["id", "ls", "touch"].map(|name| Entry::symlink(&format!("bin/{name}"), "sh")));
+    entries.extend(
+        ["cat", "id", "ls", "touch"].map(|name| Entry::symlink(&format!("bin/{name}"), "sh")),
+    );
     let options = ImageOptions { settings: Some(settings), ..ImageOptions::default() };
     let image = Image::new(&[Layer::new(&entries, Form::Gzip)], &options);
     image.push(registry, "test/users", "1");
@@ -126,8 +129,10 @@ fn an_image_is_run_as_it_says_and_nothing_leads_out_of_it() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[..4], ["1000", "1001", "1001 2000", "/outside/here"], "{text}");
     assert!(lines[4].starts_with("drwx------") && lines[4].contains("1000     1001"), "{text}");
-    assert_eq!(lines[5], "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    assert_eq!(lines[5], "seed");
+    assert_eq!(lines[6], "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     assert!(dist.dir().join("made/volumes/0/x").exists());
+    assert!(!dist.dir().join("made/rootfs/data/x").exists());
 
     // The same from a store, after the registry is gone.
     pull(&dist, &reference);
