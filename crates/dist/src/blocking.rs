@@ -20,10 +20,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::servers::{Server, Servers, Stream};
 
-/// Chunks that may wait between the network and the worker: one MiB at most.
-const CHUNKS: usize = 3;
+/// Chunks that may wait between the network and the worker; each can be 400 KiB.
+const CHUNKS: usize = 1;
 
-/// The same for parts: there are several of them.
+/// The same for parts, each on a thread that does nothing else.
 const PART_CHUNKS: usize = 2;
 
 /// Runs `work` on a blocking thread. It starts at once, not when the future is first polled.
