@@ -49,11 +49,11 @@ impl<'a> Bundle<'a> {
         self.0.join(ROOTFS)
     }
 
-    /// Writes the spec and all that it mounts from the bundle, and makes the working directory.
-    /// `rootfs` is the tree as it will be seen.
+    /// Writes the spec and all that it mounts from the bundle. `rootfs` is the tree that volumes begin
+    /// with.
     ///
     /// # Errors
-    /// `FailedPrecondition` where something is in the way of the working directory; `Storage`.
+    /// `Storage`.
     pub fn write(
         &self,
         converted: &Converted,
@@ -61,7 +61,6 @@ impl<'a> Bundle<'a> {
         rootfs: &mut Rootfs,
     ) -> Result<()> {
         let Converted { spec, volumes, .. } = converted;
-        rootfs.make_working_dir(&spec.process.cwd)?;
         let hostname = spec.hostname.as_deref().unwrap_or_default();
         make_dir(&self.0.join("etc"))?;
         self.write_file("etc/hostname", 0o644, format!("{hostname}\n").as_bytes())?;

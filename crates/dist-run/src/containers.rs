@@ -146,11 +146,15 @@ impl Containers {
         let snapshotter = self.engine.snapshotter()?;
         let (key, parent) = (snapshot_key(container)?, SnapshotKey::from(new.chain_id));
         let mounts = snapshotter.prepare(&key, Some(&parent), &Labels::new())?;
-        let seen = Seen::of(&mounts)?;
+        let seen = Seen::below(&mounts)?;
         let mut rootfs = Rootfs::open(seen.path())?;
         let mut options = wishes(&mut rootfs)?;
         options.cgroups_path = Some(self.cgroup(&container.id)?);
         let converted = convert(&new.settings, &options, &HostFacts::read())?;
+        let cwd = &converted.spec.process.cwd;
+        if !rootfs.has_dir(cwd)? {
+            Rootfs::open(Seen::of(&mounts)?.path())?.make_working_dir(cwd)?;
+        }
         let dir = self.bundle(&container.id);
         Bundle::create(&dir)?.write(&converted, options.network, &mut rootfs)?;
         let value = serde_json::to_vec(&converted.spec)

@@ -37,6 +37,14 @@ impl Rootfs {
         resolve_user(spec, &passwd, &group)
     }
 
+    /// Whether there is a directory at `path`.
+    ///
+    /// # Errors
+    /// `UnsafeLayer`; `Storage`.
+    pub fn has_dir(&mut self, path: &str) -> Result<bool> {
+        self.0.open_dir(path).map(|dir| dir.is_some())
+    }
+
     /// Makes the directory in which the command starts, where it is missing.
     ///
     /// # Errors

@@ -126,6 +126,26 @@ impl Seen {
         Ok(Self { dir: mounted.path(), _mounted: Some(mounted) })
     }
 
+    /// The same for what is below a snapshot that nobody has written to, which is the cheaper look:
+    /// the end of a mount that can be written waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Detached::new`].
+    pub fn below(mounts: &[Mount]) -> Result<Self> {
+        let [mount @ Mount { target: None, .. }] = mounts else { return Self::of(mounts) };
+        if mount.fstype != "overlay" {
+            return Self::of(mounts);
+        }
+        if let [lower] = &lower_dirs(mounts)[..] {
+            return Ok(Self { dir: lower.clone(), _mounted: None });
+        }
+        let mut below = mount.clone();
+        below
+            .options
+            .retain(|option| !option.starts_with("upperdir=") && !option.starts_with("workdir="));
+        Self::of(&[below])
+    }
+
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {

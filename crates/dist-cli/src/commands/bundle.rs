@@ -73,6 +73,7 @@ fn make(config: &Config, args: &Args) -> Result<Resolved> {
     options.terminal = args.tty;
     let converted = convert(&image, &options, &HostFacts::read())?;
     super::oci::tell_omitted(&converted.omitted);
+    rootfs.make_working_dir(&converted.spec.process.cwd)?;
     bundle.write(&converted, options.network, &mut rootfs)?;
     Ok(resolved)
 }
