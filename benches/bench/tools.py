@@ -123,6 +123,7 @@ class Floor:
         layers = self.layers(image)
         sample, out = processes.measure([self.binary, f"{self.disk}/floor", *layers])
         sample["layers"] = [json.loads(line) for line in out.splitlines()]
+        shutil.rmtree(f"{self.disk}/floor")
         # Cores that share a cache or the memory are slower when all of them work, as in a pull they do.
         passes = range(os.cpu_count())
         script = "".join(f"{shlex.join([self.binary, f'{self.disk}/busy{n}', *layers])} >/dev/null & p{n}=$!; " for n in passes)
