@@ -87,11 +87,14 @@ def floor_of(run, cores, key="busy"):
 
 
 def row(measure, bar, found, digits=2):
-    """None where nothing was measured."""
+    """None where nothing was measured and nothing is asked for."""
     found = {image: value for image, value in found.items() if value is not None}
     if not found:
-        return None
+        return None if bar is None else f"| {measure} | {bar} | | not measured |"
+    # As many digits as it takes to see on which side of the bar it is.
+    while bar is not None and digits < 4 and any(value != bar and round(value, digits) == bar for value in found.values()):
+        digits += 1
     values = ", ".join(f"{image} {value:.{digits}f}".strip() for image, value in found.items())
-    missed = [image for image, value in found.items() if bar is not None and round(value, digits) > bar]
+    missed = [image for image, value in found.items() if bar is not None and value > bar]
     verdict = "" if bar is None else "met" if not missed else "missed" if len(missed) == len(found) else f"missed: {', '.join(missed)}"
     return f"| {measure} | {'' if bar is None else bar} | {values} | {verdict} |"
