@@ -1,4 +1,5 @@
-//! An image that is there already, with all that a pull would bring: then nothing is written.
+//! An image that is there already, with all that a pull would bring: then nothing is written, but
+//! that what was not durable yet becomes so where durability asks for it.
 //!
 //! No lease is needed to look for it. Its name is a root of every collection, and its labels lead to
 //! all the rest; they are read in one transaction, and only then the snapshots. What is found then
@@ -7,6 +8,8 @@
 use std::sync::Arc;
 
 use dist_core::{ErrorKind, Event, Image, Labels, Progress, Result, SnapshotKey, SnapshotKind};
+
+use dist_store::SettleMode;
 
 use crate::Engine;
 use crate::blocking::blocking;
@@ -42,6 +45,7 @@ pub(crate) async fn find(
             }
             chain_id = chain_id.or(plan.chain_id());
         }
+        engine.store().settle(SettleMode::Answer)?;
         tell(&belongings, &image, &*progress);
         Ok(Some(Pulled { image, others: Vec::new(), chain_id, warnings: Vec::new() }))
     })

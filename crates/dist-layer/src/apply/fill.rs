@@ -115,7 +115,7 @@ impl Filling {
     /// Waits until all files are whole; returns what they take.
     ///
     /// # Errors
-    /// `Storage`, `ResourceExhausted`: a file could not be written.
+    /// `Storage` where a file could not be written.
     pub(super) fn finish(mut self) -> Result<Usage> {
         if !self.batch.files.is_empty() && !self.failed {
             self.send();

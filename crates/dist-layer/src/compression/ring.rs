@@ -28,7 +28,9 @@ pub(crate) fn inflating<'env, R: Read + Send + 'env, T>(
     work: impl for<'scope> FnOnce(Inflating<'scope, 'env, R>) -> T,
 ) -> T {
     let _core = cores.enter();
-    std::thread::scope(|scope| work(Inflating { scope, cores, made: Made::Here(inflater) }))
+    std::thread::scope(|scope| {
+        work(Inflating { scope, cores, made: Made::Here(inflater), refused: false })
+    })
 }
 
 /// Chunks that are made where there is a core for it.
@@ -36,6 +38,8 @@ pub(crate) struct Inflating<'scope, 'env, R> {
     scope: &'scope Scope<'scope, 'env>,
     cores: &'env Cores,
     made: Made<Inflater<R>>,
+    /// Whether a thread could not be started: none will be asked for again.
+    refused: bool,
 }
 
 enum Made<C> {
@@ -73,6 +77,7 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
             .and_then(|()| self.start("hash", hash));
         if let Err(error) = started {
             tracing::debug!(%error, "start a thread");
+            self.refused = true;
             return;
         }
         if let Made::Here(mut inflater) = std::mem::replace(&mut self.made, Made::Elsewhere(ring)) {
@@ -96,7 +101,9 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
 
 impl<'scope, R: Read + Send + 'scope> Chunks for Inflating<'scope, '_, R> {
     fn next(&mut self, chunk: &mut Chunk) -> Result<usize> {
-        if let (Made::Here(_), Some(core)) = (&self.made, self.cores.idle()) {
+        if !self.refused
+            && let (Made::Here(_), Some(core)) = (&self.made, self.cores.idle())
+        {
             self.split(core);
         }
         match &mut self.made {
