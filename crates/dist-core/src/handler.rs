@@ -12,8 +12,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use crate::{
-    Context, Descriptor, Digest, Document, Error, ErrorKind, Limit, MAX_DOCUMENT_BYTES, Platform,
-    Provider, Result, ResultExt,
+    ContentMismatch, Context, Descriptor, Digest, Document, Error, ErrorKind, Limit,
+    MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt,
 };
 
 /// How many levels of descriptors may lie below one another.
@@ -111,8 +111,7 @@ pub async fn dispatch(handler: &dyn Handler, root: Descriptor, limit: usize) -> 
 /// layers, nothing for anything else.
 ///
 /// # Errors
-/// `NotFound` where the content is not there; `Storage` where it can't be read; those of
-/// [`Document::parse`].
+/// Those of [`read_verified`] and of [`Document::parse`].
 pub fn children(provider: &dyn Provider, desc: &Descriptor) -> Result<Vec<Descriptor>> {
     let media_type = &desc.media_type;
     let document = media_type.is_index()
@@ -121,14 +120,38 @@ pub fn children(provider: &dyn Provider, desc: &Descriptor) -> Result<Vec<Descri
     if !document {
         return Ok(Vec::new());
     }
-    let blob = provider.open(&desc.digest)?;
-    let mut bytes = Vec::new();
-    blob.take(MAX_DOCUMENT_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .context(ErrorKind::Storage, || format!("read {}", desc.digest))?;
+    let bytes = read_verified(provider, &desc.digest)?;
     let document = Document::parse(media_type, &bytes)
         .during(|| format!("parse {} {}", media_type.noun(), desc.digest))?;
     Ok(document.children())
+}
+
+/// Reads committed content of at most [`MAX_DOCUMENT_BYTES`], and compares it with its digest: what
+/// other content is found by is not believed because it once was right.
+///
+/// Of more than that, one byte more is read and nothing compared: no document is that long.
+///
+/// # Errors
+/// `NotFound` where the content is not there; `Storage` where it can't be read; `Corrupt` with a
+/// [`ContentMismatch`] where it is damaged.
+pub fn read_verified(provider: &dyn Provider, digest: &Digest) -> Result<Vec<u8>> {
+    let blob = provider.open(digest)?;
+    let mut bytes = Vec::new();
+    blob.take(MAX_DOCUMENT_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .context(ErrorKind::Storage, || format!("read {digest}"))?;
+    if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
+        return Ok(bytes);
+    }
+    let mut hasher = digest.hasher();
+    hasher.update(&bytes);
+    let got = hasher.finish();
+    if got != *digest {
+        let mismatch = ContentMismatch::Digest { expected: *digest, got };
+        let message = format!("verify {digest}, as it is here");
+        return Err(Error::new(ErrorKind::Corrupt, message).with_source(mismatch));
+    }
+    Ok(bytes)
 }
 
 /// Keeps of an index's entries those that run on `wanted`, best first; entries equally good keep

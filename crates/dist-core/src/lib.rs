@@ -45,7 +45,9 @@ pub use error::{
 };
 pub use extents::Extents;
 pub use filter::{Fields, Filter};
-pub use handler::{Handler, MAX_DEPTH, Visit, children, dispatch, select_platform, walk};
+pub use handler::{
+    Handler, MAX_DEPTH, Visit, children, dispatch, read_verified, select_platform, walk,
+};
 pub use image::{Image, ImageName, Namespace};
 pub use labels::{
     DISCARDED, DISTRIBUTION_SOURCE, GC_EXPIRE, GC_REF_CONTENT, GC_REF_SNAPSHOT, GC_ROOT,

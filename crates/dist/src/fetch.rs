@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use dist_core::{
-    Descriptor, Digest, Event, Fetcher, Handler, Labels, Platform, Progress, Resolved,
-    Resolver as _, Result, Visit, children, dispatch,
+    ContentMismatch, Descriptor, Digest, Event, Fetcher, Handler, Labels, Platform, Progress,
+    Resolved, Resolver as _, Result, Visit, children, dispatch,
 };
 
 use crate::blocking::{Alive, blocking};
 use crate::ingest::Intake;
-use crate::layers::{best, check_document_size};
+use crate::layers::{best, check_document_size, read_document};
 use crate::references::Belongings;
 use crate::session::root_label;
 use crate::{Operations, Remotes};
@@ -196,6 +196,25 @@ impl Bare {
     }
 }
 
+impl FetchHandler {
+    /// What a document that is there names; a config is but read.
+    async fn below(&self, desc: &Descriptor) -> Result<Vec<Descriptor>> {
+        let (content, desc) = (Arc::clone(&self.intake.content), desc.clone());
+        blocking(move || {
+            if desc.media_type.is_config() {
+                read_document(&*content, &desc)?;
+            }
+            children(&*content, &desc)
+        })
+        .await
+    }
+
+    async fn put_aside(&self, desc: &Descriptor) -> Result<()> {
+        let (content, digest) = (Arc::clone(&self.intake.content), desc.digest);
+        blocking(move || content.put_aside(&digest)).await
+    }
+}
+
 #[async_trait]
 impl Handler for FetchHandler {
     async fn handle(&self, desc: &Descriptor) -> Result<Visit> {
@@ -209,9 +228,14 @@ impl Handler for FetchHandler {
             check_document_size(desc)?;
         }
         self.intake.fetch(desc).await?;
-        let below = {
-            let (content, desc) = (Arc::clone(&self.intake.content), desc.clone());
-            blocking(move || children(&*content, &desc)).await?
+        let below = match self.below(desc).await {
+            Err(error) if error.find::<ContentMismatch>().is_some() => {
+                tracing::info!(digest = %desc.digest, ?error, "a damaged document is fetched again");
+                self.put_aside(desc).await?;
+                self.intake.fetch(desc).await?;
+                self.below(desc).await?
+            }
+            below => below?,
         };
         let mut below = if media_type.is_index() { self.platforms.choose(below)? } else { below };
         self.bare.retain(desc, &mut below)?;

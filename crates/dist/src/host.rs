@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dist_core::{
-    Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester, Namespace, Outline,
-    Progress, Provider, Result, Snapshotter,
+    Cancel, ContentMismatch, Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester,
+    Namespace, Outline, Progress, Provider, Result, Snapshotter,
 };
 use dist_store::{ContentStore, ImageStore, Known, Outlined, Store};
 
@@ -45,6 +45,15 @@ pub trait Contents: Provider + Ingester {
     /// # Errors
     /// `NotFound`, `Storage`.
     fn delete(&self, digest: &Digest) -> Result<()>;
+
+    /// Puts a blob aside that is not what its digest says, so that it can be brought again; one that
+    /// is stays. Where the blobs are somebody else's, nothing happens.
+    ///
+    /// # Errors
+    /// `NotFound`, `Storage`.
+    fn put_aside(&self, _digest: &Digest) -> Result<()> {
+        Ok(())
+    }
 
     /// Lists the ingests by key.
     ///
@@ -185,6 +194,13 @@ impl Contents for ContentStore {
 
     fn delete(&self, digest: &Digest) -> Result<()> {
         self.delete(digest)
+    }
+
+    fn put_aside(&self, digest: &Digest) -> Result<()> {
+        match self.verify(digest, &Cancel::default()) {
+            Err(error) if error.find::<ContentMismatch>().is_some() => Ok(()),
+            verified => verified,
+        }
     }
 
     fn ingests(&self) -> Result<Vec<IngestStatus>> {

@@ -1,11 +1,9 @@
 //! The layers of one image: what to unpack under which chain ID.
 
-use std::io::Read as _;
-
 use dist_core::{
-    ChainId, ContentMismatch, Context as _, Descriptor, DiffId, Digest, Document, Error, ErrorKind,
-    ImageConfig, MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt as _, chain_ids,
-    children, select_platform,
+    ChainId, ContentMismatch, Descriptor, DiffId, Digest, Document, Error, ErrorKind, ImageConfig,
+    MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt as _, chain_ids, children,
+    read_verified, select_platform,
 };
 
 use crate::fetch::Platforms;
@@ -202,15 +200,13 @@ pub(crate) fn image_parts(
     Ok((read.config, read.layers))
 }
 
-/// Reads a manifest, an index or a config that is there.
+/// Reads a manifest, an index or a config that is there, and compares it with its digest.
+///
+/// # Errors
+/// `ResourceExhausted` where it is too long; those of [`dist_core::read_verified`].
 pub fn read_document(provider: &dyn Provider, desc: &Descriptor) -> Result<Vec<u8>> {
     check_document_size(desc)?;
-    let blob = provider.open(&desc.digest)?;
-    let mut bytes = Vec::new();
-    blob.take(MAX_DOCUMENT_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .context(ErrorKind::Storage, || format!("read {}", desc.digest))?;
-    Ok(bytes)
+    read_verified(provider, &desc.digest)
 }
 
 /// Refuses documents larger than any registry takes, before they are fetched.

@@ -39,7 +39,10 @@ pub(crate) async fn find(
         };
         let mut chain_id = None;
         for unpacking in &needs.unpacks {
-            let plan = needs.plan(&engine.content(), unpacking)?;
+            let plan = match needs.plan(&engine.content(), unpacking) {
+                Err(error) if is_of_content(&error) => return Ok(None),
+                plan => plan?,
+            };
             if !is_unpacked(&engine, &plan, unpacking)? {
                 return Ok(None);
             }

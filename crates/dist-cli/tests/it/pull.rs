@@ -217,6 +217,42 @@ fn a_blob_that_the_disk_lost_is_fetched_again() {
     verify_image(&dist, &reference, &image);
 }
 
+/// Changes one byte of a blob on the disk; its size stays.
+fn damage(dist: &Dist, digest: &str) {
+    let path = dist.root().join("content/blobs").join(digest.replace(':', "/"));
+    let mut bytes = fs_err::read(&path).expect("read a blob");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs_err::remove_file(&path).expect("replace a blob");
+    fs_err::write(&path, bytes).expect("damage a blob");
+}
+
+#[test]
+fn a_document_that_the_disk_changed_is_fetched_again() {
+    let _timed = timed("pull");
+    let registry = Registry::start();
+    let image = Image::random(5, &[30_000, 20_000]);
+    image.push(&registry, "test/changed", "1");
+    let (dist, reference) = (dist(), registry.reference("test/changed:1"));
+    let config = image.blobs[0].digest.to_string();
+    for digest in [image.digest(), config] {
+        pull(&dist, &reference);
+        damage(&dist, &digest);
+        dist.run(&["fsck"]).exit(0);
+        let found = dist.run(&["fsck", "--deep"]).exit(8).text();
+        assert!(found.contains(&digest), "looking changes nothing: {found}");
+        for how in ["pull", "fetch"] {
+            pull(&dist, &reference);
+            damage(&dist, &digest);
+            dist.ok(&[how, &reference]);
+            verify_image(&dist, &reference, &image);
+            assert!(dist.ok(&["fsck", "--deep"]).text().ends_with("nothing is wrong\n"));
+        }
+    }
+    let aside = fs_err::read_dir(dist.root().join("quarantine")).expect("list what is aside");
+    assert_eq!(aside.count(), 6, "nothing damaged is thrown away");
+}
+
 #[test]
 fn snapshots_come_back_from_blobs_without_a_registry() {
     let _timed = timed("pull");
