@@ -243,6 +243,13 @@ impl Dirs {
         Ok(names(&self.base)?.iter().filter_map(|name| self.owner(name)).collect())
     }
 
+    /// The snapshots that have a directory and, where they are committed, don't need it.
+    pub(crate) fn left_directories(&self) -> Result<Vec<SnapshotId>> {
+        let names = names(&self.base)?;
+        let ids = names.iter().filter_map(|name| SnapshotId::parse(name));
+        Ok(ids.filter(|id| self.layout.has_left_directory(&self.fs(*id))).collect())
+    }
+
     /// The snapshot that a name in the snapshotter's directory is of.
     pub(crate) fn owner(&self, name: &str) -> Option<SnapshotId> {
         let mut suffixes = std::iter::once(&"").chain(self.layout.beside());

@@ -114,6 +114,11 @@ impl Layout for Images {
         image_path(fs)
     }
 
+    fn has_left_directory(&self, fs: &Path) -> bool {
+        let meta = final_image_path(fs).map(|path| path.symlink_metadata());
+        matches!(meta, Some(Ok(meta)) if meta.is_file())
+    }
+
     fn measure(&self, fs: &Path) -> io::Result<Usage> {
         let meta = std::fs::symlink_metadata(image_path(fs))?;
         Ok(Usage { bytes: meta.blocks() * 512, inodes: 1 })

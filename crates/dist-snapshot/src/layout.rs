@@ -28,6 +28,11 @@ pub(crate) trait Layout: fmt::Debug + Send + Sync {
     /// What a committed snapshot is.
     fn committed(&self, fs: &Path) -> PathBuf;
 
+    /// Whether a committed snapshot needs its directory no more.
+    fn has_left_directory(&self, _fs: &Path) -> bool {
+        false
+    }
+
     /// What a committed snapshot takes on the disk.
     fn measure(&self, fs: &Path) -> io::Result<Usage>;
 

@@ -24,8 +24,8 @@ pub struct Leftover {
     pub bytes: u64,
 }
 
-/// Removes the directories of snapshots that have no row, of every snapshotter and namespace, and
-/// all that is in the trash. Returns how many they were.
+/// Removes the directories of snapshots that have no row, of every snapshotter and namespace, those
+/// that committed snapshots have left, and all that is in the trash. Returns how many they were.
 ///
 /// Safe at any time, whatever else uses the store. A directory that something is mounted on is left
 /// for another time.
@@ -65,6 +65,9 @@ pub fn leftovers(store: &Store) -> Result<Vec<Leftover>> {
     let mut leftovers = Vec::new();
     for name in NAMES {
         let dirs = Dirs::new(store, name);
+        each_left_directory(store, &dirs, name, &mut |id| {
+            leftovers.push(measured_directory(&dirs, id));
+        })?;
         let (_alone, garbage) = garbage(store, &dirs, name)?;
         leftovers.extend(garbage.into_iter().map(|id| measured_snapshot(&dirs, id)));
     }
@@ -85,6 +88,21 @@ fn purge_each(store: &Store, tell: &mut dyn FnMut(&dyn Fn() -> Leftover)) -> Res
     let mut failure: Option<Error> = None;
     for name in NAMES {
         let dirs = Dirs::new(store, name);
+        let mut note = |id, discarded: Result<()>| match discarded {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                tracing::debug!(%id, ?error, "a directory without a snapshot is in use");
+            }
+            Err(error) if failure.is_none() => failure = Some(error),
+            _ => (),
+        };
+        each_left_directory(store, &dirs, name, &mut |id| {
+            let discard = || {
+                dirs.check_idle(id)?;
+                tell(&|| measured_directory(&dirs, id));
+                dirs::remove_tree(&dirs.dir(id))
+            };
+            note(id, { discard }());
+        })?;
         let (_alone, garbage) = garbage(store, &dirs, name)?;
         for id in garbage {
             let discard = || {
@@ -92,13 +110,7 @@ fn purge_each(store: &Store, tell: &mut dyn FnMut(&dyn Fn() -> Leftover)) -> Res
                 tell(&|| measured_snapshot(&dirs, id));
                 dirs.discard(id)
             };
-            match { discard }() {
-                Err(error) if error.kind() == ErrorKind::Busy => {
-                    tracing::debug!(%id, ?error, "a directory without a snapshot is in use");
-                }
-                Err(error) => failure = failure.or(Some(error)),
-                Ok(()) => (),
-            }
+            note(id, { discard }());
         }
         let there: Vec<_> = dirs.list()?.into_iter().collect();
         dirs.release(&there, || store.snapshots_below_open(name));
@@ -129,6 +141,11 @@ fn measured_snapshot(dirs: &Dirs, id: SnapshotId) -> Leftover {
     Leftover { path, id: Some(id), bytes }
 }
 
+fn measured_directory(dirs: &Dirs, id: SnapshotId) -> Leftover {
+    let path = dirs.dir(id);
+    Leftover { bytes: disk_bytes(&path), path, id: Some(id) }
+}
+
 /// What a file or directory takes on the disk; 0 where it can't be measured.
 #[must_use]
 pub fn disk_bytes(path: &Path) -> u64 {
@@ -137,6 +154,29 @@ pub fn disk_bytes(path: &Path) -> u64 {
         Ok(meta) => meta.blocks() * 512,
         Err(_) => 0,
     }
+}
+
+/// Visits the directories that committed snapshots have left, whose makers were killed before they
+/// removed them; none while anybody makes a snapshot, for it may be made anew in just that one.
+fn each_left_directory(
+    store: &Store,
+    dirs: &Dirs,
+    name: &str,
+    visit: &mut dyn FnMut(SnapshotId),
+) -> Result<()> {
+    if store.is_read_only() || dirs.left_directories()?.is_empty() {
+        return Ok(());
+    }
+    let Some(_alone) = dirs.making_alone()? else { return Ok(()) };
+    let rows = store.snapshot_rows()?;
+    let committed: BTreeSet<SnapshotId> = rows
+        .into_iter()
+        .filter(|row| row.committed && row.snapshotter == name)
+        .map(|row| row.id)
+        .collect();
+    let left = dirs.left_directories()?;
+    left.into_iter().filter(|id| committed.contains(id)).for_each(visit);
+    Ok(())
 }
 
 /// The directories that have no row and get none while the lock, if any, is held.

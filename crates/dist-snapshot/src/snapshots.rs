@@ -261,10 +261,12 @@ impl<D: Driver> Snapshotter for Snapshots<D> {
                 Some(usage) => usage,
                 None => self.measure(&tree, |tree| self.dirs.layout().measure(tree))?,
             };
+            let making = self.dirs.making()?;
             let result = self.records.commit(name, key, parent, labels, usage);
             if let Err(error) = self.driver.frozen(&tree, result.is_ok()) {
                 tracing::debug!(%key, ?error, "what a frozen snapshot leaves was not removed");
             }
+            drop(making);
             if result.is_ok() {
                 self.dirs.release(&record.parents, || self.records.below_open());
             }

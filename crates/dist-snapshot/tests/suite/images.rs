@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use dist_core::{Cancel, ErrorKind};
-use dist_store::Checked;
+use dist_store::{Checked, Problem};
 
 use crate::support::{Bench, Detail, fails, key, write};
 
@@ -58,6 +58,38 @@ fn what_older_programs_committed_stays_in_use() {
         bench.remove(name).unwrap();
     }
     assert_eq!(bench.names(), BTreeSet::new());
+}
+
+#[test]
+fn the_directory_that_a_killed_commit_leaves_is_found_and_removed() {
+    let bench = Bench::new("erofs");
+    bench.layer("base", None, |root| write(&root.join("base"), "x"));
+    bench.layer("old", None, |root| write(&root.join("old"), "x"));
+    let at = |name: &str| bench.store.root().join("snapshots/erofs").join(name);
+    for id in ["1", "2"] {
+        std::fs::create_dir_all(at(id).join("fs/below")).unwrap();
+        std::fs::create_dir(at(id).join("work")).unwrap();
+        write(&at(id).join("fs/below/file"), "x");
+    }
+    std::fs::rename(at("2.erofs"), at("2/layer.erofs")).unwrap();
+    bench.prepare("active", Some("base"));
+    assert_eq!(names(&bench), ["1", "1.erofs", "1.fs", "2", "3"]);
+
+    let found = dist_snapshot::leftovers(&bench.store).unwrap();
+    assert_eq!(found.iter().map(|left| &left.path).collect::<Vec<_>>(), [&at("1")]);
+    assert!(found[0].bytes > 0);
+    let mut checked = Checked::default();
+    dist_snapshot::check(&bench.store, &Cancel::default(), &mut checked).unwrap();
+    let problems: Vec<_> = checked.findings.iter().map(|found| found.problem).collect();
+    assert_eq!(problems, [Problem::SnapshotUnowned]);
+
+    assert_eq!(dist_snapshot::purge_measured(&bench.store).unwrap(), found);
+    assert_eq!(names(&bench), ["1.erofs", "1.fs", "2", "3"]);
+    verify(&bench);
+    assert_eq!(dist_snapshot::purge(&bench.store).unwrap(), 0);
+    for (name, file) in [("base", "base"), ("old", "old")] {
+        assert!(bench.tree(name, Detail::Content).contains_key(Path::new(file)));
+    }
 }
 
 #[test]
