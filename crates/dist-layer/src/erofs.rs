@@ -17,6 +17,7 @@ mod write;
 use std::fs::File;
 use std::io::{Read, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use dist_core::{Applied, Cancel, Context as _, Descriptor, DiffId, Digest, ErrorKind, Result};
 
@@ -82,6 +83,24 @@ pub fn erofs_tar(mut file: File) -> std::io::Result<impl Read> {
     }
     file.seek(SeekFrom::Start(BASE))?;
     Ok(file.take(size))
+}
+
+/// Opens an image, and compares its length with what it says of itself: one read.
+///
+/// # Errors
+/// `InvalidData` where it is no image, or is cut off; those of the file system.
+pub fn open_erofs(path: &Path) -> std::io::Result<File> {
+    let wrong = |message| Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
+    // Opening something else, as a pipe, may wait.
+    if !std::fs::symlink_metadata(path)?.is_file() {
+        return wrong("it is no file");
+    }
+    let file = File::open(path)?;
+    match format::said_length(&file)? {
+        Some(length) if length <= file.metadata()?.len() => Ok(file),
+        Some(_) => wrong("the image is cut off"),
+        None => wrong("it has no superblock"),
+    }
 }
 
 fn image(

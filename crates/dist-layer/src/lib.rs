@@ -37,7 +37,7 @@ pub use cores::Cores;
 pub use diff::{DiffOptions, LayerDiffer, first_difference};
 pub use erofs::{
     ErofsOptions, erofs_tar, final_image_path, image_path, inherit_erofs_dirs, new_image_path,
-    write_erofs, write_erofs_dir,
+    open_erofs, write_erofs, write_erofs_dir,
 };
 pub use inherit::inherit_dirs;
 pub use limits::{ApplyOptions, Limits};

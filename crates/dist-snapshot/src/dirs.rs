@@ -79,7 +79,14 @@ impl Dirs {
         is_there(&self.fs(id))
     }
 
-    /// Whether a snapshot that was committed has what it then had.
+    /// Whether a snapshot that was committed has what it then had, as far as a short look tells.
+    pub(crate) fn is_usable(&self, id: SnapshotId) -> Result<bool> {
+        let fs = self.fs(id);
+        let usable = self.layout.is_usable(&fs);
+        usable.context(ErrorKind::Storage, || at("look at", &self.layout.committed(&fs)))
+    }
+
+    /// Whether there is anything where a snapshot that was committed has its files.
     pub(crate) fn is_there(&self, id: SnapshotId) -> Result<bool> {
         is_there(&self.layout.committed(&self.fs(id)))
     }

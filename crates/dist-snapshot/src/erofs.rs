@@ -21,8 +21,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dist_core::{Cancel, Context, Error, ErrorKind, LayerForm, Mount, Result, SnapshotKind, Usage};
-use dist_layer::{erofs_tar, final_image_path, image_path, new_image_path, write_erofs_dir};
+use dist_core::{
+    Cancel, Context, DamagedStore, Error, ErrorKind, LayerForm, Mount, Result, SnapshotKind, Usage,
+};
+use dist_layer::{
+    erofs_tar, final_image_path, image_path, new_image_path, open_erofs, write_erofs_dir,
+};
 use dist_store::{Feature, Store};
 use rustix::fs::{AtFlags, CWD, Mode, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -114,18 +118,32 @@ impl Layout for Images {
         image_path(fs)
     }
 
+    fn is_usable(&self, fs: &Path) -> io::Result<bool> {
+        match open_erofs(&image_path(fs)) {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) =>
+            {
+                Ok(false)
+            }
+            opened => opened.map(|_| true),
+        }
+    }
+
     fn has_left_directory(&self, fs: &Path) -> bool {
         let meta = final_image_path(fs).map(|path| path.symlink_metadata());
         matches!(meta, Some(Ok(meta)) if meta.is_file())
     }
 
     fn measure(&self, fs: &Path) -> io::Result<Usage> {
-        let meta = std::fs::symlink_metadata(image_path(fs))?;
+        let meta = open_erofs(&image_path(fs))?.metadata()?;
         Ok(Usage { bytes: meta.blocks() * 512, inodes: 1 })
     }
 
     fn replace(&self, new: &Path, fs: &Path) -> Result<()> {
         self.detach(fs)?;
+        if let Some(path) = final_image_path(fs).filter(|path| path.is_dir()) {
+            remove_tree(&path)?;
+        }
         settle(new)?;
         remove_tree(fs.parent().unwrap_or(fs))
     }
@@ -195,6 +213,12 @@ pub(crate) fn attach(fs: &Path, via: Via) -> Result<PathBuf> {
     match mount_image(NAME, &image_path(fs), &target, via) {
         // Somebody else did meanwhile.
         Err(error) if error.kind() == ErrorKind::Busy && is_mounted(&target)? => Ok(target),
+        Err(error) if mount::is_damaged(&error) => {
+            tracing::debug!(?error, "an image can't be mounted");
+            let message = at("mount image", &image_path(fs));
+            let damage = DamagedStore { mismatch: None };
+            Err(Error::new(ErrorKind::Storage, message).with_source(damage))
+        }
         result => result.map(|()| target),
     }
 }

@@ -28,6 +28,14 @@ pub(crate) trait Layout: fmt::Debug + Send + Sync {
     /// What a committed snapshot is.
     fn committed(&self, fs: &Path) -> PathBuf;
 
+    /// Whether what a committed snapshot is can be used, as far as a short look tells.
+    fn is_usable(&self, fs: &Path) -> io::Result<bool> {
+        match std::fs::symlink_metadata(self.committed(fs)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            meta => meta.map(|_| true),
+        }
+    }
+
     /// Whether a committed snapshot needs its directory no more.
     fn has_left_directory(&self, _fs: &Path) -> bool {
         false

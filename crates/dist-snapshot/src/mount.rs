@@ -189,6 +189,13 @@ fn kind(error: &attach::AttachError) -> ErrorKind {
     }
 }
 
+/// Whether an image was not mounted because of what is in it.
+pub(crate) fn is_damaged(error: &Error) -> bool {
+    error
+        .find::<attach::AttachError>()
+        .is_some_and(|error| matches!(error.errno(), Errno::INVAL | Errno::UCLEAN))
+}
+
 /// The kind of an error about one of our directories.
 pub(crate) fn errno_kind(errno: Errno) -> ErrorKind {
     match errno {

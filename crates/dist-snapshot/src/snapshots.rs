@@ -126,7 +126,7 @@ impl<D: Driver> Snapshots<D> {
         Err(Error::new(ErrorKind::FailedPrecondition, message))
     }
 
-    /// Fails with `NotFound` where the files of a committed snapshot, or of one below it, are lost.
+    /// Fails with `NotFound` where the files of a committed snapshot, or of one below it, are lost or cut off.
     ///
     /// Somebody removed the directory: nothing here removes one before its row. The rows of the
     /// lost one and of all on top go too, so that the layers can be unpacked again.
@@ -136,14 +136,18 @@ impl<D: Driver> Snapshots<D> {
         }
         let mut lost = None;
         for id in std::iter::once(record.id).chain(record.parents.iter().copied()) {
-            if !self.dirs.is_there(id)? {
+            if !self.dirs.is_usable(id)? {
                 lost = Some(id); // in the end the lowest
             }
         }
         let Some(lost) = lost else { return Ok(()) };
         let what = || {
             let path = self.dirs.layout().committed(&self.dirs.fs(lost));
-            format!("use snapshot {}: its files at {} are gone", record.info.key, path.display())
+            format!(
+                "use snapshot {}: its files at {} are gone or damaged",
+                record.info.key,
+                path.display()
+            )
         };
         let forgotten = self.records.forget_lost(lost).during(what)?;
         tracing::debug!(key = %record.info.key, ?forgotten, "a lost snapshot is forgotten");

@@ -534,3 +534,57 @@ fn images_are_compared_with_their_layers_and_written_again() {
     assert_eq!(problems(&found), [("snapshot-lost", true, true)]);
     pulled.assert_healthy();
 }
+
+/// Ways to damage a snapshot's image so that its length, or that it is none, tells.
+const CUTS: [&str; 4] = ["none of it", "a part of it", "a directory", "other bytes"];
+
+fn cut(image: &Path, how: &str) {
+    let mut bytes = fs_err::read(image).unwrap();
+    fs_err::remove_file(image).unwrap();
+    match how {
+        "none of it" => bytes.clear(),
+        "a part of it" => bytes.truncate(5000),
+        "a directory" => return fs_err::create_dir_all(image.join("below")).unwrap(),
+        _ => bytes.fill(7),
+    }
+    fs_err::write(image, bytes).unwrap();
+}
+
+#[test]
+fn an_image_that_is_cut_off_is_found_at_once_and_written_again() {
+    let _timed = timed("fsck");
+    let pulled = Pulled::new("erofs");
+    let before = rootfs(&pulled);
+    let image = |tree: &PathBuf| tree.parent().unwrap().with_extension("erofs");
+    for how in CUTS {
+        let images: Vec<PathBuf> = pulled.trees("erofs").iter().map(image).collect();
+        images.iter().for_each(|path| cut(path, how));
+        let found = pulled.fsck(&["--deep"], 8);
+        let each = |repaired| vec![("snapshot-contents", true, repaired); images.len()];
+        assert_eq!(problems(&found), each(false), "{how}");
+        let found = pulled.fsck(&["--repair"], 0);
+        assert_eq!(problems(&found), each(true), "{how}");
+        pulled.assert_healthy();
+        rootfs(&pulled).assert_same(&before, how);
+
+        // The next use notices it as well.
+        cut(images.last().unwrap(), how);
+        pulled.dist.ok(&["pull", &pulled.reference]);
+        pulled.assert_healthy();
+        rootfs(&pulled).assert_same(&before, how);
+    }
+}
+
+#[test]
+fn an_image_that_the_kernel_refuses_is_told_as_damage() {
+    let _timed = timed("fsck");
+    let pulled = Pulled::new("erofs");
+    let image = pulled.trees("erofs")[0].parent().unwrap().with_extension("erofs");
+    let mut bytes = fs_err::read(&image).unwrap();
+    // The superblock asks for what no kernel knows.
+    bytes[1024 + 83] = 0x80;
+    rewrite(&image, &bytes);
+    let chain = chain_of(&pulled.dist, &pulled.image.digest());
+    let said = pulled.dist.run(&["rootfs", "prepare", "--view", &chain, "refused"]).exit(8);
+    said.says("dist fsck --repair").says(image.to_str().unwrap());
+}

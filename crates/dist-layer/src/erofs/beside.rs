@@ -21,9 +21,10 @@ const EXTENSION: &str = "erofs";
 /// The image that stands for the directory `dir`, which may be gone.
 #[must_use]
 pub fn image_path(dir: &Path) -> PathBuf {
+    let new = new_image_path(dir);
     match final_image_path(dir) {
-        Some(path) if path.exists() => path,
-        _ => new_image_path(dir),
+        Some(path) if path.exists() || !new.exists() => path,
+        _ => new,
     }
 }
 
@@ -90,12 +91,15 @@ pub(crate) fn inherit(target: &Path, parents: &[PathBuf], dirs: &[Vec<u8>]) -> R
             .open(path)
             .context(ErrorKind::Storage, || format!("open {}", path.display()))
     };
-    let image = image_path(target);
+    // What is made anew stands beside what it will replace.
+    let new = new_image_path(target);
+    let image = if new.exists() { new } else { image_path(target) };
     if !image.exists() {
         return Ok(false);
     }
     let parents: Vec<File> =
         parents.iter().map(|parent| open(&image_path(parent), false)).collect::<Result<_>>()?;
-    inherit_erofs_dirs(&open(&image, true)?, &parents, dirs)?;
+    inherit_erofs_dirs(&open(&image, true)?, &parents, dirs)
+        .during(|| format!("complete {}", image.display()))?;
     Ok(true)
 }

@@ -1,6 +1,10 @@
 //! The bytes of an EROFS image, as Linux 6.6 and later read them (`fs/erofs/erofs_fs.h`): blocks of
 //! 512 bytes, extended inodes, extended attributes beside their inode, no compression.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
 use super::tree::{Attributes, Body};
 
 /// Bytes of a block. A tar's bodies begin at multiples of it, so they can stay where they are.
@@ -91,6 +95,17 @@ impl Superblock {
         };
         (read.encode() == *bytes).then_some(read)
     }
+}
+
+/// How long an image says it is; `None` for what is none.
+pub(super) fn said_length(file: &File) -> io::Result<Option<u64>> {
+    let mut bytes = [0; SUPER_SIZE];
+    match file.read_exact_at(&mut bytes, SUPER_OFFSET) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let of_ours = u32_at(&bytes, 0) == MAGIC && BLOCK == 1 << (bytes[12] & 63);
+    Ok(of_ours.then(|| u64::from(u32_at(&bytes, 36)) * BLOCK))
 }
 
 /// An inode's first bytes; what its node does not say is given.

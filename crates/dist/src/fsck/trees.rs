@@ -13,6 +13,7 @@ use dist_core::{
 };
 use dist_layer::{
     ApplyOptions, Cores, LayerApplier, erofs_tar, first_difference, image_path, inherit_dirs,
+    open_erofs,
 };
 use dist_store::{Finding, Problem, SnapshotRow, Subject};
 use rustix::fs::FlockOperation;
@@ -122,7 +123,9 @@ impl<'a> Trees<'a> {
         let content = self.engine.in_namespace(row.namespace.clone()).content();
         let needed = if row.snapshotter == "native" { layers } else { &layers[layers.len() - 1..] };
         let image = self.is_image(row)?;
-        let lost = |dir: &PathBuf| if image { !image_path(dir).exists() } else { !dir.exists() };
+        let lost = |dir: &PathBuf| {
+            if image { open_erofs(&image_path(dir)).is_err() } else { !dir.exists() }
+        };
         let parent = layers[layers.len() - 1].parent;
         let below = parent.map_or_else(|| Ok(Vec::new()), |parent| self.below(row, parent));
         let is_lost = |layer: &Layer| content.open(&layer.desc.digest).is_err();
