@@ -23,7 +23,7 @@ use dist_core::{
     Any, Cancel, ChainId, Container, ContainerId, Context as _, Error, ErrorKind, Labels, Result,
     ResultExt as _, SnapshotKey,
 };
-use dist_snapshot::mount::Seen;
+use dist_snapshot::{mount::Seen, remove_tree};
 use dist_store::{ContainerStore, LockGuard};
 
 use crate::{
@@ -167,13 +167,7 @@ impl Containers {
     /// The place among the cgroups: flat, so that nothing is left above it, and not that of another
     /// store.
     fn cgroup(&self, id: &ContainerId) -> Result<String> {
-        let mut bytes = [0; 16];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-            .context(ErrorKind::Internal, || "get random bytes".into())?;
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        let (high, low) = ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]);
-        let new = format!("{:016x}{:016x}", u64::from_be_bytes(high), u64::from_be_bytes(low));
-        let store = self.engine.store().identity(&new)?;
+        let store = self.engine.store().identity()?;
         let store: String = store.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         Ok(format!("/dist-{store}-{}-{id}", self.engine.namespace()))
     }
@@ -214,7 +208,8 @@ impl Containers {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             entries => entries.context(ErrorKind::Storage, || format!("list {}", dir.display()))?,
         };
-        for entry in entries.flatten() {
+        for entry in entries {
+            let entry = entry.context(ErrorKind::Storage, || format!("list {}", dir.display()))?;
             let name = entry.file_name();
             let id = name.to_str().and_then(|name| name.parse::<ContainerId>().ok());
             let Some(id) = id else { continue };
@@ -292,11 +287,4 @@ fn remove_dir(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn remove_tree(path: &Path) -> Result<()> {
-    if path.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    dist_snapshot::remove_tree(path)
 }

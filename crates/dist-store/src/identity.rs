@@ -12,13 +12,13 @@ use crate::fsio::{self, at};
 const LIMIT: u64 = 256;
 
 impl Store {
-    /// The store's identity; where it has none yet, `new` becomes it, durably.
+    /// The store's identity, a UUID; one that has none yet gets a random one, durably.
     ///
     /// Of several processes that ask at once all get the same.
     ///
     /// # Errors
     /// `Storage`, also where there is none and nothing can be written.
-    pub fn identity(&self, new: &str) -> Result<String> {
+    pub fn identity(&self) -> Result<String> {
         let path = self.root().join("uuid");
         for _ in 0..2 {
             if let Some(bytes) = fsio::read_small(&path, LIMIT)? {
@@ -33,7 +33,7 @@ impl Store {
             let ours = self.root().join(fsio::unique("uuid"));
             let write = || {
                 let mut file = File::create(&ours)?;
-                writeln!(file, "{new}")?;
+                writeln!(file, "{}", uuid::Uuid::new_v4())?;
                 file.sync_all()?;
                 // Fails where somebody else was faster; then theirs is read.
                 match std::fs::hard_link(&ours, &path) {
@@ -58,12 +58,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         let store = Store::open(&root, StoreOptions::default()).unwrap();
-        assert_eq!(store.identity("one").unwrap(), "one");
-        assert_eq!(store.identity("two").unwrap(), "one");
+        let first = store.identity().unwrap();
+        first.parse::<uuid::Uuid>().unwrap();
+        assert_eq!(store.identity().unwrap(), first);
         drop(store);
         let store = Store::open(&root, StoreOptions::default()).unwrap();
-        assert_eq!(store.identity("three").unwrap(), "one");
+        assert_eq!(store.identity().unwrap(), first);
         std::fs::write(root.join("uuid"), "").unwrap();
-        assert_eq!(store.identity("four").unwrap_err().kind(), ErrorKind::Storage);
+        assert_eq!(store.identity().unwrap_err().kind(), ErrorKind::Storage);
     }
 }

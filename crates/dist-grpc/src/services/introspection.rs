@@ -4,7 +4,6 @@ use std::os::linux::fs::MetadataExt as _;
 
 use dist_core::{Context as _, Error, ErrorKind, Filter, Result};
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use crate::answer::reply;
 use crate::api::containerd::services::introspection::v1::introspection_server::Introspection;
@@ -43,7 +42,7 @@ impl Service {
 
     async fn server(&self) -> Result<ServerResponse> {
         let store = self.daemon.engine().store().clone();
-        let uuid = blocking(move || store.identity(&Uuid::new_v4().to_string())).await?;
+        let uuid = blocking(move || store.identity()).await?;
         let namespace = std::fs::metadata("/proc/self/ns/pid")
             .context(ErrorKind::Internal, || "stat /proc/self/ns/pid".into())?;
         Ok(ServerResponse {

@@ -1,4 +1,4 @@
-use dist_core::{Compression, MediaType};
+use dist_core::{Compression, ErrorKind, MediaType};
 use proptest::prelude::*;
 
 use super::*;
