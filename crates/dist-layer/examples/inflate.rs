@@ -2,7 +2,8 @@
 //! `benches/inflate` does, next to other programs.
 //!
 //! `cargo run --release -p dist-layer --example inflate -- DECODER LAYER`, the decoder being `ours`,
-//! `ours-crc` (with the CRC-32 that a pull computes too) or `zlib-rs`.
+//! `ours-crc` (with the CRC-32 that a pull computes too), `zlib-rs` or `guessed` (as helpers do it: it
+//! says how much of the layer that was).
 #![allow(missing_docs, reason = "a program")]
 
 #[path = "../src/compression"]
@@ -12,9 +13,11 @@ mod compression {
 }
 
 use std::fs::File;
-use std::io::Read;
+use std::hint::black_box;
+use std::io::{Read, Write};
 
-use compression::inflate::{Inflate, Progress};
+use compression::inflate::guess::{BEYOND, Guesser, STRETCH, Space};
+use compression::inflate::{HISTORY, Inflate, Progress};
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Bytes of input and of output at a time, as when a layer is unpacked.
@@ -26,7 +29,7 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [decoder, path] = &args[..] else {
-        return Err("usage: inflate ours|ours-crc|zlib-rs LAYER".into());
+        return Err("usage: inflate ours|ours-crc|zlib-rs|guessed LAYER".into());
     };
     let mut inflate = Box::new(Inflate::new());
     let mut ours = |input: &[u8], out: &mut [u8], filled| Ok(inflate.decode(input, out, filled)?);
@@ -37,12 +40,45 @@ fn main() -> Result<(), Failure> {
             let expected = run(path, &mut ours, |bytes| crc.update(bytes))?;
             if crc.finalize() == expected { Ok(()) } else { Err("the checksum is wrong".into()) }
         }
+        "guessed" => guessed(path),
         "zlib-rs" => {
             let mut zlib = Decompress::new(false);
             run(path, |input, out, filled| zlib_rs(&mut zlib, input, out, filled), |_| {}).map(drop)
         }
         _ => Err(format!("there is no decoder {decoder}").into()),
     }
+}
+
+/// Decodes each stretch as helpers do, from the first block that is found in it, and gives it out
+/// with any window: the cost of it, without the waiting.
+fn guessed(path: &str) -> Result<(), Failure> {
+    let mut layer = File::open(path)?;
+    let (mut guesser, mut space, mut input) = (Guesser::new(), Space::new(), Vec::new());
+    let (window, mut out) = (Box::new([0; HISTORY]), vec![0; OUTPUT]);
+    let (mut bytes, mut marked, mut made, mut bits) = (0, 0, 0, 0);
+    loop {
+        (&mut layer).take((STRETCH + BEYOND - input.len()) as u64).read_to_end(&mut input)?;
+        if input.len() < STRETCH + BEYOND {
+            break;
+        }
+        bytes += STRETCH;
+        let guess = guesser.guess(&input, &mut space, STRETCH);
+        input.drain(..STRETCH);
+        let Some(guess) = guess else { continue };
+        let mut at = 0;
+        while at < guess.length() {
+            at += space.give(&guess, at, &window, black_box(&mut out));
+        }
+        made += at;
+        marked += guess.marked();
+        bits += guess.end - guess.start;
+    }
+    writeln!(
+        std::io::stderr(),
+        "{bytes} compressed bytes, {} of them decoded to {made}, {marked} of these with marks",
+        bits / 8
+    )?;
+    Ok(())
 }
 
 fn zlib_rs(

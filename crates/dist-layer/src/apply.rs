@@ -26,6 +26,7 @@ use self::attributes::Host;
 use self::settle::settle;
 use self::unpack::{Unpacked, Unpacker};
 use crate::ApplyOptions;
+use crate::acl::DEFAULT;
 use crate::beneath::{Tree, each, failed, open_dir_at, remove_tree};
 use crate::compression::{Chunks, Inflater, Stream, inflating};
 use crate::erofs::{ErofsOptions, beside};
@@ -145,21 +146,36 @@ impl<'a> Job<'a> {
             LayerForm::Image { .. } => {
                 Err(Error::new(ErrorKind::Internal, "unpack an image into a directory"))
             }
-            LayerForm::Merged if is_empty(&tree)? => {
-                let done = self.unpack(stream, &mut tree, Marks::Ignored)?;
-                self.settle(&mut tree, done)
-            }
             LayerForm::Merged => {
-                let staging = Staging::new(&tree)?;
-                let mut done =
-                    self.unpack(stream, &mut staging.open(&tree, target)?, Marks::Nodes)?;
-                let mut staged = staging.open(&tree, target)?;
-                merge(&mut tree, &mut staged, &staging.name, &mut done.finals, done.marked)?;
-                drop(staged);
-                staging.remove(&tree)?;
+                let root = tree.stat(tree.root(), b".")?;
+                let mut done = self.merge(stream, &mut tree, target)?;
+                if !matches!(done.finals.get(b""), Some(Final::Explicit { .. })) {
+                    // What was made in it changed its time.
+                    let (mode, mtime) = (root.st_mode & 0o7777, time_of(&root));
+                    done.finals.replace(b"", Final::Kept { mode, mtime });
+                }
                 self.settle(&mut tree, done)
             }
         }
+    }
+
+    /// Lays down a layer over what is there; all but the ends of directories.
+    fn merge(
+        &self,
+        stream: Stream<impl Chunks>,
+        tree: &mut Tree,
+        target: &Path,
+    ) -> Result<Outcome> {
+        if is_empty(tree)? {
+            return self.unpack(stream, tree, Marks::Ignored);
+        }
+        let staging = Staging::new(tree)?;
+        let mut done = self.unpack(stream, &mut staging.open(tree, target)?, Marks::Nodes)?;
+        let mut staged = staging.open(tree, target)?;
+        merge(tree, &mut staged, &staging.name, &mut done.finals, done.marked)?;
+        drop(staged);
+        staging.remove(tree)?;
+        Ok(done)
     }
 
     fn unpack(
@@ -216,6 +232,15 @@ impl Staging {
             match rustix::fs::mkdirat(&tree.root().fd, name.as_slice(), Mode::RWXU) {
                 Ok(()) => {
                     let root = tree.root().clone();
+                    let fd = open_dir_at(&root.fd, &name);
+                    // All that is made in it would inherit the target's.
+                    match fd.and_then(|fd| rustix::fs::fremovexattr(fd, DEFAULT)) {
+                        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                        Err(errno) => {
+                            let message = format!("prepare directory {}", tree.show(&[], &name));
+                            return Err(failed(errno, message));
+                        }
+                    }
                     return Ok(Self { name, root, removed: std::cell::Cell::new(false) });
                 }
                 Err(Errno::EXIST) => {} // left by a process of the same number

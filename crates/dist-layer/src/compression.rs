@@ -12,6 +12,7 @@ mod input;
 mod output;
 mod recipe;
 mod ring;
+mod stretches;
 mod zstd;
 
 use std::io::{self, Read};
@@ -26,9 +27,10 @@ use self::input::Input;
 pub use self::output::Compressor;
 pub use self::recipe::Recipe;
 pub(crate) use self::ring::inflating;
+use self::stretches::{Cutter, Start};
 use self::zstd::Zstd;
-use crate::Limits;
 use crate::limits::exceeded;
+use crate::{Cores, Limits};
 
 /// Bytes inflated at a time: small enough to stay in the second-level cache until they are hashed
 /// and written.
@@ -168,6 +170,18 @@ impl<R: Read> Inflater<R> {
     /// Gives the hasher to whoever hashes instead.
     fn give_hasher(&mut self) -> Hasher {
         std::mem::replace(&mut self.hasher, Hasher::sha256())
+    }
+
+    /// Lets others inflate ahead what is read from here on, where that can be done and there are
+    /// cores for it: `start` starts them.
+    fn share<S: Start>(&mut self, cores: &Cores, start: S) -> Option<Cutter<S>> {
+        let Codec::Gzip(gzip) = &mut self.codec else { return None };
+        if !cores.may_help() {
+            return None;
+        }
+        let (cutter, guesses) = stretches::pair(self.input.taken(), start);
+        gzip.use_guesses(guesses);
+        Some(cutter)
     }
 
     /// Goes on with another reader of the same bytes; gives the one that it had.

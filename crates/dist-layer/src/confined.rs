@@ -36,6 +36,26 @@ impl Confined {
     /// `UnsafeLayer` for more symlinks than the kernel would follow; `ResourceExhausted` for more
     /// than `limit` bytes; `Storage`.
     pub fn read(&mut self, path: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some((bytes, shown)) = self.head(path, limit.saturating_add(1))? else {
+            return Ok(None);
+        };
+        if bytes.len() as u64 > limit {
+            let message = format!("read {shown}: it has more than {limit} bytes");
+            return Err(Error::new(ErrorKind::ResourceExhausted, message));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// As [`read`](Self::read), but no more than the first `most` bytes.
+    ///
+    /// # Errors
+    /// `UnsafeLayer`; `Storage`.
+    pub fn read_head(&mut self, path: &str, most: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.head(path, most)?.map(|(bytes, _)| bytes))
+    }
+
+    /// The beginning of a file, and how it is called in messages.
+    fn head(&mut self, path: &str, most: u64) -> Result<Option<(Vec<u8>, String)>> {
         let Some((dir, name)) = self.find(path.as_bytes())? else { return Ok(None) };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let shown = self.0.show(&dir.path, &name);
@@ -51,14 +71,10 @@ impl Confined {
         }
         let mut bytes = Vec::new();
         std::fs::File::from(file)
-            .take(limit.saturating_add(1))
+            .take(most)
             .read_to_end(&mut bytes)
             .context(ErrorKind::Storage, || format!("read {shown}"))?;
-        if bytes.len() as u64 > limit {
-            let message = format!("read {shown}: it has more than {limit} bytes");
-            return Err(Error::new(ErrorKind::ResourceExhausted, message));
-        }
-        Ok(Some(bytes))
+        Ok(Some((bytes, shown)))
     }
 
     /// Makes the directory at `path` and those above it, as far as they are missing, through

@@ -12,8 +12,10 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
 mod apply;
 mod archive;
+mod audit;
 mod beneath;
 mod compression;
 mod confined;
@@ -23,14 +25,18 @@ mod erofs;
 mod inherit;
 mod ledger;
 mod limits;
+mod listing;
+mod look;
 mod merge;
 mod name;
 mod tar;
 mod warnings;
 mod whiteout;
+mod xattrs;
 
 pub use apply::LayerApplier;
 pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader};
+pub use audit::{LayerFlaw, Severity, audit_layer};
 pub use compression::{Compressor, Recipe, decompress, detect};
 pub use confined::Confined;
 pub use cores::Cores;
@@ -41,3 +47,5 @@ pub use erofs::{
 };
 pub use inherit::inherit_dirs;
 pub use limits::{ApplyOptions, Limits};
+pub use listing::{LayerListing, Node, NodeKind, list_layer};
+pub use look::{Said, Spool, look_up};

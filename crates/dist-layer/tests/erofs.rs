@@ -11,6 +11,7 @@ mod tree;
 
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 use std::process::Command;
 
 use archive::{Item, archive, device, dir, file, hard_link, item, symlink};
@@ -115,6 +116,68 @@ fn whiteouts_and_what_replaces_what() {
     ]));
 }
 
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut value = vec![2, 0, 0, 0];
+    for (tag, permissions, id) in entries {
+        value.extend(tag.to_le_bytes());
+        value.extend(permissions.to_le_bytes());
+        value.extend(id.to_le_bytes());
+    }
+    value
+}
+
+const ACCESS: &str = "SCHILY.xattr.system.posix_acl_access";
+const DEFAULT: &str = "SCHILY.xattr.system.posix_acl_default";
+
+/// What Linux makes of them when they are set is what an image has.
+#[test]
+fn acls_and_what_no_node_can_have() {
+    let (owner, group, other) = ((1, 7, 0), (4, 5, 0), (32, 5, 0));
+    let short = acl(&[owner, group, other]);
+    let long = acl(&[owner, (2, 7, 1000), group, (8, 6, 7), (16, 5, 0), other]);
+    check(&archive(&[
+        file("junk", "x").pax(ACCESS, "junk"),
+        file("one-entry", "x").pax(ACCESS, acl(&[owner])),
+        file("old-version", "x").pax(ACCESS, [&[1, 0, 0, 0], &long[4..]].concat()),
+        file("empty", "x").pax(ACCESS, acl(&[])),
+        file("nothing", "x").pax(ACCESS, ""),
+        file("short", "x").mode(0o640).pax(ACCESS, &short),
+        file("contradicts", "x").mode(0o644).pax(ACCESS, &long),
+        file("setgid", "x").mode(0o2770).pax(ACCESS, &long),
+        file("no-directory", "x").pax(DEFAULT, &long),
+        symlink("link", "short").pax(ACCESS, &long).pax("SCHILY.xattr.user.a", "b"),
+        item("fifo", b'6').mode(0o620).pax(ACCESS, &long).pax("SCHILY.xattr.user.a", "b"),
+        dir("d").mode(0o700).pax(ACCESS, &long).pax(DEFAULT, &long),
+        file("d/inherits-nothing", "x").mode(0o666),
+        dir("d/nor-this").mode(0o777),
+        dir("short-default").pax(DEFAULT, &short),
+        dir("empty-default").pax(DEFAULT, acl(&[])),
+        dir("twice").mode(0o755).pax(ACCESS, &long),
+        dir("twice").mode(0o500),
+        dir("again").pax(DEFAULT, &long),
+        dir("again/below").pax(DEFAULT, &long),
+        file("again", "no directory"),
+        dir("again/"),
+        file("again/without", "x").mode(0o666),
+        file("names", "x")
+            .pax("SCHILY.xattr.user.", "x")
+            .pax("SCHILY.xattr.other.a", "x")
+            .pax(&format!("SCHILY.xattr.user.{}", "n".repeat(250)), "x")
+            .pax(&format!("SCHILY.xattr.user.{}", "n".repeat(251)), "x"),
+        file("values", "x").pax("SCHILY.xattr.trusted.a", vec![b'v'; 65536]),
+    ]));
+    let temp = tempfile::tempdir().unwrap();
+    let capability = file("a", "x").pax("SCHILY.xattr.security.capability", [1, 0, 0, 2, 0]);
+    let layer = archive(&[capability]);
+    let errors = [
+        write(&layer, &temp.path().join("image")).unwrap_err(),
+        apply(STACKED, &layer, &temp.path().join("tree")).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), dist_core::ErrorKind::Corrupt, "{}", chain(&error));
+    }
+}
+
 /// Names and targets of every length, so that blocks are filled to their last byte and not.
 #[test]
 fn directories_and_symlinks_of_every_size() {
@@ -149,6 +212,34 @@ fn twenty_thousand_names_in_one_directory() {
     let items: Vec<Item> =
         (0..20_000).map(|at| file(format!("d/{}", at * 7919 % 20_011), "")).collect();
     check(&archive(&items));
+}
+
+#[test]
+fn ten_thousand_directories_take_what_they_are_from_below() {
+    require_root();
+    let temp = tempfile::tempdir().unwrap();
+    let name = |at: u32| format!("d/{}", at * 7919 % 10_007);
+    let described = |at| dir(name(at)).mode(0o700 + at % 8).owner(at, 1).mtime(5);
+    let mut below: Vec<Item> = (0..10_000).map(described).collect();
+    let only_files: Vec<Item> = (0..10_000).map(|at| file(format!("{}/x", name(at)), "")).collect();
+    let layers = [archive(&below), {
+        // Attributes that need room in the image.
+        below[7] = described(7).pax("SCHILY.xattr.user.k", "v");
+        archive(&below)
+    }];
+    for (at, below) in layers.iter().enumerate() {
+        let place = |name: &str| temp.path().join(format!("{name}{at}"));
+        let images = [Image::new(below, &place("below"))];
+        let image = Image::above(&archive(&only_files), &place("above"), &images);
+        let (parent, target) = (place("parent"), place("target"));
+        apply(STACKED, below, &parent).unwrap();
+        let applied = apply(STACKED, &archive(&only_files), &target).unwrap();
+        dist_layer::inherit_dirs(&target, &[parent], &applied.implicit_dirs).unwrap();
+        let tree = tree::read(&image.at);
+        assert_eq!(tree[Path::new(&name(7))].xattrs.len(), at);
+        assert_eq!(tree[Path::new(&name(9999))].owner, (9999, 1));
+        assert_same(&tree::read(&target), &tree);
+    }
 }
 
 #[test]

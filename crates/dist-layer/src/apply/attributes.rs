@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use dist_core::{Error, ErrorKind, Result};
+use dist_core::Result;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -11,6 +11,7 @@ use crate::name::escape;
 use crate::tar::{Entry, Time};
 use crate::warnings::Warnings;
 use crate::whiteout::{is_host_xattr, is_private_xattr};
+use crate::xattrs::{CAPABILITY, NOT_SET, TOO_LARGE};
 
 /// What new files are given by this process, so that only differences cost a system call.
 #[derive(Clone, Copy, Debug)]
@@ -127,14 +128,15 @@ fn owner_result(
     }
 }
 
-/// Sets the extended attributes of an open file or directory.
+/// Sets the extended attributes of an open file or directory. What its file system does not take is a
+/// warning.
 pub(crate) fn set_xattrs(
     fd: impl AsFd,
     entry: &Entry,
     warnings: &mut Warnings,
     shown: impl Fn() -> String,
 ) -> Result<()> {
-    each_xattr(entry, warnings, shown, |key, value| {
+    each_xattr(&fd, entry, warnings, shown, |key, value| {
         rustix::fs::fsetxattr(&fd, key, value, XattrFlags::empty())
     })
 }
@@ -162,42 +164,47 @@ pub(crate) fn set_node_attributes(
         rustix::fs::chmod(path.as_str(), Mode::from_raw_mode(mode))
             .map_err(|errno| failed(errno, format!("set mode of {}", shown())))?;
     }
-    each_xattr(entry, warnings, shown, |key, value| {
+    each_xattr(&fd, entry, warnings, shown, |key, value| {
         rustix::fs::setxattr(path.as_str(), key, value, XattrFlags::empty())
     })
 }
 
 fn each_xattr(
+    fd: impl AsFd,
     entry: &Entry,
     warnings: &mut Warnings,
     shown: impl Fn() -> String,
     set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>,
 ) -> Result<()> {
     for (key, value) in &entry.xattrs {
-        if is_private_xattr(key) {
-            warnings.add("extended attribute of a storage driver dropped", &entry.path);
-            continue;
-        }
-        if is_host_xattr(key) {
-            warnings.add("security label dropped", &entry.path);
-            continue;
-        }
-        match set(key, value) {
-            Ok(()) => {}
-            Err(Errno::PERM | Errno::OPNOTSUPP) => {
-                warnings.add("extended attribute not set", &entry.path);
-            }
-            Err(errno) => {
+        let errno = match set(key, value) {
+            Ok(()) => continue,
+            Err(errno) => errno,
+        };
+        let what = match errno {
+            Errno::PERM | Errno::OPNOTSUPP => Some(NOT_SET),
+            // A program without its capabilities does not work, and nobody would know why.
+            _ if key == CAPABILITY => None,
+            Errno::INVAL | Errno::ACCESS => Some(NOT_SET),
+            Errno::TOOBIG | Errno::RANGE => Some(TOO_LARGE),
+            Errno::NOSPC if has_room(&fd) => Some(TOO_LARGE),
+            _ => None,
+        };
+        match what {
+            Some(what) => warnings.add(what, &entry.path),
+            None => {
                 let message = format!("set extended attribute {} of {}", escape(key), shown());
-                if errno == Errno::INVAL {
-                    let source = std::io::Error::from(errno);
-                    return Err(Error::new(ErrorKind::Corrupt, message).with_source(source));
-                }
                 return Err(failed(errno, message));
             }
         }
     }
     Ok(())
+}
+
+/// Whether the file system has room, so that there is none for one file's attributes alone.
+fn has_room(fd: impl AsFd) -> bool {
+    const ROOM: u64 = 1 << 20;
+    rustix::fs::fstatvfs(fd).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= ROOM)
 }
 
 /// Makes the extended attributes of `to` those of `from`, but for storage drivers' own.

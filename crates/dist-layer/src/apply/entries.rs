@@ -7,6 +7,7 @@ use crate::name::{escape, normalize, split};
 use crate::tar::{Entry, Kind, Tar};
 use crate::warnings::Warnings;
 use crate::whiteout::{Name, classify};
+use crate::xattrs::sift;
 
 /// What entries become. `name` is never empty; what has it before is replaced, but for directories.
 pub(crate) trait Entries {
@@ -19,7 +20,7 @@ pub(crate) trait Entries {
     fn parent(&mut self, path: &[u8]) -> Result<Self::Dir>;
 
     /// Takes what the layer says of its root.
-    fn root(&mut self, entry: &Entry) -> Result<()>;
+    fn root(&mut self, entry: &mut Entry) -> Result<()>;
 
     /// Hides `name` below.
     fn whiteout(&mut self, entry: &Entry, dir: &Self::Dir, name: &[u8]) -> Result<()>;
@@ -63,6 +64,7 @@ fn one<C: Chunks>(entry: &mut Entry, tar: &mut Tar<C>, entries: &mut impl Entrie
             let message = "replace the layer's root: it must stay a directory";
             return Err(Error::new(ErrorKind::UnsafeLayer, message));
         }
+        sift(entry, entries.warnings())?;
         return entries.root(entry);
     }
     let (parent, name) = split(&path);
@@ -80,6 +82,9 @@ fn one<C: Chunks>(entry: &mut Entry, tar: &mut Tar<C>, entries: &mut impl Entrie
     match meaning {
         Name::Whiteout(hidden) => entries.whiteout(entry, &dir, hidden),
         Name::Opaque => entries.opaque(&dir),
-        Name::Plain | Name::Aufs => entries.node(entry, tar, &dir, name),
+        Name::Plain | Name::Aufs => {
+            sift(entry, entries.warnings())?;
+            entries.node(entry, tar, &dir, name)
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! An ordinary file costs four system calls (create, write, set times, close) where its owner is
 //! this process's and its mode needs no more; each 256 KiB of its body one write more.
 
+mod defaults;
 mod file;
 
 use std::rc::Rc;
@@ -11,6 +12,7 @@ use dist_core::{Cancel, Error, ErrorKind, Result, Usage};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 
+use self::defaults::Defaults;
 use super::attributes::{
     Host, set_file_owner, set_node_attributes, set_owner, set_xattrs, timestamps,
 };
@@ -48,6 +50,7 @@ pub(crate) struct Unpacker<'a> {
     marked: bool,
     usage: Option<Usage>,
     filling: Option<Filling>,
+    defaults: Defaults,
 }
 
 impl<'a> Unpacker<'a> {
@@ -67,6 +70,7 @@ impl<'a> Unpacker<'a> {
             marked: false,
             usage: Some(Usage::default()),
             filling: None,
+            defaults: Defaults::default(),
         }
     }
 
@@ -77,7 +81,8 @@ impl<'a> Unpacker<'a> {
         // What went wrong there is of an earlier entry.
         self.fill()?;
         laid_down?;
-        let Self { ledger, warnings, marked, usage, .. } = self;
+        let Self { tree, ledger, mut warnings, marked, usage, defaults, .. } = self;
+        defaults.set(tree, &mut warnings)?;
         Ok(Unpacked { ledger, warnings, marked, usage, tar })
     }
 
@@ -116,7 +121,9 @@ impl<'a> Unpacker<'a> {
     fn clear(&mut self, dir: &Dir, name: &[u8]) -> Result<()> {
         self.usage = None;
         if self.tree.clear(dir, name)? {
-            self.ledger.gone(&join(&dir.path, name))?;
+            let path = join(&dir.path, name);
+            self.defaults.gone(&path);
+            self.ledger.gone(&path)?;
         }
         Ok(())
     }
@@ -125,7 +132,7 @@ impl<'a> Unpacker<'a> {
         self.host.differs(entry.uid, entry.gid)
     }
 
-    fn directory(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
+    fn directory(&mut self, entry: &mut Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
         let mode = self.host.making_mode(entry.mode);
         let mut reused = false;
         let mut hidden = false;
@@ -151,13 +158,15 @@ impl<'a> Unpacker<'a> {
         if reused || self.owns(entry) {
             set_owner(self.tree, dir, name, entry, &mut self.warnings)?;
         }
+        let path = join(&dir.path, name);
+        self.defaults.keep(&path, entry)?;
         if !entry.xattrs.is_empty() {
             let fd = open_for_attributes(self.tree, dir, name)?;
             let shown = || self.tree.show(&dir.path, name);
             set_xattrs(&fd, entry, &mut self.warnings, shown)?;
         }
         let end = Final::Explicit { mode: entry.mode, mtime: entry.mtime, reused };
-        self.ledger.set(&join(&dir.path, name), end)
+        self.ledger.set(&path, end)
     }
 
     fn symlink(&mut self, entry: &Entry, dir: &Rc<Dir>, name: &[u8]) -> Result<()> {
@@ -333,7 +342,8 @@ impl Entries for Unpacker<'_> {
         dir.ok_or_else(|| Error::new(ErrorKind::Internal, format!("make {}", escape(path))))
     }
 
-    fn root(&mut self, entry: &Entry) -> Result<()> {
+    fn root(&mut self, entry: &mut Entry) -> Result<()> {
+        self.defaults.keep(&[], entry)?;
         let root = self.tree.root().clone();
         let shown = || self.tree.show(&[], &[]);
         set_file_owner(&root.fd, entry, &mut self.warnings, shown)?;

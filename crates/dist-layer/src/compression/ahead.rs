@@ -3,11 +3,16 @@
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use crate::cores::HELPERS;
+
 /// Bytes read at a time.
 const SIZE: usize = 128 << 10;
 
 /// Buffers that go round.
 const BUFFERS: usize = 6;
+
+/// Buffers that are added for each thread that inflates what was read before its turn.
+const MORE: usize = 6;
 
 type Buffer = Box<[u8]>;
 
@@ -29,20 +34,29 @@ pub(super) struct Ahead {
 /// Makes both. The first ends when the second is dropped, at the latest when its reader gives the
 /// next bytes.
 pub(super) fn ahead() -> (Receive, Ahead) {
-    let (full_in, full_out) = sync_channel(BUFFERS);
-    let (used_in, used_out) = sync_channel(BUFFERS);
-    for _ in 0..BUFFERS {
-        // The channel has room for all of them and its other end is here: it cannot fail.
-        let _ = used_in.try_send(vec![0; SIZE].into_boxed_slice());
-    }
+    let (full_in, full_out) = sync_channel(BUFFERS + HELPERS * MORE);
+    let (used_in, used_out) = sync_channel(BUFFERS + HELPERS * MORE);
     let ahead = Ahead { full: full_out, used: used_in, at: None, ended: false };
     (Receive { full: full_in, used: used_out }, ahead)
 }
 
 impl Receive {
-    /// Reads until the end, an error, or until nobody wants more.
-    pub(super) fn run(self, mut reader: impl Read) {
-        while let Ok(mut buffer) = self.used.recv() {
+    /// Reads until the end, an error, or until nobody wants more. `see` sees the bytes first, and
+    /// returns how many threads were started that need more to be read.
+    pub(super) fn run(self, mut reader: impl Read, mut see: impl FnMut(&[u8]) -> usize) {
+        let mut new = BUFFERS;
+        loop {
+            let mut buffer = match self.used.try_recv() {
+                Ok(buffer) => buffer,
+                Err(_) if new > 0 => {
+                    new -= 1;
+                    vec![0; SIZE].into_boxed_slice()
+                }
+                Err(_) => match self.used.recv() {
+                    Ok(buffer) => buffer,
+                    Err(_) => return,
+                },
+            };
             let read = loop {
                 match reader.read(&mut buffer) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -50,6 +64,9 @@ impl Receive {
                 }
             };
             let last = !matches!(read, Ok(1..));
+            if let Ok(read) = read {
+                new += MORE * see(&buffer[..read]);
+            }
             if self.full.send(read.map(|read| (buffer, read))).is_err() || last {
                 return;
             }
@@ -92,7 +109,7 @@ mod tests {
         let data: Vec<u8> = (0..SIZE * BUFFERS * 3 + 7).map(|i| (i % 251) as u8).collect();
         std::thread::scope(|scope| {
             let (receive, mut ahead) = ahead();
-            scope.spawn(|| receive.run(&data[..]));
+            scope.spawn(|| receive.run(&data[..], |_| 0));
             let mut read = vec![0; 1000];
             ahead.read_exact(&mut read).unwrap();
             ahead.read_to_end(&mut read).unwrap();
@@ -115,7 +132,7 @@ mod tests {
         }
         std::thread::scope(|scope| {
             let (receive, mut ahead) = ahead();
-            scope.spawn(|| receive.run(Broken(false)));
+            scope.spawn(|| receive.run(Broken(false), |_| 0));
             let mut read = Vec::new();
             assert_eq!(ahead.read_to_end(&mut read).unwrap_err().to_string(), "broken");
             assert_eq!(read, b"abc");
@@ -126,7 +143,7 @@ mod tests {
     fn nobody_reads_for_nobody() {
         std::thread::scope(|scope| {
             let (receive, mut ahead) = ahead();
-            scope.spawn(|| receive.run(io::repeat(1)));
+            scope.spawn(|| receive.run(io::repeat(1), |_| 0));
             ahead.read_exact(&mut [0; 10]).unwrap();
             drop(ahead); // the scope ends only if the thread does
         });

@@ -5,8 +5,9 @@ use std::io::Read;
 
 use dist_core::{Error, ErrorKind, Result};
 
-use super::inflate::{Fault as DeflateFault, Inflate};
+use super::inflate::{Fault as DeflateFault, HISTORY, Inflate, Window};
 use super::input::Input;
+use super::stretches::{Guesses, Ready};
 
 /// Bytes that the optional fields of one member's header may have.
 const HEADER_LIMIT: u32 = 128 << 10;
@@ -35,15 +36,39 @@ pub(crate) struct Gzip {
     in_member: bool,
     /// Bytes of the member so far.
     length: u64,
+    ahead: Option<Ahead>,
+}
+
+/// What others inflate ahead.
+struct Ahead {
+    guesses: Guesses,
+    /// What is given out now, and how many of its bytes already were.
+    now: Option<(Ready, usize)>,
+    /// What the stream has before it.
+    window: Box<Window>,
+    /// Bytes that were given out so far.
+    given: u64,
 }
 
 impl Default for Gzip {
     fn default() -> Self {
-        Self { inflate: Inflate::new(), crc: crc32fast::Hasher::new(), in_member: false, length: 0 }
+        let (inflate, crc) = (Inflate::new(), crc32fast::Hasher::new());
+        Self { inflate, crc, in_member: false, length: 0, ahead: None }
     }
 }
 
 impl Gzip {
+    /// Uses what others inflate ahead from now on.
+    pub(crate) fn use_guesses(&mut self, guesses: Guesses) {
+        self.ahead = Some(Ahead { guesses, now: None, window: Box::new([0; HISTORY]), given: 0 });
+    }
+
+    /// Bytes of this member that others inflated.
+    #[cfg(test)]
+    pub(crate) fn guessed(&self) -> u64 {
+        self.ahead.as_ref().map_or(0, |ahead| ahead.given)
+    }
+
     /// Fills `out`; less than all of it at the input's end only.
     pub(crate) fn decode<R: Read>(
         &mut self,
@@ -61,18 +86,25 @@ impl Gzip {
                 header(input)?;
                 self.in_member = true;
                 start = filled;
+                if let Some(ahead) = &self.ahead {
+                    ahead.guesses.member(input.offset());
+                }
+            }
+            if let Some(given) = self.give(input, &mut out[start..], filled - start)? {
+                self.made(&out[filled..start + given]);
+                filled = start + given;
+                continue;
             }
             let bytes = input.available()?;
             let cut = bytes.is_empty();
+            self.inflate.pause(self.ahead.is_some() && !cut);
             let progress = match self.inflate.decode(bytes, &mut out[start..], filled - start) {
                 Ok(progress) => progress,
                 Err(error) => return Err(fault(input, Fault::Deflate(error))),
             };
             input.advance(progress.read);
-            let made = &out[filled..start + progress.filled];
-            self.crc.update(made);
-            self.length += made.len() as u64;
-            filled += made.len();
+            self.made(&out[filled..start + progress.filled]);
+            filled = start + progress.filled;
             if progress.ended {
                 self.trailer(input)?;
             } else if cut && filled < out.len() {
@@ -80,6 +112,50 @@ impl Gzip {
             }
         }
         Ok(filled)
+    }
+
+    fn made(&mut self, bytes: &[u8]) {
+        self.crc.update(bytes);
+        self.length += bytes.len() as u64;
+    }
+
+    /// Fills `out` from its byte `filled` on with what was inflated ahead, if that comes next.
+    /// Returns how many bytes are filled then.
+    fn give<R: Read>(
+        &mut self,
+        input: &mut Input<R>,
+        out: &mut [u8],
+        filled: usize,
+    ) -> Result<Option<usize>> {
+        let Some(Ahead { guesses, now, window, given: sum }) = &mut self.ahead else {
+            return Ok(None);
+        };
+        if now.is_none() {
+            let Some(held) = self.inflate.between() else { return Ok(None) };
+            let found = guesses.at(8 * input.offset() - u64::from(held));
+            // A match may reach beyond the member's start: then that is found in order.
+            if let Some(ready) = found
+                && ready.end().0 >= input.offset()
+                && self.inflate.window(out, filled, window)
+            {
+                *now = Some((ready, 0));
+            }
+        }
+        let Some((ready, given)) = now else { return Ok(None) };
+        let all = self.inflate.supply(out, filled, |out| ready.give(*given, window, out));
+        *given += all - filled;
+        *sum += (all - filled) as u64;
+        // As far as it would have come: the input that was used decides how much may be made of it.
+        input.skip_to(ready.used(*given))?;
+        if *given == ready.length() {
+            let (end, held) = ready.end();
+            input.skip_to(end)?;
+            let byte = if held > 0 { input.byte()? } else { Some(0) };
+            let Some(byte) = byte else { return Err(fault(input, Fault::Truncated)) };
+            self.inflate.resume(byte, held);
+            *now = None;
+        }
+        Ok(Some(all))
     }
 
     fn trailer<R: Read>(&mut self, input: &mut Input<R>) -> Result<()> {
@@ -95,6 +171,9 @@ impl Gzip {
         let got = std::mem::take(&mut self.length);
         if got & u64::from(u32::MAX) != u64::from(expected) {
             return Err(fault(input, Fault::Length { expected, got }));
+        }
+        if let Some(Ahead { given, .. }) = &mut self.ahead {
+            tracing::debug!(bytes = got, ahead = std::mem::take(given), "inflated a gzip member");
         }
         input.advance(8);
         self.inflate.reset();

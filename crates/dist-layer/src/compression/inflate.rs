@@ -7,17 +7,24 @@
 //! What is accepted is what zlib accepts: an incomplete code only where it has no symbol or one of
 //! one bit, no unused symbols, no distance beyond the stream's first byte.
 
+mod bits;
 mod careful;
 mod code;
 mod fast;
+mod find;
+pub(crate) mod guess;
+mod marked;
 mod tables;
 
+use self::bits::{Bits, Run};
 use self::careful::Symbol;
 use self::code::Code;
 use self::tables::Tables;
 
 /// The longest distance.
-const HISTORY: usize = 32 << 10;
+pub(crate) const HISTORY: usize = 32 << 10;
+/// The bytes that a match may reach.
+pub(crate) type Window = [u8; HISTORY];
 /// The order in which the lengths of the code length code come.
 const ORDER: [u8; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
@@ -53,45 +60,6 @@ pub(crate) struct Progress {
     pub(crate) ended: bool,
 }
 
-/// Bits that are read and not used, first bit lowest.
-struct Bits {
-    hold: u64,
-    held: u32,
-}
-
-/// How far a call has come.
-struct Run {
-    read: usize,
-    filled: usize,
-}
-
-impl Bits {
-    /// Takes bytes from the input while there is room for whole ones.
-    fn fill(&mut self, input: &[u8], run: &mut Run) {
-        while self.held <= 56
-            && let Some(&byte) = input.get(run.read)
-        {
-            self.hold |= u64::from(byte) << self.held;
-            self.held += 8;
-            run.read += 1;
-        }
-    }
-
-    fn skip(&mut self, count: u32) {
-        self.hold >>= count;
-        self.held -= count;
-    }
-
-    fn align(&mut self) {
-        self.skip(self.held % 8);
-    }
-
-    /// Clears the bits beyond those that are held.
-    fn mask(&mut self) {
-        self.hold &= (1 << self.held) - 1;
-    }
-}
-
 #[derive(Clone, Copy)]
 enum State {
     Block,
@@ -121,6 +89,8 @@ pub(crate) struct Inflate {
     /// The end of what the buffers before this one got.
     history: Box<[u8]>,
     kept: usize,
+    /// Each block's start ends a call.
+    pausing: bool,
 }
 
 impl Inflate {
@@ -137,6 +107,7 @@ impl Inflate {
             tables: Tables::new(),
             history: vec![0; HISTORY].into_boxed_slice(),
             kept: 0,
+            pausing: false,
         }
     }
 
@@ -158,8 +129,9 @@ impl Inflate {
         filled: usize,
     ) -> Result<Progress, Fault> {
         let mut run = Run { read: 0, filled };
-        while self.step(input, out, &mut run)? {}
-        if matches!(self.state, State::End) || run.filled == out.len() {
+        let paused = |inflate: &Self| inflate.pausing && inflate.between().is_some();
+        while self.step(input, out, &mut run)? && !paused(self) {}
+        if matches!(self.state, State::End) || run.filled == out.len() || paused(self) {
             self.give_back(&mut run);
         }
         if run.filled == out.len() && filled < out.len() {
@@ -167,6 +139,48 @@ impl Inflate {
         }
         let ended = matches!(self.state, State::End);
         Ok(Progress { read: run.read, filled: run.filled, ended })
+    }
+
+    /// Whether calls end at each block's start too, from now on.
+    pub(crate) fn pause(&mut self, pausing: bool) {
+        self.pausing = pausing;
+    }
+
+    /// At a block's start, the bits that were read and belong to the blocks from here on.
+    pub(crate) fn between(&self) -> Option<u32> {
+        (matches!(self.state, State::Block) && !self.last).then_some(self.bits.held)
+    }
+
+    /// Goes on at a block's start that others have decoded up to, where `held` bits of `byte` are
+    /// left; what they made was [`Inflate::supply`]ed.
+    pub(crate) fn resume(&mut self, byte: u8, held: u32) {
+        (self.state, self.last) = (State::Block, false);
+        self.bits = Bits { hold: u64::from(byte) >> (8 - held), held };
+    }
+
+    /// Lets `give` write bytes after the first `filled` ones of `out`, as if this stream had made
+    /// them; it returns how many. Returns how many bytes are filled.
+    pub(crate) fn supply(
+        &mut self,
+        out: &mut [u8],
+        filled: usize,
+        give: impl FnOnce(&mut [u8]) -> usize,
+    ) -> usize {
+        let now = filled + give(&mut out[filled..]);
+        if now == out.len() && filled < now {
+            self.keep(out);
+        }
+        now
+    }
+
+    /// Copies what matches may reach from after the first `filled` bytes of `out`; returns whether
+    /// that is as much as they ever may.
+    pub(crate) fn window(&self, out: &[u8], filled: usize, window: &mut Window) -> bool {
+        let new = &out[filled.saturating_sub(HISTORY)..filled];
+        let (old, place) = window.split_at_mut(HISTORY - new.len());
+        place.copy_from_slice(new);
+        old.copy_from_slice(&self.history[new.len()..]);
+        self.kept + new.len() >= HISTORY
     }
 
     /// Goes on to the next state; false where this one needs input or room, or is the end.

@@ -58,6 +58,15 @@ impl<R: Read> Input<R> {
         self.start = self.end.min(self.start + count);
     }
 
+    /// Leaves out the bytes before the one at `offset`.
+    pub(crate) fn skip_to(&mut self, offset: u64) -> Result<()> {
+        while self.offset() < offset && !self.available()?.is_empty() {
+            let count = usize::try_from(offset - self.offset()).unwrap_or(usize::MAX);
+            self.advance(count.min(self.end - self.start));
+        }
+        Ok(())
+    }
+
     pub(crate) fn byte(&mut self) -> Result<Option<u8>> {
         let byte = self.available()?.first().copied();
         self.advance(1);

@@ -17,8 +17,8 @@ use flate2::write::DeflateEncoder;
 /// Compressed bytes that are compared.
 const SAMPLE: usize = 64 << 10;
 
-/// Bytes of a tar that are compressed for that.
-const TRIAL: usize = 1 << 20;
+/// Bytes of a tar that are compressed for that; the more where the first ones come to nothing yet.
+const TRIALS: [usize; 2] = [1 << 20, 8 << 20];
 
 /// The longest header of a gzip member that is noted.
 const HEADER: usize = 64;
@@ -52,9 +52,6 @@ impl Recipe {
         }
         let mut sample = Vec::new();
         blob.take(SAMPLE as u64).read_to_end(&mut sample)?;
-        let mut trial = Vec::new();
-        tar.take(TRIAL as u64).read_to_end(&mut trial)?;
-        let whole = trial.len() < TRIAL;
         let kinds: Vec<Kind> = match compression {
             Compression::Zstd => vec![Kind::Zstd { level: zstd::DEFAULT_COMPRESSION_LEVEL }],
             _ => {
@@ -63,17 +60,22 @@ impl Recipe {
                 [6, 9, 1].map(kind).into()
             }
         };
-        let makes = |kind: &Kind| {
-            let mut same = Same { expected: &sample, at: 0 };
-            let made = if whole {
-                kind.compress(&mut &trial[..], &mut same)
-            } else {
-                // The end would be another one.
-                kind.begin(&mut &trial[..], &mut same)
-            };
-            same.at > 0 && (same.at == sample.len() || made.is_ok())
-        };
-        Ok(kinds.into_iter().find(makes).map(Self))
+        let mut trial = Vec::new();
+        for size in TRIALS {
+            (&mut *tar).take((size - trial.len()) as u64).read_to_end(&mut trial)?;
+            let whole = trial.len() < size;
+            let mut undecided = false;
+            for kind in &kinds {
+                match kind.makes(&sample, &trial, whole) {
+                    Some(true) => return Ok(Some(Self(kind.clone()))),
+                    made => undecided |= made.is_none(),
+                }
+            }
+            if whole || !undecided {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// Compresses a tar.
@@ -106,14 +108,37 @@ impl Kind {
         }
     }
 
+    /// Whether it makes the beginning of a blob, `sample`, of that of a tar, or of its `whole`;
+    /// `None` where nothing is made of it yet.
+    fn makes(&self, sample: &[u8], mut tar: &[u8], whole: bool) -> Option<bool> {
+        let mut same = Same { expected: sample, at: 0, over: false };
+        let made = if whole {
+            self.compress(&mut tar, &mut same)
+        } else {
+            // The end would be another one.
+            self.begin(&mut tar, &mut same)
+        };
+        // That was copied from the blob.
+        let header = if let Self::Gzip { header, .. } = self { header.len() } else { 0 };
+        match made {
+            Ok(()) if same.at == header && !whole => None,
+            Ok(()) => Some(true),
+            Err(_) => Some(same.at == sample.len()),
+        }
+    }
+
     /// As [`Kind::compress`], of a tar that goes on.
-    fn begin(&self, tar: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
+    fn begin(&self, tar: &mut dyn Read, out: &mut Same<'_>) -> io::Result<()> {
         match self {
             Self::Plain => copy(tar, out, |_| ()),
             Self::Gzip { level, header } => {
                 out.write_all(header)?;
                 let level = flate2::Compression::new(*level);
-                copy(tar, &mut DeflateEncoder::new(out, level), |_| ())
+                let mut encoder = DeflateEncoder::new(out, level);
+                let made = copy(tar, &mut encoder, |_| ());
+                // It writes an end when it is dropped.
+                encoder.get_mut().over = true;
+                made
             }
             Self::Zstd { level } => {
                 copy(tar, &mut zstd::stream::write::Encoder::new(out, *level)?, |_| ())
@@ -152,10 +177,15 @@ fn gzip_header(blob: &[u8]) -> Option<&[u8]> {
 struct Same<'a> {
     expected: &'a [u8],
     at: usize,
+    /// Whether what is still written means nothing.
+    over: bool,
 }
 
 impl Write for Same<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.over {
+            return Ok(bytes.len());
+        }
         let rest = &self.expected[self.at..];
         let count = rest.len().min(bytes.len());
         if rest[..count] != bytes[..count] {
@@ -246,6 +276,26 @@ mod tests {
                 let mut again = Vec::new();
                 recipe.compress(&mut &tar[..], &mut again).unwrap();
                 assert_eq!(Digest::sha256(&again), Digest::sha256(&blob), "{blocks} {recipe}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_compresses_well_is_found() {
+        for different in [97, 977] {
+            let mut tar = Vec::new();
+            let line = |n| format!("line {} of a file like others\n", n % different);
+            (0..200_000).for_each(|n| tar.extend_from_slice(line(n).as_bytes()));
+            for level in [1, 6, 9] {
+                let kind = Kind::Gzip { level, header: vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255] };
+                let (mut first, mut blob, mut again) = (Vec::new(), Vec::new(), Vec::new());
+                kind.compress(&mut &tar[..TRIALS[0]], &mut first).unwrap();
+                assert!(first.len() < SAMPLE, "{}", first.len());
+                kind.compress(&mut &tar[..], &mut blob).unwrap();
+                // Two levels may make the same of it.
+                let recipe = find(Compression::Gzip, &blob, &tar).unwrap();
+                recipe.compress(&mut &tar[..], &mut again).unwrap();
+                assert!(again == blob, "{different} {level} {recipe}");
             }
         }
     }

@@ -13,12 +13,13 @@ use std::thread::{Builder, Scope};
 use dist_core::{Digest, Error, ErrorKind, Hasher, Meter, Result, Stage, enter};
 
 use super::ahead::{self, Ahead};
+use super::stretches::{Cutter, help};
 use super::{Chunk, Chunks, Inflater, chunk};
 use crate::Cores;
 use crate::cores::Core;
 
-/// Chunks that go round: 2 MiB, enough to even out a burst of small files.
-const CHUNKS: usize = 8;
+/// Chunks that go round: 1.5 MiB, enough to even out a burst of small files.
+const CHUNKS: usize = 6;
 
 /// Runs `work` over the chunks of a layer. They are made on its own thread, and on others as soon as
 /// a core is idle.
@@ -47,17 +48,18 @@ enum Made<C> {
     Elsewhere(Ring),
 }
 
-impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
+impl<'scope, 'env, R: Read + Send + 'scope> Inflating<'scope, 'env, R> {
     /// Moves the work to threads of its own. Where none can be started, all stays as it is.
     fn split(&mut self, core: Core) {
         let (pump, hash, ring) = ring();
         let (receive, ahead) = ahead::ahead();
-        let (hand_reader, take_reader) = sync_channel::<R>(1);
+        let (hand_reader, take_reader) = sync_channel(1);
         let (hand_inflater, take_inflater) = sync_channel::<Inflater<Ahead>>(1);
         let (hand_hasher, take_hasher) = sync_channel::<Hasher>(1);
         let received = move || {
-            if let Ok(reader) = take_reader.recv() {
-                receive.run(reader);
+            if let Ok((reader, cutter)) = take_reader.recv() {
+                let mut cutter: Option<Cutter<_>> = cutter;
+                receive.run(reader, |bytes| cutter.as_mut().map_or(0, |cutter| cutter.see(bytes)));
             }
         };
         let inflate = move || {
@@ -71,10 +73,10 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
                 hash.run(hasher);
             }
         };
-        let started = self
-            .start("receive", received)
-            .and_then(|()| self.start("inflate", inflate))
-            .and_then(|()| self.start("hash", hash));
+        let scope = self.scope;
+        let started = start(scope, "receive", received)
+            .and_then(|()| start(scope, "inflate", inflate))
+            .and_then(|()| start(scope, "hash", hash));
         if let Err(error) = started {
             tracing::debug!(%error, "start a thread");
             self.refused = true;
@@ -83,20 +85,33 @@ impl<'scope, R: Read + Send + 'scope> Inflating<'scope, '_, R> {
         if let Made::Here(mut inflater) = std::mem::replace(&mut self.made, Made::Elsewhere(ring)) {
             // The other ends are there until they have got these.
             let _ = hand_hasher.send(inflater.give_hasher());
+            let cores = self.cores;
+            let cutter = inflater.share(cores, move |jobs| {
+                let Some(one) = cores.helper() else { return false };
+                let help = move || {
+                    let _one = one;
+                    help(&jobs, cores);
+                };
+                start(scope, "help", help).is_ok()
+            });
             let (inflater, reader) = inflater.exchange_reader(ahead);
-            let _ = hand_reader.send(reader);
+            let _ = hand_reader.send((reader, cutter));
             let _ = hand_inflater.send(inflater);
         }
     }
+}
 
-    fn start(&self, name: &str, work: impl FnOnce() + Send + 'scope) -> io::Result<()> {
-        let meter = Meter::of_this_thread();
-        let thread = move || {
-            let _running = meter.map(|(meter, _)| meter.start(Stage::Wait));
-            work();
-        };
-        Builder::new().name(name.into()).spawn_scoped(self.scope, thread).map(drop)
-    }
+fn start<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() + Send + 'scope,
+) -> io::Result<()> {
+    let meter = Meter::of_this_thread();
+    let thread = move || {
+        let _running = meter.map(|(meter, _)| meter.start(Stage::Wait));
+        work();
+    };
+    Builder::new().name(name.into()).spawn_scoped(scope, thread).map(drop)
 }
 
 impl<'scope, R: Read + Send + 'scope> Chunks for Inflating<'scope, '_, R> {
@@ -243,66 +258,4 @@ fn gone() -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Limits;
-    use crate::compression::{CHUNK, Stream};
-    use dist_core::{Compression, MediaType};
-
-    fn ring_of(data: &[u8], use_up_to: usize) -> Result<(Vec<u8>, dist_core::DiffId)> {
-        let media_type = MediaType::Layer(Compression::None);
-        let inflater = Inflater::new(&media_type, data, Limits::default())?;
-        inflating(inflater, &Cores::new(2), |chunks| {
-            let mut stream = Stream::over(chunks);
-            let mut read = Vec::new();
-            stream.by_ref().take(use_up_to as u64).read_to_end(&mut read).unwrap();
-            let (diff_id, size) = stream.finish()?;
-            assert_eq!(size, data.len() as u64);
-            Ok((read, diff_id))
-        })
-    }
-
-    #[test]
-    fn same_bytes_and_digest() {
-        for length in [1, CHUNK - 1, CHUNK, CHUNK + 1, 20 * CHUNK + 7] {
-            let data: Vec<u8> = (0..length).map(|i| (i * 7 % 251) as u8).collect();
-            let mut hasher = Hasher::sha256();
-            hasher.update(&data);
-            let (read, diff_id) = ring_of(&data, length).unwrap();
-            assert_eq!(read, data);
-            assert_eq!(diff_id.0, hasher.finish());
-            ring_of(&data, length / 2).unwrap();
-        }
-    }
-
-    #[test]
-    fn only_an_idle_core_takes_the_inflating_over() {
-        let cores = Cores::new(2);
-        let other = cores.enter();
-        let data = vec![1; 8 * CHUNK];
-        let media_type = MediaType::Layer(Compression::None);
-        let inflater = Inflater::new(&media_type, &data[..], Limits::default()).unwrap();
-        inflating(inflater, &cores, |mut chunks| {
-            chunks.next(&mut chunk()).unwrap();
-            assert!(matches!(chunks.made, Made::Here(_)));
-            drop(other);
-            chunks.next(&mut chunk()).unwrap();
-            assert!(matches!(chunks.made, Made::Elsewhere(_)));
-        });
-        assert!(cores.idle().is_some() && cores.idle().is_some(), "both are given back");
-    }
-
-    #[test]
-    fn a_dropped_ring_ends_the_pump() {
-        let data = vec![1; 40 * CHUNK];
-        std::thread::scope(|scope| {
-            let media_type = MediaType::Layer(Compression::None);
-            let inflater = Inflater::new(&media_type, &data[..], Limits::default()).unwrap();
-            let (pump, hash, mut ring) = ring();
-            scope.spawn(|| pump.run(inflater));
-            scope.spawn(|| hash.run(Hasher::sha256()));
-            ring.next(&mut chunk()).unwrap();
-            drop(ring); // the scope ends only if both threads do
-        });
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use dist_core::{Cancel, Error, ErrorKind, Result};
 
-use super::format::{device, split_xattr};
+use super::format::device;
 use super::tree::{
     Attributes, BLOCK, Body, CHAR, DIR, FIFO, FILE, NodeId, ROOT, SYMLINK, Step, Tree,
 };
@@ -12,14 +12,10 @@ use crate::compression::Chunks;
 use crate::name::{escape, normalize, split};
 use crate::tar::{Entry, Kind, Region, Tar};
 use crate::warnings::Warnings;
-use crate::whiteout::{is_host_xattr, is_private_xattr};
 
 /// Bytes of a name, and of a symlink's target, that Linux takes.
 const NAME_MAX: usize = 255;
 const TARGET_MAX: usize = 4095;
-
-/// Bytes of the extended attributes of one node.
-const XATTRS_MAX: usize = 64 << 10;
 
 /// A sparse file whose bytes are to be put where blocks can say it.
 #[derive(Debug)]
@@ -53,7 +49,7 @@ pub(super) struct Builder<'a> {
 impl<'a> Builder<'a> {
     pub(super) fn new(user_xattr: bool, base: u64, cancel: &'a Cancel) -> Result<Self> {
         Ok(Self {
-            tree: Tree::new(Attributes::dir(IMPLICIT_MODE), true)?,
+            tree: Tree::new(Attributes::dir(IMPLICIT_MODE), true, cancel)?,
             sparse: Vec::new(),
             warnings: Warnings::default(),
             opaque: if user_xattr { b"user.overlay.opaque" } else { b"trusted.overlay.opaque" },
@@ -78,21 +74,7 @@ impl<'a> Builder<'a> {
             xattrs: Vec::new(),
         };
         for (key, value) in &entry.xattrs {
-            if is_private_xattr(key) {
-                self.warnings.add("extended attribute of a storage driver dropped", &entry.path);
-            } else if is_host_xattr(key) {
-                self.warnings.add("security label dropped", &entry.path);
-            } else if split_xattr(key).is_none() {
-                self.warnings.add("extended attribute not set", &entry.path);
-            } else {
-                attributes.set_xattr(key, value);
-            }
-        }
-        let size: usize =
-            attributes.xattrs.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if size > XATTRS_MAX {
-            let message = format!("set extended attributes: they have {size} bytes");
-            return Err(Error::new(ErrorKind::Corrupt, message));
+            attributes.set_xattr(key, value);
         }
         Ok(attributes)
     }
@@ -138,6 +120,7 @@ impl<'a> Builder<'a> {
             let more = std::mem::replace(&mut said.xattrs, std::mem::take(&mut attributes.xattrs));
             more.iter().for_each(|(key, value)| said.set_xattr(key, value));
             *attributes = said;
+            attributes.settle_acl();
         })
     }
 
@@ -236,7 +219,7 @@ impl Entries for Builder<'_> {
         }
     }
 
-    fn root(&mut self, entry: &Entry) -> Result<()> {
+    fn root(&mut self, entry: &mut Entry) -> Result<()> {
         self.describe_dir(ROOT, entry)
     }
 

@@ -58,7 +58,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn tree(&mut self, dir: &Path) -> Result<Tree> {
         let meta = look(dir)?;
-        let mut tree = Tree::new(attributes(dir, &meta)?, false)?;
+        let mut tree = Tree::new(attributes(dir, &meta)?, false, self.cancel)?;
         let mut next = vec![(dir.to_owned(), ROOT)];
         while let Some((path, id)) = next.pop() {
             let list = || {

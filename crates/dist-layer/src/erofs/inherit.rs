@@ -4,8 +4,8 @@ use std::fs::File;
 
 use dist_core::Result;
 
-use super::read::{Found, Reader};
-use super::tree::{Attributes, Body, Children, NodeId, ROOT, Step, Tree};
+use super::read::Reader;
+use super::tree::{Attributes, Body, Children, ROOT, Tree};
 use super::write;
 use crate::tar::Time;
 use crate::whiteout::{is_host_xattr, is_private_xattr};
@@ -15,8 +15,7 @@ const OPAQUE: [&[u8]; 2] = [b"trusted.overlay.opaque", b"user.overlay.opaque"];
 /// Does for an image what [`crate::inherit_dirs`] does for a directory: `parents` are the images of
 /// the layers below, nearest first.
 ///
-/// The image is written again in place where anything changes; until that has ended it can't be
-/// mounted.
+/// The image is changed in place, and can't be mounted until that has ended.
 ///
 /// # Errors
 /// `Corrupt` where a file is no image of ours; `Storage`.
@@ -25,41 +24,42 @@ pub fn inherit_erofs_dirs(image: &File, parents: &[File], dirs: &[Vec<u8>]) -> R
         return Ok(());
     }
     let target = Reader::new(image)?;
-    let root = target.root()?;
-    let opaque = opaque_key(&root.attributes);
+    let opaque = opaque_key(&target.root()?.attributes);
     if dirs.is_empty() && opaque.is_none() {
         return Ok(());
     }
     let parents = parents.iter().map(Reader::new).collect::<Result<Vec<_>>>()?;
-    let mut tree = target.tree()?;
-    let mut changed = false;
-    if let Some(key) = opaque {
-        changed = hide(&mut tree, &parents, key)?;
-    }
+    let mut given = Vec::new();
     for path in dirs {
-        let Some(id) = visible(&mut tree, path)? else { continue };
-        for parent in &parents {
-            match find(parent, path)? {
-                Looked::There(from) => {
-                    let to = tree.attributes(id);
-                    let made = inherited(&from, to);
-                    changed |= made != *to;
-                    tree.change(id, |attributes| *attributes = made)?;
-                    break;
-                }
-                Looked::Hidden => break,
-                Looked::Absent => {}
+        let Looked::There { number, attributes, hidden: false } = find(&target, path)? else {
+            continue;
+        };
+        if let Some(from) = below(&parents, path)? {
+            let made = inherited(&from, &attributes);
+            if made != attributes {
+                given.push((number, attributes, made));
             }
         }
     }
-    if !changed {
-        return Ok(());
+    let fits = given.iter().all(|(_, old, new)| old.xattrs == new.xattrs);
+    if let (None, true) = (opaque, fits) {
+        return target.set_attributes(given.iter().map(|(number, _, new)| (*number, new)));
+    }
+    let given = given.into_iter().map(|(number, _, new)| (number, new)).collect();
+    let mut tree = target.tree(given)?;
+    if let Some(key) = opaque {
+        hide(&mut tree, &parents, key)?;
     }
     write::write((&tree, &Children::of(&tree)), image, target.meta(), target.uuid())
 }
 
 enum Looked {
-    There(Attributes),
+    There {
+        number: u64,
+        attributes: Attributes,
+        /// Whether a directory above it is opaque.
+        hidden: bool,
+    },
     /// Neither here nor in any layer below as far as this one shows.
     Hidden,
     Absent,
@@ -67,53 +67,49 @@ enum Looked {
 
 /// Walks to a directory without following any symlink.
 fn find(image: &Reader<'_>, path: &[u8]) -> Result<Looked> {
-    let Found { mut attributes, mut entries, .. } = image.root()?;
-    let mut hidden = false;
+    let (mut number, mut hidden) = (image.root_number(), false);
+    let mut node = image.root()?;
     for name in components(path) {
-        hidden |= opaque_key(&attributes).is_some();
-        let Some((_, number)) = entries.iter().find(|(have, _)| have == name) else {
+        hidden |= opaque_key(&node.attributes).is_some();
+        let Some(found) = image.child(&node, name)? else {
             return Ok(if hidden { Looked::Hidden } else { Looked::Absent });
         };
-        Found { attributes, entries, .. } = image.node(*number)?;
-        if !attributes.is_dir() {
+        (number, node) = (found, image.node(found)?);
+        if !node.attributes.is_dir() {
             return Ok(Looked::Hidden);
         }
     }
-    Ok(Looked::There(attributes))
+    Ok(Looked::There { number, attributes: node.attributes, hidden })
 }
 
-/// The directory at a path, unless one above it is opaque.
-fn visible(tree: &mut Tree, path: &[u8]) -> Result<Option<NodeId>> {
-    let Step::Dir(id) = tree.walk(path)? else { return Ok(None) };
-    let mut at = id;
-    while at != ROOT {
-        at = tree.parent(at);
-        if opaque_key(tree.attributes(at)).is_some() {
-            return Ok(None);
+/// What the nearest layer that has a directory says of it, unless one before hides it.
+fn below(parents: &[Reader<'_>], path: &[u8]) -> Result<Option<Attributes>> {
+    for parent in parents {
+        match find(parent, path)? {
+            Looked::There { attributes, .. } => return Ok(Some(attributes)),
+            Looked::Hidden => break,
+            Looked::Absent => {}
         }
     }
-    Ok(Some(id))
+    Ok(None)
 }
 
 /// Does in the root what a mark on it would do elsewhere: hides each name that a layer below has.
-fn hide(tree: &mut Tree, parents: &[Reader<'_>], key: &[u8]) -> Result<bool> {
-    let mut changed = false;
+fn hide(tree: &mut Tree, parents: &[Reader<'_>], key: &[u8]) -> Result<()> {
     for parent in parents {
-        for (name, _) in parent.root()?.entries {
+        for (name, _) in parent.entries(&parent.root()?)? {
             match tree.child(ROOT, &name) {
                 Some(id) if tree.is_dir(id) => {
-                    changed |= opaque_key(tree.attributes(id)).is_none();
                     tree.change(id, |attributes| attributes.set_xattr(key, b"y"))?;
                 }
                 Some(_) => {}
                 None => {
                     tree.add(ROOT, &name, Attributes::mark(Time::default()), Body::Device(0))?;
-                    changed = true;
                 }
             }
         }
     }
-    Ok(changed)
+    Ok(())
 }
 
 fn opaque_key(attributes: &Attributes) -> Option<&'static [u8]> {

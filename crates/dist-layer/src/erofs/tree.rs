@@ -6,22 +6,28 @@
 
 mod children;
 mod pages;
+mod turn;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
 
-use dist_core::{Error, ErrorKind, Result};
+use dist_core::{Cancel, Error, ErrorKind, Result};
 use hashbrown::HashTable;
 
 pub(super) use self::children::Children;
 use self::pages::{Pages, Texts};
+use self::turn::Turn;
+use crate::acl::{ACCESS, Acl};
 use crate::limits::exceeded;
 use crate::name::{escape, split};
 use crate::tar::Time;
 
 /// Bytes that a tree may take, about: several million entries.
 const LIMIT: usize = 512 << 20;
+
+/// Bytes that any number of trees may have at once; only one may have more.
+const SMALL: usize = 16 << 20;
 
 /// Symlinks on one path, as the kernel has it.
 const LINKS: usize = 40;
@@ -84,6 +90,16 @@ impl Attributes {
     /// Those of what hides a name below, as overlayfs has it; its body is device 0.
     pub(super) fn mark(mtime: Time) -> Self {
         Self { mode: CHAR, mtime, ..Self::default() }
+    }
+
+    /// Gives the ACL what the mode says.
+    pub(super) fn settle_acl(&mut self) {
+        for (_, value) in self.xattrs.iter_mut().filter(|(key, _)| **key == *ACCESS) {
+            if let Some(mut acl) = Acl::read(value) {
+                acl.set_mode(self.mode);
+                *value = acl.encode().into();
+            }
+        }
     }
 
     pub(super) fn is_dir(&self) -> bool {
@@ -156,12 +172,16 @@ pub(super) struct Tree {
     state: RandomState,
     /// Bytes taken, about.
     used: usize,
+    /// What it has once it is large.
+    turn: Option<Turn>,
+    cancel: Cancel,
     /// The directory that a path led to last.
     last: Option<(Vec<u8>, NodeId)>,
 }
 
 impl Tree {
-    pub(super) fn new(root: Attributes, implicit: bool) -> Result<Self> {
+    /// Makes one; where it grows large it waits until no other is, or `cancel` is raised.
+    pub(super) fn new(root: Attributes, implicit: bool, cancel: &Cancel) -> Result<Self> {
         let mut tree = Self {
             nodes: Pages::new(),
             texts: Texts::default(),
@@ -171,6 +191,8 @@ impl Tree {
             known: HashTable::new(),
             state: RandomState::new(),
             used: 0,
+            turn: None,
+            cancel: cancel.clone(),
             last: None,
         };
         tree.push(ROOT, b"", Body::Dir { implicit }, root)?;
@@ -422,6 +444,9 @@ impl Tree {
             let message = "unpack layer: it has too many entries for one image".to_owned();
             return Err(exceeded("erofs-tree", LIMIT as u64, message));
         }
+        if self.used > SMALL && self.turn.is_none() {
+            self.turn = Some(Turn::wait(&self.cancel)?);
+        }
         Ok(())
     }
 }
@@ -433,4 +458,34 @@ fn number(count: usize) -> Result<u32> {
 
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adds names until a tree is large.
+    fn grow(tree: &mut Tree) -> Result<()> {
+        for number in 0..SMALL / 32 {
+            let body = Body::Dir { implicit: false };
+            tree.add(ROOT, number.to_string().as_bytes(), Attributes::dir(0), body)?;
+            if tree.used > SMALL {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_tree_is_large_at_a_time() {
+        let tree = |cancel: &Cancel| Tree::new(Attributes::dir(0), false, cancel).unwrap();
+        let raised = Cancel::default();
+        raised.cancel();
+        let (mut first, mut second) = (tree(&Cancel::default()), tree(&raised));
+        grow(&mut first).unwrap();
+        // It would have to wait.
+        assert_eq!(grow(&mut second).unwrap_err().kind(), ErrorKind::Cancelled);
+        drop(first);
+        grow(&mut tree(&raised)).unwrap();
+    }
 }

@@ -177,11 +177,12 @@ impl<'a> Plan<'a> {
             let start = self.blocks + place.block * BLOCK;
             bytes.clear();
             bytes.resize(usize::try_from(start - at).unwrap_or(0), 0);
-            let before = bytes.len();
-            self.contents(id, &mut bytes);
-            bytes.resize(before + usize::try_from(place.blocks * BLOCK).unwrap_or(0), 0);
             out.write_all(&bytes)?;
-            at += bytes.len() as u64;
+            for mut piece in self.contents(id).take(usize::try_from(place.blocks).unwrap_or(0)) {
+                piece.resize(BLOCK as usize, 0);
+                out.write_all(&piece)?;
+            }
+            at = start + place.blocks * BLOCK;
         }
         out.flush()?;
         drop(out);
@@ -222,10 +223,7 @@ impl<'a> Plan<'a> {
         if let Body::Chunks { map, .. } = &body {
             map.iter().for_each(|block| out.extend_from_slice(&block.to_le_bytes()));
         } else if place.inline {
-            let mut contents = Vec::new();
-            self.contents(id, &mut contents);
-            let whole = usize::try_from(place.size / BLOCK * BLOCK).unwrap_or(0);
-            out.extend_from_slice(&contents[whole..]);
+            out.extend_from_slice(&self.contents(id).last().unwrap_or_default());
         }
     }
 
@@ -238,27 +236,31 @@ impl<'a> Plan<'a> {
         u32::try_from(below.count()).unwrap_or(u32::MAX).saturating_add(2)
     }
 
-    /// What a directory or symlink says.
-    fn contents(&self, id: NodeId, out: &mut Vec<u8>) {
+    /// What a directory or symlink says, a block at a time; the last is as long as it needs to be.
+    fn contents(&self, id: NodeId) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
         match self.tree.body(id) {
-            Body::Symlink(target) => out.extend_from_slice(&target),
-            Body::Dir { .. } => {
-                let start = out.len();
-                for block in blocks(self.names(id)) {
-                    out.resize((out.len() - start).next_multiple_of(BLOCK as usize) + start, 0);
-                    let mut offset = block.len() * DIRENT_SIZE;
-                    for (name, child) in &block {
-                        let kind = type_byte(self.tree.attributes(*child).mode);
-                        out.extend_from_slice(&u64::from(self.number(*child)).to_le_bytes());
-                        out.extend_from_slice(&u16::try_from(offset).unwrap_or(0).to_le_bytes());
-                        out.extend_from_slice(&[kind, 0]);
-                        offset += name.len();
-                    }
-                    block.iter().for_each(|(name, _)| out.extend_from_slice(name));
-                }
+            Body::Symlink(target) => {
+                let pieces: Vec<_> = target.chunks(BLOCK as usize).map(<[u8]>::to_vec).collect();
+                Box::new(pieces.into_iter())
             }
-            _ => {}
+            Body::Dir { .. } => Box::new(blocks(self.names(id)).map(|block| self.listing(&block))),
+            _ => Box::new(std::iter::empty()),
         }
+    }
+
+    /// A block of a directory.
+    fn listing(&self, block: &[(&[u8], NodeId)]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(BLOCK as usize);
+        let mut offset = block.len() * DIRENT_SIZE;
+        for (name, child) in block {
+            let kind = type_byte(self.tree.attributes(*child).mode);
+            out.extend_from_slice(&u64::from(self.number(*child)).to_le_bytes());
+            out.extend_from_slice(&u16::try_from(offset).unwrap_or(0).to_le_bytes());
+            out.extend_from_slice(&[kind, 0]);
+            offset += name.len();
+        }
+        block.iter().for_each(|(name, _)| out.extend_from_slice(name));
+        out
     }
 
     /// Bytes that a node has to say beside its inode, but for a file's body.

@@ -69,6 +69,54 @@ fn a_raised_flag_stops_it() {
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Cancelled);
 }
 
+/// An ext4 on a loop device, as long as this lives.
+struct Ext4(tempfile::TempDir);
+
+impl Ext4 {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, at) = (dir.path().join("image"), dir.path().join("at"));
+        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        std::fs::create_dir(&at).unwrap();
+        let run = |program: &str, args: &[&str], end: &[&std::path::Path]| {
+            let ended = std::process::Command::new(program).args(args).args(end).status();
+            assert!(ended.unwrap().success(), "{program}");
+        };
+        run("mkfs.ext4", &["-q", "-F"], &[&image]);
+        run("mount", &["-o", "loop"], &[&image, &at]);
+        Self(dir)
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(self.0.path().join("at"), flags).unwrap();
+    }
+}
+
+#[test]
+fn attributes_that_a_file_system_has_no_room_for_are_a_warning_but_capabilities_are_set() {
+    require_root();
+    let disk = Ext4::new();
+    let mut many = file("many", "x");
+    for at in 0..200 {
+        many = many.pax(&format!("SCHILY.xattr.user.{at}"), "v".repeat(50));
+    }
+    let many = many.pax("SCHILY.xattr.security.capability", CAPABILITY);
+    let large = file("large", "x").pax("SCHILY.xattr.user.a", "v".repeat(60_000));
+    let target = disk.0.path().join("at/tree");
+    let applied = apply(STACKED, &archive(&[many, large, file("next", "x")]), &target).unwrap();
+    let warnings: Vec<_> = applied.warnings.iter().map(|warning| warning.what).collect();
+    assert_eq!(warnings, ["extended attribute too large, not set"]);
+    let tree = tree::read(&target);
+    let xattrs = &tree[std::path::Path::new("many")].xattrs;
+    assert_eq!(xattrs[b"security.capability".as_slice()], CAPABILITY);
+    assert_eq!(applied.warnings[0].count, 200 - (xattrs.len() as u64 - 1) + 1);
+    assert!(tree[std::path::Path::new("large")].xattrs.is_empty());
+    assert!(tree.contains_key(std::path::Path::new("next")));
+}
+
 #[test]
 fn a_full_disk_is_a_storage_error_with_its_path() {
     require_root();

@@ -83,6 +83,15 @@ fn paths(tree: &tree::Tree) -> Vec<&str> {
 }
 
 #[test]
+fn a_merged_root_without_an_entry_keeps_its_time() {
+    let temp = tempfile::tempdir().unwrap();
+    let target = temp.path().join("t");
+    apply(LayerForm::Merged, &archive(&[dir("./").mtime(17), file("a", "1")]), &target).unwrap();
+    apply(LayerForm::Merged, &archive(&[file("b", "2"), file(".wh.a", "")]), &target).unwrap();
+    assert_eq!(tree::read(&target)[Path::new("")].mtime, (17, 0));
+}
+
+#[test]
 fn attributes_are_exact() {
     require_root();
     let layer = archive(&[

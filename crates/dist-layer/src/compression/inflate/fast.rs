@@ -8,7 +8,7 @@ use super::{Bits, Fault, HISTORY};
 /// Bytes that one round may write: two literals, the longest match, and the tail of its last chunk.
 const ROOM: usize = 2 + 258 + 32;
 /// Bytes that one round may read: it fills up twice, and looks at eight bytes each time.
-const READ: usize = 7 + 8;
+pub(super) const READ: usize = 7 + 8;
 
 /// Indices of second tables have the other bits of a code.
 const LONG_MASK: usize = (1 << (15 - LITERAL_BITS)) - 1;
@@ -23,19 +23,19 @@ pub(super) struct Stop {
 }
 
 /// The bits that are read and not used, and where the next ones come from.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     /// Beyond those that count as held are more of the stream's bits: of the 64 that there are after
     /// filling up, only those that were skipped are missing.
-    hold: u64,
+    pub(super) hold: u64,
     /// Only the low six bits count; the others are leftovers of entries.
-    held: u32,
-    rest: &'a [u8],
+    pub(super) held: u32,
+    pub(super) rest: &'a [u8],
 }
 
 impl Source<'_> {
     /// Takes whole bytes until 56 bits or more are held.
     #[inline(always)]
-    fn fill(&mut self) {
+    pub(super) fn fill(&mut self) {
         let Some(word) = self.rest.first_chunk::<8>() else { return };
         self.hold |= u64::from_le_bytes(*word) << (self.held & 63);
         self.rest = &self.rest[(!self.held as usize >> 3) & 7..];
@@ -43,27 +43,36 @@ impl Source<'_> {
     }
 
     #[inline(always)]
-    fn skip(&mut self, entry: u32) {
+    pub(super) fn skip(&mut self, entry: u32) {
         self.hold >>= entry & 63;
         self.held = self.held.wrapping_sub(entry);
+    }
+
+    /// Gives the bits back; returns how many bytes are not taken.
+    #[inline(always)]
+    pub(super) fn finish(self, bits: &mut Bits) -> usize {
+        bits.hold = self.hold;
+        bits.held = self.held & 63;
+        bits.mask();
+        self.rest.len()
     }
 }
 
 impl Tables {
     #[inline(always)]
-    fn literal(&self, hold: u64) -> u32 {
+    pub(super) fn literal(&self, hold: u64) -> u32 {
         self.literals[hold as usize & ((1 << LITERAL_BITS) - 1)]
     }
 
     /// The entry that one of the first table's, which names a second table, leads to.
     #[inline(always)]
-    fn long(&self, found: u32, hold: u64) -> u32 {
+    pub(super) fn long(&self, found: u32, hold: u64) -> u32 {
         let at = (hold >> LITERAL_BITS) as usize & (found >> 20) as usize & LONG_MASK;
         self.long[((found >> 8 & 0xfff) as usize + at) & (LONG - 1)]
     }
 
     #[inline(always)]
-    fn distance(&self, hold: u64) -> Result<u64, Fault> {
+    pub(super) fn distance(&self, hold: u64) -> Result<u64, Fault> {
         let mut found = self.distances[hold as usize & ((1 << DISTANCE_BITS) - 1)];
         if found & (distance::LONG | distance::BAD) != 0 {
             if found & distance::LONG != 0 {
@@ -153,11 +162,8 @@ pub(super) fn run(
         }
         written += length;
     }
-    let Source { hold, held, rest } = source;
-    bits.hold = hold;
-    bits.held = held & 63;
-    bits.mask();
-    Ok(Stop { read: input.len() - rest.len(), written, ended })
+    let rest = source.finish(bits);
+    Ok(Stop { read: input.len() - rest, written, ended })
 }
 
 /// Writes the literal of an entry after the first `count` bytes.

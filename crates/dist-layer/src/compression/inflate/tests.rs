@@ -59,7 +59,7 @@ fn agree(input: &[u8]) {
     }
 }
 
-fn deflate(bytes: &[u8], level: u32, flush: FlushCompress, piece: usize) -> Vec<u8> {
+pub(super) fn deflate(bytes: &[u8], level: u32, flush: FlushCompress, piece: usize) -> Vec<u8> {
     let mut compress = Compress::new(flate2::Compression::new(level), false);
     let mut out = Vec::with_capacity(bytes.len() * 2 + 70_000);
     for part in bytes.chunks(piece) {
@@ -204,7 +204,7 @@ fn nothing_after_the_end_is_read() {
 }
 
 /// Runs of literals, repeats of short and long periods, and far copies.
-fn texts() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn texts() -> impl Strategy<Value = Vec<u8>> {
     let part = (0u8..5, any::<u64>(), 1usize..3000);
     prop::collection::vec(part, 0..60).prop_map(|parts| {
         let mut bytes = Vec::new();
@@ -230,7 +230,7 @@ fn texts() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn flushes() -> impl Strategy<Value = FlushCompress> {
+pub(super) fn flushes() -> impl Strategy<Value = FlushCompress> {
     prop_oneof![
         Just(FlushCompress::None),
         Just(FlushCompress::Sync),
