@@ -1,8 +1,10 @@
 //! What was typed: the grammar of the command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue};
 use clap::{
     ArgAction, Args as ClapArgs, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum,
@@ -76,6 +78,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "NAME", value_parser = SNAPSHOTTERS, hide_possible_values = true, help_heading = STORE)]
     pub(crate) snapshotter: Option<String>,
 
+    /// Policy that says which images may be used: ours, or containers' where it ends in .json
+    /// [env: DIST_POLICY] [default: $XDG_CONFIG_HOME/dist/policy.toml, else /etc/dist/policy.toml]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub(crate) policy: Option<PathBuf>,
+
     /// Form of the progress on standard error
     #[arg(long, global = true, value_enum, default_value_t, help_heading = OUTPUT)]
     pub(crate) progress: Mode,
@@ -128,6 +135,16 @@ pub(crate) struct Network {
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true, help_heading = NETWORK)]
     pub(crate) tls_ca_cert: Vec<PathBuf>,
 
+    /// Directory with a hosts.toml for each registry; can be repeated, the first that knows the
+    /// registry counts [default: /etc/containerd/certs.d, /etc/docker/certs.d, where they are]
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) hosts_dir: Vec<PathBuf>,
+
+    /// containers' registries.conf, instead of those in /etc/containers and the user's; '' for none
+    /// [env: CONTAINERS_REGISTRIES_CONF]
+    #[arg(long, global = true, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from), hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) registries_conf: Option<PathBuf>,
+
     /// How long connecting to the registry or the daemon may take [default: 10s]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) connect_timeout: Option<Duration>,
@@ -148,6 +165,14 @@ pub(crate) struct Network {
     /// blob [default: 6]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_CONNECTIONS)), hide_short_help = true, help_heading = NETWORK)]
     pub(crate) connections: Option<u16>,
+
+    /// Most bodies with content at once, to and from all hosts, at most 64 [default: any number]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_CONNECTIONS)), hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) max_connections: Option<u16>,
+
+    /// Most bytes a second over all connections together, such as 10M [default: any number]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, hide_short_help = true, help_heading = NETWORK)]
+    pub(crate) limit_rate: Option<u64>,
 
     /// Pause before the first retry; it doubles from there [default: 200ms]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
@@ -177,7 +202,7 @@ const LIMITS: &str = "Limits";
 /// What a power cut may cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DurabilityArg {
-    /// Anything: nothing is synced
+    /// Anything but the database, which stays whole: no content is synced
     None,
     /// Work, never content: blobs and names are on the disk, trees are unpacked again where needed
     #[default]
@@ -196,8 +221,8 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-fn read() -> Result<Args, clap::Error> {
-    let matches = Args::command().try_get_matches()?;
+fn read(line: Vec<OsString>) -> Result<Args, clap::Error> {
+    let matches = Args::command().try_get_matches_from(line)?;
     let mut args =
         Args::from_arg_matches(&matches).map_err(|error| error.format(&mut Args::command()))?;
     let verbs = std::iter::successors(matches.subcommand(), |(_, rest)| rest.subcommand());
@@ -205,9 +230,33 @@ fn read() -> Result<Args, clap::Error> {
     Ok(args)
 }
 
+/// As [`read`], where `bundle` with an image and a directory is short for `oci bundle`.
+fn read_either(line: Vec<OsString>) -> Result<Args, clap::Error> {
+    let first = match read(line.clone()) {
+        Err(first) if is_other_bundle(first.kind()) => first,
+        read => return read,
+    };
+    let word = |at: usize| line.get(at).and_then(|word| word.to_str()).unwrap_or_default();
+    let is_short = |&place: &usize| {
+        word(place) == "bundle"
+            && word(place - 1) != "oci"
+            && !["create", "add", "verify", "load"].contains(&word(place + 1))
+    };
+    let Some(place) = (1..line.len()).find(is_short) else { return Err(first) };
+    let mut longer = line;
+    longer.insert(place, "oci".into());
+    read(longer).map_err(|error| if is_other_bundle(error.kind()) { first } else { error })
+}
+
+/// Whether an error is that of words which are no `bundle` of many images, or no command at all.
+fn is_other_bundle(kind: clap::error::ErrorKind) -> bool {
+    use clap::error::ErrorKind;
+    matches!(kind, ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument)
+}
+
 /// Reads the command line. Usage errors and help are printed; the exit code is returned.
 pub(crate) fn parse() -> Result<Args, u8> {
-    read().map_err(|mut error| {
+    read_either(std::env::args_os().collect()).map_err(|mut error| {
         if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
             && let Some((end, _)) = value.char_indices().nth(MOST_SHOWN)
         {
@@ -236,6 +285,32 @@ mod tests {
     #[test]
     fn the_grammar_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn one_word_for_two_kinds_of_bundles() {
+        let verb = |line: &str| {
+            let words = format!("dist {line}");
+            read_either(words.split_whitespace().map(Into::into).collect()).map(|args| args.verb)
+        };
+        for (line, expected) in [
+            ("bundle redis:7 dir", "oci bundle"),
+            ("bundle -e A=1 --user nobody busybox box sh -c x", "oci bundle"),
+            ("oci bundle redis:7 dir", "oci bundle"),
+            ("bundle create images.tar redis:7", "bundle create"),
+            ("--root bundle bundle verify x", "bundle verify"),
+        ] {
+            assert_eq!(verb(line).unwrap(), expected, "{line}");
+        }
+        for line in [
+            "bundle create --since",
+            "bundle",
+            "bundle redis:7",
+            "nothing bundle",
+            "bundle create x.tar redis:7 --x",
+        ] {
+            assert!(verb(line).is_err(), "{line}");
+        }
     }
 
     #[test]

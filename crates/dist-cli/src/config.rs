@@ -5,6 +5,7 @@ mod environment;
 mod file;
 mod place;
 mod resolve;
+mod sections;
 #[cfg(test)]
 mod tests;
 
@@ -12,17 +13,15 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dist::{Engine, EngineConfig, PullOptions, Remotes};
+use dist::{Engine, EngineConfig, PolicyFile, PullOptions, Remotes};
 use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
 use dist_grpc::GcSchedule;
-use dist_grpc::client::socket_path;
 use dist_layer::Limits;
-use dist_registry::{CredentialSource, Credentials, RegistryOptions};
+use dist_registry::{Credentials, RegistryOptions};
 use dist_store::{Durability, OpenMode, Sharing};
-use tracing::level_filters::LevelFilter;
 
-use crate::args::{Args, DurabilityArg, Global, LogFormat, MOST_JOBS};
-use crate::commands::{Command, DaemonArgs};
+use crate::args::{Args, DurabilityArg, Global, MOST_JOBS};
+use crate::commands::Command;
 use crate::progress::Mode as ProgressMode;
 use crate::report;
 use crate::terminal::{self, Log, Terminal};
@@ -32,7 +31,11 @@ use environment::Environment;
 use file::File;
 use place::LocalFlag;
 use resolve::{Resolver, Sources};
+use sections::{daemon, limits, policy, registry};
 
+#[cfg(test)]
+pub(crate) use file::parse_toml;
+pub(crate) use file::read_toml;
 pub(crate) use resolve::Row;
 
 /// Everything a command needs to know.
@@ -54,7 +57,7 @@ pub(crate) struct Config {
     /// What `dist daemon` does.
     pub(crate) daemon: DaemonConfig,
     progress: ProgressMode,
-    durability: Durability,
+    pub(crate) durability: Durability,
     snapshotter: Option<String>,
     discard_blobs: bool,
     /// Whether the command line asks for that.
@@ -63,6 +66,7 @@ pub(crate) struct Config {
     user: Option<String>,
     password_stdin: bool,
     registry: RegistryOptions,
+    policy: Option<PolicyFile>,
     environment: Environment,
     rows: Vec<Row>,
 }
@@ -147,7 +151,8 @@ impl Config {
         let usual_jobs = u16::try_from(PullOptions::default().jobs).unwrap_or(MOST_JOBS);
         let jobs = to.take("jobs", jobs, usual_jobs);
         let limits = limits(to, global, file.limits);
-        let registry = registry(to, global, file.network, &environment);
+        let registry = registry(to, global, file.network, (&environment, is_root));
+        let policy = policy(to, global, file.policy.map(|path| path.0), (&environment, is_root));
         let (daemon, log) =
             daemon(to, (global, daemon_args), file.daemon, environment.default_address(is_root))?;
         let config = Self {
@@ -168,10 +173,11 @@ impl Config {
             snapshotter,
             discard_blobs,
             must_discard,
-            jobs: jobs.into(),
+            jobs: registry.budget.bodies().map_or(jobs.into(), |most| most.min(jobs.into())),
             user: global.network.user.clone().filter(|_| !args.command.runs_image()),
             password_stdin: global.network.password_stdin,
             registry,
+            policy,
             environment,
             rows: resolver.rows,
         };
@@ -210,6 +216,7 @@ impl Config {
             limits: self.limits,
             discard_blobs: self.discard_blobs,
             registry: self.registry()?,
+            policy: self.policy.clone(),
         })?;
         let snapshotter = engine.snapshotter_name();
         if self.must_discard && snapshotter != "erofs" {
@@ -223,7 +230,7 @@ impl Config {
 
     /// The remotes, for commands without a store.
     pub(crate) fn remotes(&self) -> Result<Remotes> {
-        Ok(Remotes::new(self.registry()?))
+        Ok(Remotes::new(self.registry()?).with_policy(self.policy.clone()))
     }
 
     fn registry(&self) -> Result<RegistryOptions> {
@@ -242,9 +249,36 @@ impl Config {
         self.password_stdin
     }
 
+    /// The remotes for somebody else than `--user`: for `login`, as `--user` has it, where there is
+    /// one, else for whom the files say.
+    pub(crate) fn remotes_as(&self, login: Option<&str>) -> Result<Remotes> {
+        let mut options = self.registry.clone();
+        options.credentials.explicit = login.map(|login| self.login(login)).transpose()?;
+        Ok(Remotes::new(options).with_policy(self.policy.clone()))
+    }
+
+    /// Which images may be used.
+    pub(crate) fn policy(&self) -> Option<&PolicyFile> {
+        self.policy.as_ref()
+    }
+
+    /// The password of a private key, as cosign looks for it.
+    pub(crate) fn key_password(&self) -> Option<Vec<u8>> {
+        use std::os::unix::ffi::OsStringExt;
+        self.environment.cosign_password.clone().map(OsStringExt::into_vec)
+    }
+
+    /// Whether there is a `--user` for every registry.
+    pub(crate) fn has_user(&self) -> bool {
+        self.user.is_some()
+    }
+
     /// The credentials that were given; the password is read or asked for now.
     pub(crate) fn credentials(&self) -> Result<Option<Credentials>> {
-        let Some(user) = &self.user else { return Ok(None) };
+        self.user.as_deref().map(|user| self.login(user)).transpose()
+    }
+
+    fn login(&self, user: &str) -> Result<Credentials> {
         let (user, password) = match user.split_once(':') {
             Some((user, _)) if self.password_stdin => {
                 let message = format!("give one password for {user}, not two");
@@ -257,16 +291,16 @@ impl Config {
                 );
                 (user, password.to_owned())
             }
-            None if self.password_stdin => (user.as_str(), password_from_stdin()?),
+            None if self.password_stdin => (user, password_from_stdin()?),
             None => {
                 let ask = || rpassword::prompt_password(format!("Password for {user}: "));
                 let password = ask().context(ErrorKind::InvalidArgument, || {
                     format!("ask for the password of {user}: give it with --password-stdin")
                 })?;
-                (user.as_str(), password)
+                (user, password)
             }
         };
-        Ok(Some(Credentials::password(user, password)))
+        Ok(Credentials::password(user, password))
     }
 
     /// Where the daemon listens.
@@ -287,6 +321,11 @@ impl Config {
                 "find docker's config.json: set DOCKER_CONFIG where there is no HOME",
             )
         })
+    }
+
+    /// Where commands keep what they note for their next run.
+    pub(crate) fn state_directory(&self) -> Option<PathBuf> {
+        self.environment.state_directory()
     }
 
     /// Platform and number of jobs.
@@ -410,138 +449,4 @@ fn namespace_variable(environment: &Environment) -> Result<Option<Namespace>> {
     let text = value.to_string_lossy();
     let what = || format!("read CONTAINERD_NAMESPACE={text}");
     text.parse().context(ErrorKind::InvalidArgument, what).map(Some)
-}
-
-fn limits(to: &mut Resolver, global: &Global, file: file::Limits) -> Limits {
-    let defaults = Limits::default();
-    let mut take = |key, flag: Option<u64>, file: Option<file::Text<file::Size>>, default| {
-        let sources = Sources::new(flag.map(Size), file.map(|size| Size(size.0.0)));
-        to.take(key, sources, Size(default)).0
-    };
-    Limits {
-        layer_bytes: take(
-            "limits.max_layer_size",
-            global.max_layer_size,
-            file.max_layer_size,
-            defaults.layer_bytes,
-        ),
-        zstd_window: take(
-            "limits.max_zstd_window",
-            global.max_zstd_window,
-            file.max_zstd_window,
-            defaults.zstd_window,
-        ),
-        ..defaults
-    }
-}
-
-fn registry(
-    to: &mut Resolver,
-    global: &Global,
-    file: file::Network,
-    environment: &Environment,
-) -> RegistryOptions {
-    let (flags, defaults) = (&global.network, RegistryOptions::default());
-    let plain_http = Sources::new(flags.plain_http.then_some(true), file.plain_http);
-    let insecure = Sources::new(flags.insecure.then_some(true), file.insecure);
-    let certificates = Some(flags.tls_ca_cert.clone()).filter(|paths| !paths.is_empty());
-    let in_file = file.tls_ca_cert.map(|paths| paths.into_iter().map(|path| path.0).collect());
-    let certificates = Sources::new(certificates, in_file);
-    let retries = Sources::new(flags.retries, file.retries.map(|retries| retries.0));
-    let usual_retries = u16::try_from(defaults.attempts.saturating_sub(1)).unwrap_or(u16::MAX);
-    let connections = Sources::new(flags.connections, file.connections.map(|most| most.0));
-    let usual_connections = u16::try_from(defaults.connections).unwrap_or(u16::MAX);
-    let time =
-        |flag, file: Option<file::Text<file::Time>>| Sources::new(flag, file.map(|time| time.0.0));
-    let connect_timeout = time(flags.connect_timeout, file.connect_timeout);
-    let stall_timeout = time(flags.stall_timeout, file.stall_timeout);
-    let retry_delay = time(flags.retry_delay, file.retry_delay);
-    RegistryOptions {
-        plain_http: to.take("network.plain_http", plain_http, defaults.plain_http),
-        insecure: to.take("network.insecure", insecure, defaults.insecure),
-        ca_certs: to.take("network.tls_ca_cert", certificates, defaults.ca_certs),
-        connect_timeout: to.take(
-            "network.connect_timeout",
-            connect_timeout,
-            defaults.connect_timeout,
-        ),
-        stall_timeout: to.take("network.stall_timeout", stall_timeout, defaults.stall_timeout),
-        attempts: u32::from(to.take("network.retries", retries, usual_retries)) + 1,
-        connections: to.take("network.connections", connections, usual_connections).into(),
-        retry_delay: to.take("network.retry_delay", retry_delay, defaults.retry_delay),
-        user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),
-        credentials: CredentialSource {
-            files: environment.credential_files(),
-            ..CredentialSource::default()
-        },
-        ..defaults
-    }
-}
-
-fn daemon(
-    to: &mut Resolver,
-    (global, args): (&Global, Option<&DaemonArgs>),
-    file: file::Daemon,
-    default_address: Option<PathBuf>,
-) -> Result<(DaemonConfig, Log)> {
-    let flag = global.address.as_ref().filter(|_| args.is_some());
-    let flag = flag.map(|address| socket_path(address)).transpose()?;
-    let address = Sources::new(flag, file.address.map(|path| path.0));
-    let address = to.take_optional("daemon.address", address, default_address);
-    let beside = address.as_ref().map(|address| address.with_file_name("backend.sock"));
-    let backend = Sources::file(file.backend_address.map(|path| path.0.0));
-    let backend_address = to.take("daemon.backend_address", backend, beside);
-    let mode = Sources::file(file.mode.map(|mode| Mode(mode.0.0)));
-    let sharing = Sources::file(file.content_sharing.map(|sharing| sharing.0));
-    let metrics = Sources::new(
-        args.and_then(|args| args.metrics.clone()),
-        file.metrics.map(|metrics| metrics.0.0),
-    );
-    let config = DaemonConfig {
-        address,
-        backend_address,
-        mode: to.take("daemon.mode", mode, Mode(0o660)),
-        owner: to.take_optional("daemon.owner", Sources::file(file.owner), None),
-        group: to.take_optional("daemon.group", Sources::file(file.group), None),
-        allow_users: to.take("daemon.allow_users", Sources::file(file.allow_users), Vec::new()),
-        allow_groups: to.take("daemon.allow_groups", Sources::file(file.allow_groups), Vec::new()),
-        content_sharing: to.take("daemon.content_sharing", sharing, Sharing::default()),
-        metrics: to.take_optional("daemon.metrics", metrics, None),
-        gc: gc(to, file.gc),
-    };
-    let asked = if global.debug { Some(LevelFilter::DEBUG) } else { global.log_level };
-    let daemon_level = Sources::new(asked, file.log_level.map(|level| level.0));
-    let daemon_level = to.take("daemon.log_level", daemon_level, LevelFilter::INFO);
-    let format = args.and_then(|args| args.log_format);
-    let format = Sources::new(format, file.log_format.map(|format| format.0.0));
-    let format = to.take("daemon.log_format", format, LogFormat::Text);
-    let log = match args {
-        Some(_) => Log::Daemon(format, daemon_level),
-        None => Log::Command(asked.unwrap_or(LevelFilter::WARN)),
-    };
-    Ok((config, log))
-}
-
-fn gc(to: &mut Resolver, file: file::Gc) -> GcSchedule {
-    let defaults = GcSchedule::default();
-    let pause = Sources::file(file.pause_threshold.map(|share| share.0));
-    let deletions = Sources::file(file.deletion_threshold);
-    let mutations = Sources::file(file.mutation_threshold);
-    let schedule = Sources::file(file.schedule_delay.map(|time| time.0.0));
-    let startup = Sources::file(file.startup_delay.map(|time| time.0.0));
-    GcSchedule {
-        pause_threshold: to.take("daemon.gc.pause_threshold", pause, defaults.pause_threshold),
-        deletion_threshold: to.take(
-            "daemon.gc.deletion_threshold",
-            deletions,
-            defaults.deletion_threshold,
-        ),
-        mutation_threshold: to.take(
-            "daemon.gc.mutation_threshold",
-            mutations,
-            defaults.mutation_threshold,
-        ),
-        schedule_delay: to.take("daemon.gc.schedule_delay", schedule, defaults.schedule_delay),
-        startup_delay: to.take("daemon.gc.startup_delay", startup, defaults.startup_delay),
-    }
 }

@@ -50,8 +50,17 @@ enum View {
 impl Reporter {
     /// Starts showing progress on `terminal`.
     pub(crate) fn start(mode: Mode, terminal: &Terminal) -> Arc<Self> {
+        Self::show(Model::default(), mode, terminal)
+    }
+
+    /// Starts showing what is sent.
+    pub(crate) fn start_uploading(mode: Mode, terminal: &Terminal) -> Arc<Self> {
+        Self::show(Model::uploading(), mode, terminal)
+    }
+
+    fn show(model: Model, mode: Mode, terminal: &Terminal) -> Arc<Self> {
         let start = Instant::now();
-        let model = Arc::new(Mutex::new(Model::default()));
+        let model = Arc::new(Mutex::new(model));
         let view = match mode {
             Mode::Auto | Mode::Tty if terminal.can_draw(mode == Mode::Tty) => {
                 View::Bars(bars::Bars::start(terminal, start, &model))

@@ -1,14 +1,20 @@
 //! Image names as people type them, checked before anything is done with them.
 
 use std::fmt;
+use std::path::Path;
 
 use dist_core::{Error, ErrorKind, Reference, ReferenceError, Result};
+use dist_registry::ShortNameMode;
 
+use crate::config::Config;
 use crate::report;
 use crate::table::printable;
 
 /// The schemes that are not registries.
-pub(crate) const SCHEMES: &[&str] = &["oci"];
+pub(crate) const SCHEMES: &[&str] = &["oci", "http", "https"];
+
+/// Those of addresses on web servers.
+pub(crate) const WEB: &[&str] = &["http", "https"];
 
 /// Reads a name in a registry; `redis` is `docker.io/library/redis:latest`.
 pub(crate) fn parse(text: &str) -> Result<Reference> {
@@ -23,12 +29,94 @@ pub(crate) fn parse(text: &str) -> Result<Reference> {
     })
 }
 
+/// What is named in place of a file, where that is an address on a web server.
+pub(crate) fn address(file: &Path) -> Option<&str> {
+    file.to_str().filter(|text| dist_core::scheme(text, WEB).is_some())
+}
+
 /// Checks a name that is one in a registry or has a scheme, such as `oci:path:tag`.
 pub(crate) fn check(text: &str) -> Result<()> {
     match dist_core::scheme(text, SCHEMES) {
         Some(_) => Ok(()), // its resolver knows its grammar
         None => parse(text).map(drop),
     }
+}
+
+/// What a name may stand for, in the order in which that is tried: itself, unless it is a short name
+/// that containers' `registries.conf` has something about.
+pub(crate) fn meant(config: &Config, text: &str) -> Result<Vec<String>> {
+    let (mode, names) = candidates(config, text)?;
+    if mode == ShortNameMode::Enforcing && names.len() > 1 {
+        return Err(unclear(text, &names));
+    }
+    Ok(names)
+}
+
+/// The one thing that a name stands for.
+pub(crate) fn one(config: &Config, text: &str) -> Result<String> {
+    let (_, mut names) = candidates(config, text)?;
+    if names.len() > 1 {
+        return Err(unclear(text, &names));
+    }
+    Ok(names.swap_remove(0))
+}
+
+/// All that a name may stand for, whoever may have to choose.
+pub(crate) fn candidates(config: &Config, text: &str) -> Result<(ShortNameMode, Vec<String>)> {
+    check(text)?;
+    if dist_core::scheme(text, SCHEMES).is_some() {
+        return Ok((ShortNameMode::Disabled, vec![text.to_owned()]));
+    }
+    let meant = config.registry_without_credentials().meant(text)?;
+    let names = match meant.source {
+        Some(_) => meant.names.iter().map(ToString::to_string).collect(),
+        None => vec![text.to_owned()],
+    };
+    Ok((meant.mode, names))
+}
+
+fn unclear(text: &str, names: &[String]) -> Error {
+    let message = format!("read name {text:?}: it may be {}", names.join(" or "));
+    let error = Error::new(ErrorKind::InvalidArgument, message);
+    report::advise(error, "write the whole name, or an alias for it into registries.conf")
+}
+
+/// Does something with one name after the other until one is there.
+pub(crate) async fn first_of<T>(
+    names: &[String],
+    mut act: impl AsyncFnMut(&str) -> Result<T>,
+) -> Result<T> {
+    let mut failures: Vec<String> = Vec::new();
+    let (mut left, mut next) = (names.iter().peekable(), None);
+    while let Some(name) = left.next() {
+        match act(name).await {
+            Err(error) if left.peek().is_some() && may_be_elsewhere(&error) => {
+                tracing::debug!(name, %error, "trying the next name");
+                failures.push(report::one_line(&error));
+            }
+            Err(error) if failures.is_empty() => return Err(error),
+            Err(error) => {
+                next = Some(error);
+            }
+            done => return done,
+        }
+    }
+    let Some(error) = next else {
+        return Err(Error::new(ErrorKind::Internal, "try names: there are none"));
+    };
+    let message = format!("{}; then", failures.join("; then "));
+    Err(Error::new(error.kind(), message).with_source(error))
+}
+
+/// Whether a name of the same image in another registry may be the one that is there.
+fn may_be_elsewhere(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::Unavailable
+            | ErrorKind::Unauthenticated
+            | ErrorKind::PermissionDenied
+    )
 }
 
 /// Why a text is no reference, with the text.
@@ -89,6 +177,7 @@ mod tests {
     #[test]
     fn schemes_are_left_to_their_resolvers() {
         assert!(check("oci:/tmp/Some Dir:tag").is_ok());
+        assert!(check("https://h/image.tar#redis:7").is_ok());
         assert!(check("redis:7").is_ok());
         assert!(check("-rf").is_err());
     }

@@ -10,7 +10,7 @@ use dist_grpc::client::{Answered, Reason};
 use dist_store::{DamagedDatabase, is_database_damaged};
 use rustix::io::Errno;
 
-use crate::commands::{Kept, Reported};
+use crate::commands::{Kept, Partial, Reported};
 use crate::output::{OutputFailed, ReaderGone};
 use crate::reference::BadReference;
 use crate::signals::Stopped;
@@ -32,6 +32,7 @@ Exit codes:
     8  storage: no space, no permission, I/O error, a damaged store
     9  busy: another process holds it
    10  a policy forbids it
+   11  sync: some tags were copied, others were not
   125  run, exec: the container could not be made or started
   126  run, exec: the command can't be run
   127  run, exec: the command is not there
@@ -89,6 +90,11 @@ pub(crate) fn report(error: &Error) -> u8 {
 /// Prints something a person should know that is no error.
 pub(crate) fn warn(message: &str) {
     write(&format!("dist: warning: {}\n", printable(message)));
+}
+
+/// Prints what was done.
+pub(crate) fn note(message: &str) {
+    write(&format!("{}\n", printable(message)));
 }
 
 /// Prints what there is to do next.
@@ -149,6 +155,9 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
     if let Some(stopped) = find::<Stopped>(error) {
         return stopped.exit_code();
     }
+    if find::<Partial>(error).is_some() {
+        return 11;
+    }
     if find::<ContentMismatch>(error).is_some() || has_reason(error, Reason::ContentMismatch) {
         return 6;
     }
@@ -202,7 +211,7 @@ fn hints(error: &Error) -> Vec<String> {
     {
         hints.push(format!("if you trust the image, raise the limit with {flag}"));
     }
-    if find::<NoUserNamespace>(error).is_some() {
+    if find::<NoUserNamespace>(error).is_some_and(|error| error.unpacks) {
         hints
             .push("`dist fetch` and `dist unpack` need none; nor does --snapshotter native".into());
     }
@@ -273,6 +282,11 @@ fn errno(error: &Error) -> Option<Errno> {
 fn errno_hint(errno: Errno, kept: Option<&Kept>) -> Option<String> {
     Some(match errno {
         Errno::NOSPC | Errno::DQUOT => match kept {
+            Some(Kept { missing: 0, .. }) => {
+                "make room, or use another --root: all is fetched, and \
+                 what is unpacked needs more; it is kept and the same command continues"
+                    .into()
+            }
             Some(Kept { missing, .. }) => format!(
                 "make room, or use another --root: {} are still to be fetched, and what is \
                  unpacked needs more; what was fetched is kept and the same command continues",

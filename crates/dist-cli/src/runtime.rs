@@ -39,7 +39,11 @@ pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// Runs `work` to its end, which no signal stops: it sees to signals itself, or is short.
 pub(crate) fn run_unstopped<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = start()?;
+    // One thread does: others only for what blocks.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context(ErrorKind::Internal, || "start the runtime".into())?;
     let result = runtime.block_on(work);
     runtime.shutdown_background();
     result

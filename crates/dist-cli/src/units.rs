@@ -36,6 +36,15 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     bytes.checked_add(part).ok_or_else(fault)
 }
 
+/// Reads a size of memory as docker and podman do: `512m` and `512MB` are 512 MiB, too.
+pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
+    let bare = text.strip_suffix(['b', 'B']).unwrap_or(text);
+    match bare.ends_with(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']) {
+        true => parse_size(&format!("{bare}i")),
+        false => parse_size(text),
+    }
+}
+
 /// Reads a duration: `500ms`, `30s`, `2m`, `1h30m`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let fault = || format!("{text:?} is no duration; write for instance 500ms, 30s or 2m");
@@ -44,6 +53,14 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
     let duration: jiff::SignedDuration = text.parse().map_err(|_| fault())?;
     Duration::try_from(duration).map_err(|_| fault())
+}
+
+/// Reads how long something may take: a duration, or a number of seconds.
+pub(crate) fn parse_patience(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if !text.starts_with('+') => Ok(Duration::from_secs(seconds)),
+        _ => parse_duration(text),
+    }
 }
 
 /// Prints a size in binary units: `512 B`, `1.5 KiB`, `113.2 MiB`.
@@ -159,6 +176,33 @@ mod tests {
             ["", "MiB", "-1", "1x", "1.", ".5", "1.2.3", "99999999999999999999", "16777216TiB"]
         {
             assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_is_in_powers_of_1024() {
+        for (text, bytes) in [
+            ("512m", 512 << 20),
+            ("1g", 1 << 30),
+            ("1.5GB", 3 << 29),
+            ("64MiB", 64 << 20),
+            ("4096", 4096),
+            ("4096b", 4096),
+        ] {
+            assert_eq!(parse_memory(text), Ok(bytes), "{text}");
+        }
+        for bad in ["m", "1x", "1ib"] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patience_is_in_seconds() {
+        for (text, milliseconds) in [("3", 3000), ("0", 0), ("1m", 60_000), ("500ms", 500)] {
+            assert_eq!(parse_patience(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for bad in ["", "-1", "+1", "1.5", "x"] {
+            assert!(parse_patience(bad).is_err(), "{bad}");
         }
     }
 

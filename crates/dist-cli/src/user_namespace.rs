@@ -1,4 +1,4 @@
-//! Ordinary users unpack in a user namespace: this process starts again inside one.
+//! Ordinary users unpack, and run containers, in a user namespace: this process starts again inside one.
 //!
 //! util-linux' `unshare` makes it: in the new namespace the user is root and, where `newuidmap` and
 //! a range in `/etc/subuid` are there, all other owners exist too.
@@ -7,7 +7,8 @@ use std::fmt;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use dist_core::{Context, Error, ErrorKind, Result};
+use dist_core::{ContainerId, Context, Error, ErrorKind, Result};
+use dist_run::rootless;
 
 use crate::config::Config;
 use crate::report;
@@ -20,11 +21,15 @@ pub(crate) const ENTERED: &str = "DIST_ENTERED";
 
 /// The cause of an error for a user namespace that could not be had.
 #[derive(Debug)]
-pub(crate) struct NoUserNamespace(String);
+pub(crate) struct NoUserNamespace {
+    reason: String,
+    /// Whether it was for unpacking, which can do without.
+    pub(crate) unpacks: bool,
+}
 
 impl fmt::Display for NoUserNamespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.reason)
     }
 }
 
@@ -36,6 +41,20 @@ impl std::error::Error for NoUserNamespace {}
 /// `--snapshotter native` needs none: then files belong to the user.
 pub(crate) fn enter(config: &Config) -> Result<()> {
     enter_and(config, true)
+}
+
+/// The same for who makes snapshots of layers. Refuses those that could never be mounted.
+pub(crate) fn enter_to_unpack(config: &Config) -> Result<()> {
+    match config.snapshotter_flag() {
+        Some(name) if !dist_snapshot::is_allowed(name) => {
+            let message = format!(
+                "unpack with {name}: only root may mount its images, and not in a user namespace \
+                 (--snapshotter overlayfs or native; `dist fetch` unpacks nothing)"
+            );
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+        _ => enter(config),
+    }
 }
 
 /// The same for what is unpacked already.
@@ -55,40 +74,84 @@ pub(crate) fn tell_how(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// The same for containers, whatever the snapshotter. With an `id` it is the user namespace in which
+/// that container runs.
+pub(crate) fn enter_with_containers(config: &Config, id: Option<&ContainerId>) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let (root, namespace) = (config.root()?, &config.namespace);
+    rootless::end_orphans(root, namespace);
+    let Some(pid) = id.and_then(|id| rootless::first_process(root, namespace, id)) else {
+        let found = find().map_err(|reason| none("run containers in", reason, false))?;
+        return start_again(config, found.flags);
+    };
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--user=/proc/{pid}/ns/user"));
+    command.args(["--preserve-credentials", "--", "unshare", "--mount"]);
+    replace_by(command, config, ALL_OWNERS)
+}
+
 fn enter_and(config: &Config, unpacks: bool) -> Result<()> {
     if rustix::process::geteuid().is_root() || config.snapshotter_flag() == Some("native") {
         return Ok(());
     }
-    let flags = match probe(ALL_OWNERS) {
-        Ok(()) => ALL_OWNERS,
-        Err(all) => {
-            probe(ONE_OWNER).map_err(|problem| {
-                let missing = missing(&problem);
-                Error::new(ErrorKind::FailedPrecondition, "make a user namespace to unpack in")
-                    .with_source(NoUserNamespace(missing))
-            })?;
-            if unpacks {
-                report::warn(&format!(
-                    "all files will belong to you: newuidmap or a range in /etc/subuid is missing \
-                     ({all})"
-                ));
-            }
-            ONE_OWNER
+    let found = find().map_err(|reason| none("unpack in", reason, true))?;
+    if let (true, Some(problem)) = (unpacks, found.problem) {
+        report::warn(&format!(
+            "all files will belong to you: newuidmap or a range in /etc/subuid is missing \
+             ({problem})"
+        ));
+    }
+    start_again(config, found.flags)
+}
+
+/// A user namespace that can be had.
+struct Found {
+    flags: &'static [&'static str],
+    /// Why it is not one with all owners.
+    problem: Option<String>,
+}
+
+/// Finds out which user namespace can be had; the error is why none can.
+fn find() -> Result<Found, String> {
+    match probe(ALL_OWNERS) {
+        Ok(()) => Ok(Found { flags: ALL_OWNERS, problem: None }),
+        Err(problem) => {
+            probe(ONE_OWNER).map_err(|problem| missing(&problem))?;
+            Ok(Found { flags: ONE_OWNER, problem: Some(problem) })
         }
-    };
+    }
+}
+
+fn none(purpose: &str, reason: String, unpacks: bool) -> Error {
+    let message = format!("make a user namespace to {purpose}");
+    Error::new(ErrorKind::FailedPrecondition, message)
+        .with_source(NoUserNamespace { reason, unpacks })
+}
+
+/// Starts this command again in a user namespace that is made with `flags`.
+fn start_again(config: &Config, flags: &[&str]) -> Result<()> {
+    let mut command = Command::new("unshare");
+    command.args(flags);
+    replace_by(command, config, flags)
+}
+
+/// Becomes `command`, which is to become this command.
+fn replace_by(mut command: Command, config: &Config, flags: &[&str]) -> Result<()> {
     let binary = std::env::current_exe()
         .context(ErrorKind::Internal, || "find the path of this program".into())?;
     let root = std::path::absolute(config.root()?)
         .context(ErrorKind::InvalidArgument, || "find the root directory".into())?;
-    let error = Command::new("unshare")
-        .args(flags)
+    let program = command.get_program().to_owned();
+    let error = command
         .arg("--")
         .arg(binary)
         .args(std::env::args_os().skip(1))
         .env("DIST_ROOT", root) // inside, the user is root, whose default is another
         .env(ENTERED, flags.join(" "))
         .exec();
-    Err(error).context(ErrorKind::Internal, || "run unshare".into())
+    Err(error).context(ErrorKind::Internal, || format!("run {}", program.display()))
 }
 
 /// Tries to make such a namespace; the error is what `unshare` says.

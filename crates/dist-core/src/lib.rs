@@ -62,6 +62,6 @@ pub use outline::Outline;
 pub use platform::{Platform, PlatformError};
 pub use progress::{Cancel, CancelGuard, Event, Progress};
 pub use reference::{Reference, ReferenceError};
-pub use remote::{ByteStream, Fetcher, Pushed, Pusher, Resolved, Resolver, scheme};
+pub use remote::{ByteStream, Fetcher, Pushed, Pusher, Referrer, Resolved, Resolver, scheme};
 pub use snapshot::{LayerForm, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter, Usage};
 pub use stage::{Entered, Meter, Running, Stage, Timings, enter};

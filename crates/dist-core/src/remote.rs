@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::{Descriptor, Digest, Error, ErrorKind, Progress, Provider, Result};
+use crate::{Descriptor, Digest, Error, ErrorKind, Progress, Result};
 
 /// A body as it arrives, in order, from the offset that was asked for.
 ///
@@ -38,6 +38,18 @@ pub trait Resolver: Send + Sync {
     /// `PermissionDenied`; `Unavailable` where the remote does not answer; `Corrupt` where the
     /// answer contradicts itself.
     async fn resolve(&self, name: &str) -> Result<Resolved>;
+
+    /// As [`Resolver::resolve`], for a name that may well be one of nothing: `None` then, found out
+    /// with as little asking as can be.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`], without `NotFound`.
+    async fn look_up(&self, name: &str) -> Result<Option<Resolved>> {
+        match self.resolve(name).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            resolved => resolved.map(Some),
+        }
+    }
 
     /// Returns a fetcher for the content that belongs to `name`.
     ///
@@ -82,6 +94,25 @@ pub trait Fetcher: Send + Sync {
         let message = format!("fetch bytes {}-{} of {}", range.start, range.end, desc.digest);
         Err(Error::new(ErrorKind::Unsupported, message))
     }
+
+    /// Lists what refers to the manifest or index `subject` (distribution-spec, "Listing
+    /// Referrers"); `None` where the remote keeps no such lists, but perhaps a tag instead.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`].
+    async fn referrers(&self, subject: &Digest) -> Result<Option<Vec<Referrer>>> {
+        let _ = subject;
+        Ok(None)
+    }
+}
+
+/// A manifest or index that says that it is about another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    /// What names it, with the annotations that lists have of it.
+    pub desc: Descriptor,
+    /// What kind of artifact it is.
+    pub artifact_type: Option<String>,
 }
 
 /// Pushes content by descriptor.
@@ -91,7 +122,8 @@ pub trait Pusher: Send + Sync {
     ///
     /// What it has is not sent again, and `content` is not asked for it. What a repository in
     /// `sources` of the same registry may have is taken from there, where the remote can do that.
-    /// A manifest must come after what it names.
+    /// A manifest must come after what it names. What `content` brings is verified on its way: the
+    /// remote never gets the end of something that is not what `desc` says.
     ///
     /// # Errors
     /// As [`Resolver::resolve`]; those of `content`, `NotFound` among them, where the remote does not
@@ -99,10 +131,17 @@ pub trait Pusher: Send + Sync {
     async fn push(
         &self,
         desc: &Descriptor,
-        content: Arc<dyn Provider>,
+        content: Arc<dyn Fetcher>,
         sources: &[String],
         progress: Arc<dyn Progress>,
     ) -> Result<Pushed>;
+
+    /// Whether nothing has to be done for the content named by `desc`: it is there, and has the tag
+    /// if that is for it.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`].
+    async fn has(&self, desc: &Descriptor) -> Result<bool>;
 }
 
 /// How content came to be in a remote.

@@ -1,11 +1,15 @@
 //! What all services share.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use dist::Engine;
 use dist_core::{Error, ErrorKind, Namespace, Result};
+use dist_run::Containers;
 use dist_store::{Removal, Sharing};
 use prost::Name;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::bus::Bus;
 use crate::gc::{Collector, GcSchedule};
@@ -25,6 +29,8 @@ pub struct DaemonOptions {
     pub content_sharing: Sharing,
     /// When it collects garbage.
     pub gc: GcSchedule,
+    /// Where shims and runtimes are looked for.
+    pub programs: Option<OsString>,
 }
 
 /// One engine behind the API. Clones share it.
@@ -40,6 +46,7 @@ struct Inner {
     emptier: Arc<Emptier>,
     streams: Streams,
     metrics: Metrics,
+    stopping: CancellationToken,
 }
 
 impl Daemon {
@@ -47,13 +54,14 @@ impl Daemon {
     #[must_use]
     pub fn new(engine: Engine, options: DaemonOptions) -> Self {
         let collector = Collector::new(options.gc.clone());
-        let (bus, settler, streams) = Default::default();
+        let (bus, settler, streams, stopping) = Default::default();
         let emptier = Arc::<Emptier>::default();
         let engine = engine
             .with_sharing(options.content_sharing)
             .with_removal(Removal::Later(Arc::clone(&emptier) as _));
         let metrics = Metrics::new(&options.version);
-        let inner = Inner { engine, options, bus, collector, settler, emptier, streams, metrics };
+        let inner =
+            Inner { engine, options, bus, collector, settler, emptier, streams, metrics, stopping };
         Self(Arc::new(inner))
     }
 
@@ -66,6 +74,17 @@ impl Daemon {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// The containers of a namespace.
+    pub(crate) fn containers(&self, namespace: &Namespace) -> Containers {
+        let engine = self.engine().in_namespace(namespace.clone());
+        Containers::new(engine, self.options().programs.clone())
+    }
+
+    /// Ends when nobody is accepted any more and what waits has to end.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
     }
 
     /// The streams that clients have opened.
@@ -131,6 +150,19 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let span = tracing::Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::new(ErrorKind::Internal, "a request panicked").with_source(error)),
+    }
+}
+
+/// Does work of several steps to its end, even if the client is gone.
+///
+/// # Errors
+/// What `work` returns; `Internal` where it panics.
+pub(crate) async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(work.in_current_span()).await {
         Ok(result) => result,
         Err(error) => Err(Error::new(ErrorKind::Internal, "a request panicked").with_source(error)),
     }

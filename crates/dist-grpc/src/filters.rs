@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use dist_core::filter::label;
-use dist_core::{Fields, Image, Info, IngestStatus, Lease, SnapshotInfo};
+use dist_core::{Container, Fields, Image, Info, IngestStatus, Lease, SnapshotInfo};
 use prost::{Message, Name};
 
 use crate::api::containerd::events as ev;
@@ -50,6 +50,18 @@ impl Fields for Of<'_, Image> {
             ["target", "mediatype", ..] => some(target.media_type.as_str()),
             ["labels", key @ ..] => label(&self.0.labels, key),
             ["annotations", key @ ..] => label(&target.annotations, key),
+            _ => None,
+        }
+    }
+}
+
+impl Fields for Of<'_, Container> {
+    fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
+        match path {
+            ["id", ..] => Some(self.0.id.as_str().into()),
+            ["runtime", "name", ..] => some(&self.0.runtime),
+            ["image", ..] => some(&self.0.image),
+            ["labels", key @ ..] => label(&self.0.labels, key),
             _ => None,
         }
     }
@@ -103,7 +115,7 @@ impl Fields for Of<'_, Envelope> {
     }
 }
 
-/// A field of an event's message, of those messages that we send ourselves.
+/// A field of an event's message, of those messages that we and shims send.
 fn event_field(type_url: &str, value: &[u8], path: &[&str]) -> Option<String> {
     let name = type_url.rsplit('/').next()?;
     macro_rules! fields {
@@ -119,6 +131,32 @@ fn event_field(type_url: &str, value: &[u8], path: &[&str]) -> Option<String> {
         };
     }
     fields! {
+        ev::ContainerCreate => |event| {
+            "id": event.id,
+            "image": event.image,
+            "runtime": event.runtime.map(|runtime| runtime.name).filter(|_| path.get(1) == Some(&"name"))
+                .unwrap_or_default(),
+        };
+        ev::ContainerUpdate => |event| {
+            "id": event.id, "image": event.image, "snapshot_key": event.snapshot_key,
+        } [labels];
+        ev::ContainerDelete => |event| { "id": event.id };
+        ev::TaskCreate => |event| {
+            "container_id": event.container_id, "bundle": event.bundle,
+            "checkpoint": event.checkpoint,
+        };
+        ev::TaskStart => |event| { "container_id": event.container_id };
+        ev::TaskDelete => |event| { "container_id": event.container_id, "id": event.id };
+        ev::TaskExit => |event| { "container_id": event.container_id, "id": event.id };
+        ev::TaskOom => |event| { "container_id": event.container_id };
+        ev::TaskExecAdded => |event| {
+            "container_id": event.container_id, "exec_id": event.exec_id,
+        };
+        ev::TaskExecStarted => |event| {
+            "container_id": event.container_id, "exec_id": event.exec_id,
+        };
+        ev::TaskPaused => |event| { "container_id": event.container_id };
+        ev::TaskResumed => |event| { "container_id": event.container_id };
         ev::ContentCreate => |event| { "digest": event.digest };
         ev::ContentDelete => |event| { "digest": event.digest };
         images::ImageCreate => |event| { "name": event.name } [labels];

@@ -20,6 +20,7 @@ mod plugins;
 pub mod server;
 mod services;
 mod settle;
+mod shims;
 mod streams;
 mod translate;
 mod trash;

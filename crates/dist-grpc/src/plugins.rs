@@ -1,7 +1,6 @@
 //! What introspection lists: the parts that are really there, under the names clients look for.
 //!
-//! There is no runtime among them: this daemon runs no containers. buildkitd's containerd worker
-//! wants to see one before it works.
+//! Clients that build images, as buildkitd, take the platforms that they build for from the runtime.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,6 +19,7 @@ const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
 const LEASE: &str = "io.containerd.lease.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
+const RUNTIME: &str = "io.containerd.runtime.v2";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 const STREAMING: &str = "io.containerd.streaming.v1";
 const TRANSFER: &str = "io.containerd.transfer.v1";
@@ -32,6 +32,7 @@ pub(crate) fn all(root: &Path) -> Vec<Plugin> {
         plugin(METADATA, "sqlite", &[EVENT, CONTENT, SNAPSHOTTER]).exporting(root),
         plugin(GC, "scheduler", &[METADATA]),
         plugin(LEASE, "manager", &[METADATA]),
+        plugin(RUNTIME, "task", &[EVENT, METADATA]).on_this_platform(),
         plugin(DIFFER, "walking", &[METADATA]).on_this_platform(),
         plugin(STREAMING, "manager", &[METADATA]),
         plugin(TRANSFER, "local", &[LEASE, METADATA, DIFFER]),
@@ -52,6 +53,7 @@ pub(crate) fn all(root: &Path) -> Vec<Plugin> {
         plugins.push(snapshotter);
     }
     for (service, needs) in [
+        ("containers", METADATA),
         ("content", CONTENT),
         ("diff", DIFFER),
         ("events", EVENT),
@@ -62,6 +64,7 @@ pub(crate) fn all(root: &Path) -> Vec<Plugin> {
         ("namespaces", METADATA),
         ("snapshots", SNAPSHOTTER),
         ("streaming", STREAMING),
+        ("tasks", RUNTIME),
         ("transfer", TRANSFER),
         ("version", ""),
     ] {

@@ -22,7 +22,7 @@ pub use listen::{Socket, SocketOptions};
 pub use scrape::MetricsSocket;
 
 use crate::services;
-use crate::{Daemon, gc, settle, trash};
+use crate::{Daemon, gc, settle, shims, trash};
 use connection::incoming;
 use methods::Methods;
 use observe::Observe;
@@ -67,6 +67,7 @@ pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = 
     let ended = CancellationToken::new();
     let settling = settle::run(&daemon, ended.clone());
     let emptying = trash::run(&daemon, ended.clone());
+    let hearing = shims::hear(&daemon, ended.clone());
     let serving = async {
         let _ended = ended.drop_guard();
         tokio::select! {
@@ -74,7 +75,7 @@ pub async fn serve(daemon: Daemon, sockets: Sockets, stop: impl Future<Output = 
             never = gc::run(&daemon) => match never {},
         }
     };
-    tokio::join!(serving, settling, emptying).0
+    tokio::join!(serving, settling, emptying, hearing).0
 }
 
 async fn serve_sockets(
@@ -82,7 +83,7 @@ async fn serve_sockets(
     sockets: Sockets,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    let stages = Stages { drain: CancellationToken::new(), cut: CancellationToken::new() };
+    let stages = Stages { drain: daemon.stopping().clone(), cut: CancellationToken::new() };
     let mut servers = JoinSet::new();
     let routes = services::routes(daemon);
     let metrics = || daemon.metrics().clone();

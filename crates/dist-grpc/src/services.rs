@@ -1,5 +1,6 @@
 //! One file a service, and the router over all of them.
 
+mod containers;
 mod content;
 mod diff;
 mod events;
@@ -9,6 +10,7 @@ pub(crate) mod leases;
 mod namespaces;
 mod snapshots;
 mod streaming;
+mod tasks;
 mod transfer;
 mod version;
 
@@ -31,7 +33,8 @@ macro_rules! service {
 }
 
 /// The full names of the services of the API.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 13] = [
+    api::containers::v1::containers_server::SERVICE_NAME,
     api::content::v1::content_server::SERVICE_NAME,
     api::diff::v1::diff_server::SERVICE_NAME,
     api::events::v1::events_server::SERVICE_NAME,
@@ -41,6 +44,7 @@ pub(crate) const NAMES: [&str; 11] = [
     api::namespaces::v1::namespaces_server::SERVICE_NAME,
     api::snapshots::v1::snapshots_server::SERVICE_NAME,
     api::streaming::v1::streaming_server::SERVICE_NAME,
+    api::tasks::v1::tasks_server::SERVICE_NAME,
     api::transfer::v1::transfer_server::SERVICE_NAME,
     api::version::v1::version_server::SERVICE_NAME,
 ];
@@ -56,6 +60,7 @@ pub(crate) fn routes(daemon: &Daemon) -> Routes {
     let daemon = || daemon.clone();
     let mut routes = Routes::builder();
     routes
+        .add_service(service!(containers, containers_server, ContainersServer, daemon()))
         .add_service(service!(content, content_server, ContentServer, daemon(), Realm::Namespaced))
         .add_service(service!(diff, diff_server, DiffServer, daemon()))
         .add_service(service!(events, events_server, EventsServer, daemon()))
@@ -71,6 +76,7 @@ pub(crate) fn routes(daemon: &Daemon) -> Routes {
             Realm::Namespaced
         ))
         .add_service(service!(streaming, streaming_server, StreamingServer, daemon()))
+        .add_service(service!(tasks, tasks_server, TasksServer, daemon()))
         .add_service(service!(transfer, transfer_server, TransferServer, daemon()))
         .add_service(service!(version, version_server, VersionServer, daemon()));
     routes.routes()

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use dist_core::{
-    ContentMismatch, Context as _, DamagedStore, Descriptor, Error, ErrorKind, MediaType, Mount,
-    Result,
+    Any, ContentMismatch, Context as _, DamagedStore, Descriptor, Error, ErrorKind, MediaType,
+    Mount, Result,
 };
+use dist_run::ShimStatus;
 use prost_types::Timestamp;
 use rustix::io::Errno;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -24,8 +25,13 @@ pub(crate) const REASON_HEADER: &str = "dist-error-reason";
 /// Turns an error into what the field's clients expect: a code, and a text that ends in its class;
 /// and, in metadata that they pass over, into what this program's client wants to know.
 pub(crate) fn status(error: &Error) -> Status {
-    let (code, class) =
-        if is_full(error) { code(ErrorKind::ResourceExhausted) } else { code(error.kind()) };
+    let (code, class) = if is_full(error) {
+        code(ErrorKind::ResourceExhausted)
+    } else if error.find::<ShimStatus>().is_some_and(|status| status.code() == UNKNOWN) {
+        (Code::Unknown, "unknown")
+    } else {
+        code(error.kind())
+    };
     let mut text = error.to_string();
     let mut last = text.clone();
     let mut next = std::error::Error::source(error);
@@ -53,6 +59,9 @@ pub(crate) fn status(error: &Error) -> Status {
     }
     Status::with_metadata(code, text, metadata)
 }
+
+/// What shims answer where a runtime fails: its words say more than any code.
+const UNKNOWN: i32 = Code::Unknown as i32;
 
 fn reasons(error: &Error) -> impl Iterator<Item = Reason> {
     [
@@ -174,6 +183,16 @@ pub(crate) fn mount(mount: types::Mount) -> Mount {
         target: (!mount.target.is_empty()).then(|| mount.target.into()),
         options: mount.options,
     }
+}
+
+/// A value of any type from the API.
+pub(crate) fn any(any: prost_types::Any) -> Any {
+    Any { type_url: any.type_url, value: any.value }
+}
+
+/// A value of any type for the API.
+pub(crate) fn api_any(any: Any) -> prost_types::Any {
+    prost_types::Any { type_url: any.type_url, value: any.value }
 }
 
 /// Labels for the API.

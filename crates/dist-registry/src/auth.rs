@@ -52,9 +52,11 @@ impl Need<'_> {
     fn scopes(&self) -> Vec<String> {
         let scope = |repository: &str, actions| format!("repository:{repository}:{actions}");
         match self.access {
+            Access::Catalog => vec!["registry:catalog:*".to_owned()],
             _ if self.repository.is_empty() => Vec::new(),
             Access::Pull => vec![scope(self.repository, "pull")],
             Access::Push => vec![scope(self.repository, "pull,push")],
+            Access::Delete => vec![scope(self.repository, "delete,pull,push")],
             Access::Mount(from) => vec![scope(self.repository, "pull,push"), scope(from, "pull")],
         }
     }

@@ -30,6 +30,9 @@ use base64::engine::general_purpose::STANDARD;
 use dist_core::Result;
 use http::HeaderValue;
 
+use crate::RegistriesFiles;
+use crate::registries_conf::Registries;
+
 pub use file::{Stored, erase, store};
 
 /// The user name that stands for "the secret is an identity token".
@@ -170,9 +173,26 @@ pub struct CredentialSource {
     pub provider: Option<Arc<dyn CredentialProvider>>,
     /// Files in the shape above, looked at in this order. Missing ones are skipped.
     pub files: Vec<PathBuf>,
+    /// containers' settings for registries, which may name helpers to be asked instead of the
+    /// files, or beside them.
+    pub registries_conf: RegistriesFiles,
     /// How long a helper may take.
     pub helper_timeout: Duration,
 }
+
+/// Where credentials come from; nothing of it where they were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The file that has them, or names the helper.
+    pub file: Option<PathBuf>,
+    /// The key in it.
+    pub key: Option<String>,
+    /// The helper that keeps them.
+    pub helper: Option<String>,
+}
+
+/// What containers' settings call the files with credentials.
+const FILES: &str = "containers-auth.json";
 
 impl Default for CredentialSource {
     fn default() -> Self {
@@ -180,6 +200,7 @@ impl Default for CredentialSource {
             explicit: None,
             provider: None,
             files: Vec::new(),
+            registries_conf: RegistriesFiles::default(),
             helper_timeout: Duration::from_secs(30),
         }
     }
@@ -198,12 +219,51 @@ impl CredentialSource {
     /// `Storage` where a file cannot be read, `InvalidArgument` where it does not have the shape
     /// above, `Unauthenticated` where a helper fails; those of the provider.
     pub async fn find(&self, registry: &str, repository: &str) -> Result<Option<Credentials>> {
-        if self.explicit.is_some() {
-            return Ok(self.explicit.clone());
+        Ok(self.find_with_origin(registry, repository).await?.map(|(found, _)| found))
+    }
+
+    /// As [`CredentialSource::find`], with where they come from.
+    ///
+    /// # Errors
+    /// As [`CredentialSource::find`].
+    pub async fn find_with_origin(
+        &self,
+        registry: &str,
+        repository: &str,
+    ) -> Result<Option<(Credentials, Origin)>> {
+        if let Some(given) = &self.explicit {
+            return Ok(Some((given.clone(), Origin::default())));
         }
         if let Some(provider) = &self.provider {
-            return provider.credentials(registry, repository).await;
+            let found = provider.credentials(registry, repository).await?;
+            return Ok(found.map(|found| (found, Origin::default())));
         }
+        let mut helpers = Registries::read(&self.registries_conf)?.helpers;
+        if helpers.is_empty() {
+            helpers.push(FILES.to_owned());
+        }
+        for helper in helpers {
+            if helper == FILES {
+                if let Some(found) = self.find_in_files(registry, repository).await? {
+                    return Ok(Some(found));
+                }
+                continue;
+            }
+            let program = helper::Helper::new(&helper, self.helper_timeout)?;
+            if let Some(found) = program.get(server_key(registry)).await? {
+                tracing::debug!(registry, helper, "found credentials");
+                let helper = Some(helper);
+                return Ok(Some((found, Origin { helper, ..Origin::default() })));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn find_in_files(
+        &self,
+        registry: &str,
+        repository: &str,
+    ) -> Result<Option<(Credentials, Origin)>> {
         for path in &self.files {
             let Some(file) = file::File::read(path)? else { continue };
             if let Some(found) = file.find(registry, repository, self.helper_timeout).await? {
@@ -212,6 +272,23 @@ impl CredentialSource {
             }
         }
         Ok(None)
+    }
+
+    /// The registries, and parts of them, that the files have something about, in their order.
+    ///
+    /// # Errors
+    /// As [`CredentialSource::find`].
+    pub fn filed(&self) -> Result<Vec<String>> {
+        let mut all: Vec<String> = Vec::new();
+        for path in &self.files {
+            let Some(file) = file::File::read(path)? else { continue };
+            for key in file.keys() {
+                if !all.contains(&key) {
+                    all.push(key);
+                }
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -51,6 +51,12 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Failure {
+    pub(crate) fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
 impl StdError for Failure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
@@ -86,6 +92,16 @@ pub(crate) struct Failed {
 pub(crate) enum Problem {
     Failed(Box<Failed>),
     Other(Error),
+}
+
+impl Problem {
+    /// The error for what failed; `what` says what was done, and on what.
+    pub(crate) fn into_error(self, what: impl FnOnce() -> String) -> Error {
+        match self {
+            Self::Failed(failed) => failed.into_error(what()),
+            Self::Other(error) => Error::new(error.kind(), what()).with_source(error),
+        }
+    }
 }
 
 impl From<Box<Failed>> for Problem {
@@ -139,6 +155,11 @@ impl Failed {
         self
     }
 
+    /// Whether nobody answered.
+    pub(crate) fn is_silence(&self) -> bool {
+        self.failure.status.is_none() && self.kind == ErrorKind::Unavailable
+    }
+
     /// Adds what may be behind it.
     pub(crate) fn perhaps(mut self: Box<Self>, hint: &str) -> Box<Self> {
         self.failure.problem.push_str(hint);
@@ -175,16 +196,6 @@ impl Failed {
         let error = error.without_url();
         if let Some(tls) = find(&error, |error| error.downcast_ref::<TlsError>()) {
             return Self::tls(method, url, tls.clone());
-        }
-        if let Some(read) = find(&error, |error| error.downcast_ref::<Error>()) {
-            // What was to be sent could not be read.
-            let problem = read.to_string();
-            let os = read.find::<io::Error>().and_then(io::Error::raw_os_error);
-            let failed = Self::new(read.kind(), method, url, problem);
-            return match os {
-                Some(code) => failed.because(io::Error::from_raw_os_error(code)),
-                None => failed,
-            };
         }
         let os = find(&error, |error| error.downcast_ref::<io::Error>())
             .and_then(io::Error::raw_os_error);

@@ -1,181 +1,249 @@
-//! `hosts.toml`: what a directory says about how registries are reached.
+//! `hosts.toml`: what a directory says about the hosts that serve a registry.
 //!
 //! ```text
 //! DIR/<host>_<port>_/   or  DIR/<host>[:<port>]/  or  DIR/_default/
 //!     hosts.toml              settings, as containerd reads them
 //!     *.crt                   without hosts.toml: authorities to trust
+//!     *.cert and *.key        and certificates to show, in pairs
 //! ```
 //!
-//! The registry itself may be described: `server`, and one section `[host."URL"]` for it, with
-//! `capabilities`, `ca`, `skip_verify` and `header`. Mirrors, client certificates and all else are
-//! refused, since a part of what is written there could mean less safety than the whole.
+//! Sections `[host."URL"]` are asked in the order of the file, and `server` after them, which is
+//! the registry itself where it is not given. Settings before the first section are about that one.
+//! A key that nobody knows is an error, since a part of what is written there could mean less
+//! safety than the whole.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dist_core::{Context, Error, ErrorKind, Result};
 use http::{HeaderName, HeaderValue};
 use toml::{Table, Value};
 use url::Url;
 
-use crate::{RegistryOptions, hosts};
+use crate::host::{Capabilities, ClientCert, RegistryHost};
+use crate::hosts;
 
 /// The most bytes that `hosts.toml` may have.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What is to be done with a registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Images come from it.
-    Pull,
-    /// Images go to it.
-    Push,
+/// The directory below `root` that is about the registry called `name`.
+fn find(root: &Path, name: &str) -> Option<PathBuf> {
+    let underlined = name.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
+    let names = underlined.into_iter().chain([name.to_owned(), "_default".to_owned()]);
+    names.map(|name| root.join(name)).find(|dir| dir.is_dir())
 }
 
-impl RegistryOptions {
-    /// Adds what the directory `root` says about the registry called `name`. Reads files.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for settings that are none; `Unsupported` for those that are not built, a
-    /// mirror for instance; both name the file.
-    pub fn with_host_dir(self, root: &Path, name: &str, purpose: Purpose) -> Result<Self> {
-        let underlined = name.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
-        let names = underlined.into_iter().chain([name.to_owned(), "_default".to_owned()]);
-        let Some(dir) = names.map(|name| root.join(name)).find(|dir| dir.is_dir()) else {
-            return Ok(self);
-        };
-        let path = dir.join("hosts.toml");
-        let what = || format!("read {}", path.display());
-        let text = match fs_err::metadata(&path) {
-            Ok(meta) if !meta.is_file() || meta.len() > MAX_BYTES => {
-                let message = format!("{}: it is no regular file of at most 1 MiB", what());
-                return Err(Error::new(ErrorKind::InvalidArgument, message));
-            }
-            Ok(_) => fs_err::read_to_string(&path).context(ErrorKind::InvalidArgument, what)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).context(ErrorKind::InvalidArgument, what),
-        };
-        if text.trim().is_empty() {
-            return with_certificates(self, &dir);
+/// Reads what a `hosts.toml` below `root` says about the registry called `name`, and which one;
+/// `None` where there is none, or nothing in it.
+pub(crate) fn read(root: &Path, name: &str) -> Result<Option<(PathBuf, Vec<RegistryHost>)>> {
+    let Some(dir) = find(root, name) else { return Ok(None) };
+    let path = dir.join("hosts.toml");
+    let what = || format!("read {}", path.display());
+    let text = match fs_err::metadata(&path) {
+        Ok(meta) if !meta.is_file() || meta.len() > MAX_BYTES => {
+            let message = format!("{}: it is no regular file of at most 1 MiB", what());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let table: Table = text.parse().context(ErrorKind::InvalidArgument, what)?;
-        let mut reading = Reading { options: self, dir: &dir, name, pushes: true };
-        reading.file(&table)?;
-        if purpose == Purpose::Push && !reading.pushes {
-            return Err(unsupported(&dir, "push to a registry without the capability push"));
-        }
-        Ok(reading.options)
+        Ok(_) => fs_err::read_to_string(&path).context(ErrorKind::InvalidArgument, what)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).context(ErrorKind::InvalidArgument, what),
+    };
+    if text.trim().is_empty() {
+        return Ok(None);
     }
+    let table: Table = text.parse().context(ErrorKind::InvalidArgument, what)?;
+    let hosts = Reading { dir: &dir, name }.file(&table)?;
+    Ok(Some((path, hosts)))
 }
 
-/// Trusts the authorities that lie in a directory.
-fn with_certificates(mut options: RegistryOptions, dir: &Path) -> Result<RegistryOptions> {
+/// The registry called `name` itself, with the certificates that lie in a directory for it below
+/// `root`, and the directory; `None` where none do.
+pub(crate) fn certificates(root: &Path, name: &str) -> Result<Option<(PathBuf, RegistryHost)>> {
+    let Some(dir) = find(root, name) else { return Ok(None) };
+    let host = with_certificates(&dir)?;
+    let some = !host.ca_certs.is_empty() || !host.client_certs.is_empty();
+    Ok(some.then_some((dir, host)))
+}
+
+fn with_certificates(dir: &Path) -> Result<RegistryHost> {
     let what = || format!("read {}", dir.display());
-    let mut authorities = Vec::new();
+    let mut host = RegistryHost::default();
     for entry in fs_err::read_dir(dir).context(ErrorKind::InvalidArgument, what)? {
         let path = entry.context(ErrorKind::InvalidArgument, what)?.path();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("crt") => authorities.push(path),
-            Some("cert" | "key") => return Err(unsupported(dir, "show a client's certificate")),
-            _ => {}
+        let (other, is_cert) = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => {
+                host.ca_certs.push(path);
+                continue;
+            }
+            Some("cert") => (path.with_extension("key"), true),
+            Some("key") => (path.with_extension("cert"), false),
+            _ => continue,
+        };
+        if !other.is_file() {
+            let message = format!("{}: {} is not there", what(), other.display());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        if is_cert {
+            host.client_certs.push(ClientCert { cert: path, key: other });
         }
     }
-    authorities.sort();
-    options.ca_certs.extend(authorities);
-    Ok(options)
+    host.ca_certs.sort();
+    host.client_certs.sort_by(|a, b| a.cert.cmp(&b.cert));
+    Ok(host)
 }
 
 struct Reading<'a> {
-    options: RegistryOptions,
     dir: &'a Path,
     /// The registry's name.
     name: &'a str,
-    pushes: bool,
 }
 
 impl Reading<'_> {
-    fn file(&mut self, table: &Table) -> Result<()> {
+    fn file(&self, table: &Table) -> Result<Vec<RegistryHost>> {
+        let (mut hosts, mut server, mut own, mut overrides) =
+            (Vec::new(), None, RegistryHost::default(), false);
         for (key, value) in table {
             match (key.as_str(), value) {
-                ("server", Value::String(server)) => self.server(server)?,
-                ("host", Value::Table(_)) => {}
-                _ => self.setting(key, value)?,
+                ("server", Value::String(address)) => server = Some(address),
+                ("host", Value::Table(sections)) => {
+                    for (address, section) in sections {
+                        let Value::Table(section) = section else {
+                            return Err(self.invalid("host"));
+                        };
+                        hosts.push(self.section(address, section)?);
+                    }
+                }
+                ("server" | "host", _) => return Err(self.invalid(key)),
+                _ => self.setting(&mut own, &mut overrides, (key, value))?,
             }
         }
-        let Some(Value::Table(sections)) = table.get("host") else { return Ok(()) };
-        if sections.len() > 1 {
-            return Err(unsupported(self.dir, "try several hosts"));
+        if let Some(server) = server.filter(|server| !server.is_empty()) {
+            own.address = Some(self.address(server, overrides)?);
         }
-        for (server, section) in sections {
-            let Value::Table(section) = section else { return Err(self.invalid("host")) };
-            self.server(server)?;
-            section.iter().try_for_each(|(key, value)| self.setting(key, value))?;
-        }
-        Ok(())
+        hosts.push(own);
+        Ok(hosts)
     }
 
-    /// Takes the scheme of an address that must be the registry's own.
-    fn server(&mut self, server: &str) -> Result<()> {
-        let whole =
-            if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
-        let url: Url = whole.parse().context(ErrorKind::InvalidArgument, || {
-            format!("read server {server:?} in {}", self.dir.display())
+    fn section(&self, address: &str, section: &Table) -> Result<RegistryHost> {
+        let (mut host, mut overrides) = (RegistryHost::default(), false);
+        for (key, value) in section {
+            self.setting(&mut host, &mut overrides, (key, value))?;
+        }
+        host.address = Some(self.address(address, overrides)?);
+        Ok(host)
+    }
+
+    /// Reads an address; `/v2` follows its path where that does not replace it.
+    fn address(&self, text: &str, overrides: bool) -> Result<Url> {
+        let whole = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+        let mut url: Url = whole.parse().context(ErrorKind::InvalidArgument, || {
+            format!("read host {text:?} in {}", self.dir.join("hosts.toml").display())
         })?;
-        let scheme = url.scheme();
-        if !matches!(scheme, "http" | "https") {
-            return Err(self.invalid("server"));
+        let strange = !url.username().is_empty()
+            || url.password().is_some()
+            || url.query().is_some()
+            || url.fragment().is_some();
+        if !matches!(url.scheme(), "http" | "https") || strange {
+            return Err(self.invalid(&format!("host {text:?}")));
         }
-        let named = Url::parse(&format!("{scheme}://{}/", self.name)).ok();
-        let own = hosts::base(self.name, scheme).ok();
-        let is = |other: Option<Url>| other.is_some_and(|other| hosts::same_origin(&other, &url));
-        if !(is(own) || is(named)) || !matches!(url.path(), "" | "/" | "/v2" | "/v2/") {
-            let asked = format!("ask {server} for what {} has", self.name);
-            return Err(unsupported(self.dir, &asked));
+        let path = url.path().trim_end_matches('/').to_owned();
+        let path = if overrides || path.ends_with("/v2") { path } else { format!("{path}/v2") };
+        url.set_path(&path);
+        if hosts::is_own(self.name, &url) {
+            hosts::settle(&mut url);
         }
-        self.options.plain_http = scheme == "http";
-        Ok(())
+        Ok(url)
     }
 
-    fn setting(&mut self, key: &str, value: &Value) -> Result<()> {
+    fn setting(
+        &self,
+        host: &mut RegistryHost,
+        overrides: &mut bool,
+        (key, value): (&str, &Value),
+    ) -> Result<()> {
         match (key, value) {
-            ("capabilities", value) => self.capabilities(&self.texts(key, value)?)?,
+            ("capabilities", value) => {
+                host.capabilities = self.capabilities(&self.texts(key, value)?)?;
+            }
             ("ca", value) => {
                 let files = self.texts(key, value)?;
-                self.options.ca_certs.extend(files.iter().map(|file| self.dir.join(file)));
+                host.ca_certs.extend(files.iter().map(|file| self.dir.join(file)));
             }
-            ("skip_verify", Value::Boolean(skip)) => self.options.insecure = *skip,
+            ("client", value) => host.client_certs.extend(self.client(value)?),
+            ("skip_verify", Value::Boolean(skip)) => host.insecure = Some(*skip),
             ("header", Value::Table(header)) => {
                 for (name, value) in header {
                     let values = self.texts(key, value)?;
-                    self.header(name, &values)?;
+                    self.header(host, name, &values)?;
                 }
             }
-            ("override_path", Value::Boolean(false)) => {}
-            ("skip_verify" | "header", _) => return Err(self.invalid(key)),
-            _ => return Err(unsupported(self.dir, &format!("use the setting {key:?}"))),
+            ("override_path", Value::Boolean(replaces)) => *overrides = *replaces,
+            ("dial_timeout", Value::String(text)) => {
+                host.connect_timeout = Some(duration(text).ok_or_else(|| self.invalid(key))?);
+            }
+            ("skip_verify" | "header" | "override_path" | "dial_timeout", _) => {
+                return Err(self.invalid(key));
+            }
+            _ => {
+                let path = self.dir.join("hosts.toml");
+                let message = format!("use the setting {key:?} in {}", path.display());
+                return Err(Error::new(ErrorKind::Unsupported, message));
+            }
         }
         Ok(())
     }
 
-    fn capabilities(&mut self, capabilities: &[String]) -> Result<()> {
+    fn capabilities(&self, capabilities: &[String]) -> Result<Capabilities> {
+        let capabilities: Vec<_> =
+            capabilities.iter().map(|capability| capability.to_ascii_lowercase()).collect();
         let known = ["pull", "resolve", "push", "referrers"];
         if capabilities.iter().any(|capability| !known.contains(&capability.as_str())) {
             return Err(self.invalid("capabilities"));
         }
-        let has = |what: &str| capabilities.iter().any(|capability| capability == what);
-        if !(has("pull") && has("resolve")) {
-            return Err(unsupported(self.dir, "do without the capabilities pull and resolve"));
+        if capabilities.is_empty() {
+            return Ok(Capabilities::ALL);
         }
-        self.pushes = has("push");
-        Ok(())
+        let has = |what: &str| capabilities.iter().any(|capability| capability == what);
+        Ok(Capabilities {
+            pull: has("pull"),
+            resolve: has("resolve"),
+            push: has("push"),
+            referrers: has("referrers"),
+        })
     }
 
-    fn header(&mut self, name: &str, values: &[String]) -> Result<()> {
+    /// A file with both certificate and key, several of them, or pairs of files.
+    fn client(&self, value: &Value) -> Result<Vec<ClientCert>> {
+        let malformed = || self.invalid("client");
+        let pair = |cert: &str, key: &str| {
+            let key = if key.is_empty() { cert } else { key };
+            ClientCert { cert: self.dir.join(cert), key: self.dir.join(key) }
+        };
+        match value {
+            Value::String(both) => Ok(vec![pair(both, "")]),
+            Value::Array(values) => values
+                .iter()
+                .map(|value| match value {
+                    Value::String(both) => Ok(pair(both, "")),
+                    Value::Array(files) => match files.as_slice() {
+                        [Value::String(both)] => Ok(pair(both, "")),
+                        [Value::String(cert), Value::String(key)] => Ok(pair(cert, key)),
+                        _ => Err(malformed()),
+                    },
+                    _ => Err(malformed()),
+                })
+                .collect(),
+            _ => Err(malformed()),
+        }
+    }
+
+    fn header(&self, host: &mut RegistryHost, name: &str, values: &[String]) -> Result<()> {
         let what = || format!("read header {name:?} in {}", self.dir.display());
         let name: HeaderName = name.parse().context(ErrorKind::InvalidArgument, what)?;
         for value in values {
             let mut value: HeaderValue = value.parse().context(ErrorKind::InvalidArgument, what)?;
             value.set_sensitive(true);
-            self.options.headers.append(&name, value);
+            host.headers.append(&name, value);
         }
         Ok(())
     }
@@ -198,84 +266,29 @@ impl Reading<'_> {
     }
 }
 
-fn unsupported(dir: &Path, what: &str) -> Error {
-    let message = format!("{what}, as {} says: this is not built", dir.display());
-    Error::new(ErrorKind::Unsupported, message)
+/// Reads a duration as Go writes them: `1m30s`, `500ms`, `1.5s`.
+fn duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut total) = (text, 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = match &rest[..end] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total += number * unit;
+        rest = &rest[end..];
+    }
+    Duration::try_from_secs_f64(total).ok().filter(|time| !time.is_zero())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(name: &str, text: &str, purpose: Purpose) -> Result<RegistryOptions> {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join(name.replace(":5000", "_5000_"));
-        fs_err::create_dir(&dir).unwrap();
-        fs_err::write(dir.join("hosts.toml"), text).unwrap();
-        RegistryOptions::default().with_host_dir(root.path(), name, purpose)
-    }
-
-    #[test]
-    fn a_registry_is_described() {
-        let text = r#"
-            server = "https://r.test:5000"
-            [host."http://r.test:5000"]
-            capabilities = ["pull", "resolve"]
-            ca = ["a.pem", "/b.pem"]
-            skip_verify = true
-            override_path = false
-            [host."http://r.test:5000".header]
-            x-one = "1"
-            x-two = ["2", "3"]
-        "#;
-        let options = read("r.test:5000", text, Purpose::Pull).unwrap();
-        assert!(options.plain_http && options.insecure);
-        assert!(options.ca_certs[0].is_absolute() && options.ca_certs[0].ends_with("a.pem"));
-        assert_eq!(options.ca_certs[1], Path::new("/b.pem"));
-        let values: Vec<_> = options.headers.get_all("x-two").iter().collect();
-        assert_eq!((values.len(), &options.headers["x-one"]), (2, &HeaderValue::from_static("1")));
-        let error = read("r.test:5000", text, Purpose::Push).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        for server in ["https://registry-1.docker.io", "docker.io", "https://docker.io/v2"] {
-            let text = format!("server = {server:?}");
-            assert!(!read("docker.io", &text, Purpose::Push).unwrap().plain_http, "{server}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_and_so_is_nonsense() {
-        for (text, kind) in [
-            ("[host.\"https://mirror.test\"]", ErrorKind::Unsupported),
-            ("[host.\"http://r.test\"]\n[host.\"https://r.test\"]", ErrorKind::Unsupported),
-            ("server = \"https://mirror.test\"", ErrorKind::Unsupported),
-            ("server = \"https://r.test/cache\"", ErrorKind::Unsupported),
-            ("capabilities = [\"pull\"]", ErrorKind::Unsupported),
-            ("client = \"/client.pem\"", ErrorKind::Unsupported),
-            ("override_path = true", ErrorKind::Unsupported),
-            ("dial_timeout = \"1s\"", ErrorKind::Unsupported),
-            ("server = \"ftp://r.test\"", ErrorKind::InvalidArgument),
-            ("capabilities = [\"fly\"]", ErrorKind::InvalidArgument),
-            ("skip_verify = \"yes\"", ErrorKind::InvalidArgument),
-            ("ca = 1", ErrorKind::InvalidArgument),
-            ("header = { \"a b\" = \"c\" }", ErrorKind::InvalidArgument),
-            ("server =", ErrorKind::InvalidArgument),
-        ] {
-            let error = read("r.test", text, Purpose::Pull).unwrap_err();
-            assert_eq!(error.kind(), kind, "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn certificates_lie_where_there_are_no_settings() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("_default");
-        let open =
-            || RegistryOptions::default().with_host_dir(root.path(), "r.test", Purpose::Pull);
-        assert!(open().unwrap().ca_certs.is_empty());
-        fs_err::create_dir(&dir).unwrap();
-        fs_err::write(dir.join("a.crt"), "").unwrap();
-        assert_eq!(open().unwrap().ca_certs, [dir.join("a.crt")]);
-        fs_err::write(dir.join("b.key"), "").unwrap();
-        assert_eq!(open().unwrap_err().kind(), ErrorKind::Unsupported);
-    }
-}
+#[path = "host_dir_tests.rs"]
+mod tests;

@@ -15,6 +15,22 @@ pub(crate) fn base(name: &str, scheme: &str) -> Result<Url, url::ParseError> {
     Url::parse(&format!("{scheme}://{host}/"))
 }
 
+/// Whether an address is that of the registry called `name` itself.
+pub(crate) fn is_own(name: &str, address: &Url) -> bool {
+    let scheme = address.scheme();
+    let named = Url::parse(&format!("{scheme}://{name}/")).ok();
+    let own = base(name, scheme).ok();
+    [named, own].into_iter().flatten().any(|own| same_origin(&own, address))
+}
+
+/// Replaces the name of docker's registry by its host.
+pub(crate) fn settle(address: &mut Url) {
+    if address.host_str() == Some("docker.io") {
+        // It fails for addresses without a host only.
+        let _ = address.set_host(Some("registry-1.docker.io"));
+    }
+}
+
 /// Whether http is the first thing to try for the registry called `name`.
 pub(crate) fn prefers_http(name: &str) -> bool {
     base(name, "http").is_ok_and(|url| is_loopback(&url) && url.port() != Some(443))

@@ -1,4 +1,4 @@
-//! OCI layout directories, read only (OCI image-spec, image-layout.md).
+//! OCI layout directories (OCI image-spec, image-layout.md); written by `layout_push.rs`.
 //!
 //! ```text
 //! PATH/oci-layout                   {"imageLayoutVersion":"1.0.0"}
@@ -9,28 +9,25 @@
 //! A layout is as foreign as a registry. Only regular files are read, nothing below PATH is
 //! reached over a symbolic link, opening never waits (fifos), and what is read whole has a limit.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use dist_core::{
-    ByteStream, ContentMismatch, Context, Descriptor, Digest, Document, Error, ErrorKind, Fetcher,
-    Limit, MAX_DOCUMENT_BYTES, MediaType, Pusher, Resolved, Resolver, Result, ResultExt,
+    ByteStream, ContentMismatch, Context, Descriptor, Digest, Error, ErrorKind, Fetcher, Limit,
+    MAX_DOCUMENT_BYTES, MediaType, Pusher, Resolved, Resolver, Result, ResultExt,
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use crate::escape;
+use crate::held::blocking;
+use crate::layout_index::{self, Found, Object};
+use crate::layout_push::LayoutPusher;
 use crate::resolver::{check_supported, sniff};
-
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const CHUNK: u64 = 256 << 10;
 
 /// Resolves names in layout directories: `path`, `path:tag` or `path@digest`.
 ///
@@ -45,6 +42,15 @@ impl LayoutResolver {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The name for `tag` in the layout that `name` is in.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where `name` cannot be one.
+    pub fn beside(name: &str, tag: &str) -> Result<String> {
+        let Name { path, .. } = Name::parse(name)?;
+        Ok(Name { path, object: Object::Tag(tag.to_owned()) }.text())
     }
 }
 
@@ -65,32 +71,16 @@ impl Resolver for LayoutResolver {
         Ok(Arc::new(LayoutFetcher { path: Name::parse(name)?.path }))
     }
 
-    fn pusher(&self, name: &str, _root: &Digest) -> Result<Arc<dyn Pusher>> {
-        let message = format!("push to oci:{}: layouts are only read", escape::text(name));
-        Err(Error::new(ErrorKind::Unsupported, message))
+    fn pusher(&self, name: &str, root: &Digest) -> Result<Arc<dyn Pusher>> {
+        Ok(Arc::new(LayoutPusher::new(Name::parse(name)?, root)?))
     }
 }
 
-/// Runs file work where waiting for a disk holds nobody up.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .context(ErrorKind::Internal, || "read a layout directory".into())?
-}
-
+/// A name without its scheme.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Name {
-    path: PathBuf,
-    object: Object,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Object {
-    Only,
-    Tag(String),
-    Digest(Digest),
+pub(crate) struct Name {
+    pub(crate) path: PathBuf,
+    pub(crate) object: Object,
 }
 
 impl Name {
@@ -141,12 +131,6 @@ struct Layout {
     dir: OwnedFd,
 }
 
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Marker {
-    image_layout_version: String,
-}
-
 impl Layout {
     fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -164,79 +148,17 @@ impl Layout {
         };
         let layout = Self { path: path.to_owned(), dir };
         let marker = layout.document("oci-layout")?;
-        let marker: Marker = serde_json::from_slice(&marker).context(ErrorKind::Corrupt, || {
-            format!("read {}: not valid", path.join("oci-layout").display())
-        })?;
-        if marker.image_layout_version != "1.0.0" {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "open layout {}: its version is {:?}, and only 1.0.0 is known",
-                    path.display(),
-                    escape::text(&marker.image_layout_version)
-                ),
-            ));
-        }
+        layout_index::check_marker(&marker, &path.join("oci-layout").display().to_string())?;
         Ok(layout)
     }
 
     fn find(&self, object: &Object) -> Result<Descriptor> {
         let bytes = self.document("index.json")?;
-        let index = Document::parse(&MediaType::Index, &bytes)
-            .during(|| format!("read {}", self.path.join("index.json").display()))?;
-        let Document::Index(index) = index else {
-            return Err(Error::new(ErrorKind::Internal, "an index was read as something else"));
-        };
-        let tag = |desc: &Descriptor| desc.annotations.get(REF_NAME).cloned();
-        let found: Vec<&Descriptor> = index
-            .manifests
-            .iter()
-            .filter(|desc| match object {
-                Object::Only => true,
-                Object::Tag(wanted) => tag(desc).is_some_and(|tag| tag == *wanted),
-                Object::Digest(wanted) => desc.digest == *wanted,
-            })
-            .collect();
-        let digests: BTreeSet<String> = found.iter().map(|desc| desc.digest.to_string()).collect();
-        let Some(first) = found.first() else {
-            return match object {
-                Object::Digest(digest) => self.blob_descriptor(digest),
-                _ => Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("there is no such name; there are: {}", names(&index.manifests, tag)),
-                )),
-            };
-        };
-        if digests.len() > 1 {
-            return Err(match object {
-                Object::Only => Error::new(
-                    ErrorKind::InvalidArgument,
-                    format!(
-                        "there are several manifests, say which: {}",
-                        names(&index.manifests, tag)
-                    ),
-                ),
-                _ => Error::new(
-                    ErrorKind::Corrupt,
-                    format!(
-                        "the name is ambiguous, it stands for {}",
-                        digests.into_iter().collect::<Vec<_>>().join(" and ")
-                    ),
-                ),
-            });
+        let shown = || format!("read {}", self.path.join("index.json").display());
+        match layout_index::find(&bytes, object, shown)? {
+            Found::Named(desc) => Ok(*desc),
+            Found::Unnamed(digest) => self.blob_descriptor(&digest),
         }
-        check_supported(&first.media_type)?;
-        if !first.media_type.is_manifest() && !first.media_type.is_index() {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!(
-                    "{} is named as {:?}, which is no manifest",
-                    first.digest,
-                    escape::text(first.media_type.as_str())
-                ),
-            ));
-        }
-        Ok((*first).clone())
     }
 
     /// Describes content that the index does not name; manifests tell their type themselves.
@@ -309,20 +231,6 @@ impl Layout {
     }
 }
 
-/// The names there are, ten at most.
-fn names(manifests: &[Descriptor], tag: impl Fn(&Descriptor) -> Option<String>) -> String {
-    const SHOWN: usize = 10;
-    let mut names: Vec<String> = manifests
-        .iter()
-        .take(SHOWN)
-        .map(|desc| tag(desc).map_or_else(|| format!("@{}", desc.digest), |tag| escape::text(&tag)))
-        .collect();
-    if manifests.len() > SHOWN {
-        names.push(format!("and {} more", manifests.len() - SHOWN));
-    }
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
 /// Why a file was not opened.
 enum Refused {
     Errno(Errno),
@@ -390,40 +298,11 @@ impl Fetcher for LayoutFetcher {
                 let source = ContentMismatch::Size { expected, got };
                 return Err(Error::new(ErrorKind::Corrupt, shown).with_source(source));
             }
-            Ok(Arc::new(file))
+            Ok(file)
         })
         .await?;
-        let size = desc.size;
-        Ok(Box::pin(futures_util::stream::try_unfold(offset, move |at| {
-            let (file, what) = (file.clone(), what.clone());
-            async move {
-                if at == size {
-                    return Ok(None);
-                }
-                let chunk = blocking(move || read_at(&file, at, size, what)).await?;
-                let next = at + chunk.len() as u64;
-                Ok(Some((chunk, next)))
-            }
-        })))
+        Ok(crate::held::file_stream(file, offset, desc.size, what))
     }
-}
-
-/// Reads what comes next; the file having shrunk since it was opened is an error.
-fn read_at(file: &File, at: u64, size: u64, what: String) -> Result<Bytes> {
-    let length = usize::try_from(CHUNK.min(size - at)).unwrap_or(0);
-    let mut bytes = vec![0; length];
-    let got = loop {
-        match file.read_at(&mut bytes, at) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            got => break got.context(ErrorKind::Storage, || what.clone())?,
-        }
-    };
-    if got == 0 {
-        let source = ContentMismatch::Size { expected: size, got: at };
-        return Err(Error::new(ErrorKind::Corrupt, what).with_source(source));
-    }
-    bytes.truncate(got);
-    Ok(bytes.into())
 }
 
 #[cfg(test)]

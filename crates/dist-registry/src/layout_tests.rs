@@ -1,7 +1,9 @@
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::layout_index::REF_NAME;
 
 struct Fixture {
     dir: tempfile::TempDir,

@@ -1,4 +1,5 @@
-//! Remotes: registries that speak the OCI distribution protocol, and OCI layout directories.
+//! Remotes: registries that speak the OCI distribution protocol, OCI layout directories, and files and
+//! layouts on web servers.
 //!
 //! [`RegistryResolver`] and [`LayoutResolver`] implement [`dist_core::Resolver`]. One request goes
 //! through these hands: `resolver`, `fetcher` or `pusher` says what is wanted, `registry` adds what the
@@ -13,30 +14,59 @@
 
 mod auth;
 mod body;
+mod budget;
+mod catalog;
 mod challenge;
 pub mod credentials;
+mod download;
 mod escape;
 mod failure;
+mod feed;
 mod fetcher;
+mod gate;
+mod heard;
+mod held;
+mod host;
 mod host_dir;
 mod hosts;
 mod layout;
+mod layout_index;
+mod layout_push;
+mod left;
+mod limits;
 mod login;
 mod options;
 mod part;
 mod payload;
 mod pusher;
+mod referrers;
+mod registries_conf;
 mod registry;
 mod resolver;
 mod retry;
+mod route;
+mod short_names;
 mod tls;
 mod token;
 mod transport;
+mod untag;
+mod upload;
+mod version;
+mod web;
+mod web_layout;
 
+pub use budget::Budget;
 pub use credentials::{CredentialProvider, CredentialSource, Credentials, Revealed};
 pub use failure::Failure;
-pub use host_dir::Purpose;
+pub use held::{HeldContent, file_stream};
+pub use host::{Capabilities, ClientCert, Place, RegistryHost, RegistryHosts};
 pub use layout::LayoutResolver;
+pub use limits::Limits;
 pub use login::check_login;
 pub use options::RegistryOptions;
+pub use referrers::{is_attachment_tag, read_referrers};
+pub use registries_conf::{RegistriesFiles, ShortNameMode};
 pub use resolver::RegistryResolver;
+pub use route::Served;
+pub use short_names::Meant;
+pub use web::{WebAddress, WebFile, WebFiles};

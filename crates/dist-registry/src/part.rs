@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dist_core::{ByteStream, Descriptor, Digest, ErrorKind, Result};
 use http::Method;
@@ -20,9 +20,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_RANGE, ETAG};
 use url::Url;
 
 use crate::body::Body;
+use crate::download::content_range;
 use crate::failure::Failed;
-use crate::fetcher::content_range;
-use crate::registry::{Ask, Registry};
+use crate::registry::Ask;
+use crate::route::Stop;
 use crate::transport::Answer;
 
 /// Where each blob came from last.
@@ -34,6 +35,8 @@ struct Origin {
     /// Where the registry redirected to.
     at: Option<Url>,
     tag: Option<String>,
+    /// The host that was asked.
+    host: Option<Stop>,
 }
 
 impl Origins {
@@ -46,11 +49,12 @@ impl Origins {
     }
 
     /// Remembers who answered, where `asked` was asked instead of the registry.
-    pub(crate) fn note(&self, digest: &Digest, asked: Option<&Url>, answer: &Answer) {
+    pub(crate) fn note(&self, digest: &Digest, host: &Stop, asked: Option<&Url>, answer: &Answer) {
         let at = (answer.redirected || asked.is_some()).then(|| answer.url.clone());
         let mut origins = self.lock();
         let origin = origins.entry(*digest).or_default();
         origin.at = at;
+        origin.host = Some(host.clone());
         if let Some(tag) = answer.header(ETAG) {
             origin.tag = Some(tag.to_owned());
         }
@@ -59,33 +63,34 @@ impl Origins {
 
 /// Asks for `range` of the blob `desc`.
 pub(crate) async fn fetch(
-    registry: &Arc<Registry>,
-    repository: &str,
+    first: &Stop,
     origins: &Origins,
     (desc, range): (&Descriptor, Range<u64>),
     what: String,
 ) -> Result<ByteStream> {
-    match open(registry, repository, origins, (desc, &range)).await {
+    match open(first, origins, (desc, &range)).await {
         Ok(body) => Ok(stream(body, range, what)),
         Err(failed) => Err(failed.into_error(what)),
     }
 }
 
 async fn open(
-    registry: &Registry,
-    repository: &str,
+    first: &Stop,
     origins: &Origins,
     (desc, range): (&Descriptor, &Range<u64>),
 ) -> Result<Body, Box<Failed>> {
-    let deadline = registry.tries().deadline();
     let origin = origins.find(&desc.digest);
+    let stop = origin.host.as_ref().unwrap_or(first);
+    let registry = &stop.registry;
+    let place = registry.place().await;
+    let deadline = registry.tries().deadline();
     let mut ask = Ask {
         accept: Some(format!("{}, */*;q=0.5", desc.media_type)),
         from: range.start,
         to: Some(range.end),
         apart: true,
         at: origin.at.clone(),
-        ..Ask::new(Method::GET, repository, format!("blobs/{}", desc.digest))
+        ..Ask::new(Method::GET, &stop.repository, format!("blobs/{}", desc.digest))
     };
     let answer = match registry.ask_once(&ask, deadline).await {
         Err(failed) if ask.at.is_some() && is_expired(&failed) => {
@@ -103,8 +108,8 @@ async fn open(
         failed
     })?;
     check(&answer, desc, range, origin.tag.as_deref())?;
-    origins.note(&desc.digest, ask.at.as_ref(), &answer);
-    Ok(answer.into_body(registry.stall()))
+    origins.note(&desc.digest, stop, ask.at.as_ref(), &answer);
+    Ok(answer.into_body(registry.stall()).among(registry.heard()).holding(place))
 }
 
 /// Whether an address that was good before may have become stale.

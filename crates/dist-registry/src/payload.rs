@@ -1,21 +1,20 @@
-//! What a request carries: nothing, a form, a document, or a file that is read while it is sent.
+//! What a request carries: nothing, a form, a document, or content that is read while it is sent.
 //!
 //! A request may be sent more than once (redirects, tokens that expired, connections that broke),
 //! so a payload is something that bodies are made of, each from its first byte.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dist_core::{Context as _, Digest, ErrorKind, Event, Progress, Result};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use dist_core::{Error, Event, Progress};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use reqwest::{Body, RequestBuilder};
 use tokio::time::Instant;
 
-/// How much is read from a file at once.
-const CHUNK: u64 = 128 << 10;
+use crate::Budget;
+use crate::feed::Feed;
 
 /// What goes along with a request.
 #[derive(Clone, Default)]
@@ -29,13 +28,13 @@ pub(crate) enum Payload {
     Form(String),
     /// A small document and its media type.
     Document(String, Bytes),
-    /// A file.
+    /// Content of any size.
     Upload(Upload),
 }
 
 impl Payload {
     /// Adds a body to a request.
-    pub(crate) fn attach(&self, request: RequestBuilder) -> RequestBuilder {
+    pub(crate) fn attach(&self, request: RequestBuilder, budget: &Budget) -> RequestBuilder {
         match self {
             Self::Absent => request,
             Self::Empty => request.header(CONTENT_LENGTH, 0),
@@ -45,10 +44,16 @@ impl Payload {
             Self::Document(media_type, bytes) => {
                 request.header(CONTENT_TYPE, media_type).body(bytes.clone())
             }
-            Self::Upload(upload) => request
-                .header(CONTENT_TYPE, "application/octet-stream")
-                .header(CONTENT_LENGTH, upload.size)
-                .body(upload.body()),
+            Self::Upload(upload) => {
+                let request = match upload.content_range() {
+                    Some(range) => request.header(CONTENT_RANGE, range),
+                    None => request,
+                };
+                request
+                    .header(CONTENT_TYPE, "application/octet-stream")
+                    .header(CONTENT_LENGTH, upload.range.end - upload.range.start)
+                    .body(upload.body(budget))
+            }
         }
     }
 
@@ -62,13 +67,14 @@ impl Payload {
     }
 }
 
-/// A file on its way to a registry.
+/// Content, or a part of it, on its way to a registry.
 #[derive(Clone)]
 pub(crate) struct Upload {
-    pub(crate) file: Arc<File>,
-    pub(crate) digest: Digest,
-    pub(crate) size: u64,
-    pub(crate) progress: Arc<dyn Progress>,
+    feed: Arc<Feed>,
+    range: Range<u64>,
+    /// How long a body waits for an answer to the header before its first byte.
+    hold: Duration,
+    progress: Arc<dyn Progress>,
     pulse: Arc<Mutex<Pulse>>,
 }
 
@@ -78,63 +84,83 @@ struct Pulse {
     began: Instant,
     taken: Instant,
     whole: bool,
+    /// Whether the next bytes have yet to come from where they are read.
+    reading: bool,
 }
 
 impl Pulse {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { began: now, taken: now, whole: false, reading: false }
+    }
+
     fn patience(self, stall: Duration) -> Instant {
+        if self.reading {
+            return Instant::now() + stall;
+        }
         let extra = if self.whole { self.taken - self.began } else { Duration::ZERO };
         self.taken + stall.max(extra)
     }
 }
 
 impl Upload {
-    pub(crate) fn new(file: File, digest: Digest, size: u64, progress: Arc<dyn Progress>) -> Self {
-        let now = Instant::now();
-        let pulse = Pulse { began: now, taken: now, whole: false };
-        Self { file: Arc::new(file), digest, size, progress, pulse: Arc::new(Mutex::new(pulse)) }
+    pub(crate) fn new(feed: Arc<Feed>, range: Range<u64>, progress: Arc<dyn Progress>) -> Self {
+        let pulse = Arc::new(Mutex::new(Pulse::new()));
+        Self { feed, range, hold: Duration::ZERO, progress, pulse }
     }
 
-    fn pulse(&self) -> Pulse {
-        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The same, with a body that first waits whether the header is answered already. A server that
+    /// refuses the header and closes is not heard by one who is sending.
+    pub(crate) fn held(mut self, hold: Duration) -> Self {
+        self.hold = hold;
+        self
     }
 
-    fn body(&self) -> Body {
-        let now = Instant::now();
-        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) =
-            Pulse { began: now, taken: now, whole: false };
-        let upload = self.clone();
-        Body::wrap_stream(futures_util::stream::try_unfold(0, move |at| {
-            let upload = upload.clone();
+    /// Which part it is, where it is not all (distribution-spec, "Pushing a blob in chunks").
+    fn content_range(&self) -> Option<String> {
+        let Range { start, end } = self.range;
+        let whole = start == 0 && end == self.feed.desc().size;
+        (!whole).then(|| format!("{start}-{}", end.saturating_sub(1)))
+    }
+
+    fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn body(&self, budget: &Budget) -> Body {
+        *self.pulse() = Pulse::new();
+        let (upload, budget) = (self.clone(), budget.clone());
+        Body::wrap_stream(futures_util::stream::try_unfold(self.range.start, move |at| {
+            let (upload, budget) = (upload.clone(), budget.clone());
             async move {
-                upload.note(at);
-                if at == upload.size {
+                if at == upload.range.start && !upload.hold.is_zero() {
+                    tokio::time::sleep(upload.hold).await;
+                }
+                upload.note(at, true);
+                if at == upload.range.end {
                     return Ok(None);
                 }
-                let reader = upload.clone();
-                let chunk = tokio::task::spawn_blocking(move || reader.read(at))
-                    .await
-                    .context(ErrorKind::Internal, || format!("read {}", upload.digest))??;
-                let bytes = chunk.len() as u64;
-                upload.progress.event(Event::Advanced { digest: upload.digest, bytes });
-                Ok::<_, dist_core::Error>(Some((chunk, at + bytes)))
+                let chunk = upload.feed.next(at, upload.range.end).await;
+                if let Ok(chunk) = &chunk {
+                    budget.take(chunk.len()).await;
+                }
+                upload.note(at, false);
+                let chunk = chunk.map_err(|error| {
+                    upload.feed.fail(error);
+                    Error::cancelled()
+                })?;
+                let (digest, bytes) = (upload.feed.desc().digest, chunk.len() as u64);
+                upload.progress.event(Event::Advanced { digest, bytes });
+                Ok::<_, Error>(Some((chunk, at + bytes)))
             }
         }))
     }
 
     /// Notes that everything before `at` was taken.
-    fn note(&self, at: u64) {
-        let mut pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
-        pulse.taken = Instant::now();
-        pulse.whole = at == self.size;
-    }
-
-    fn read(&self, at: u64) -> Result<Bytes> {
-        let length = usize::try_from(CHUNK.min(self.size - at)).unwrap_or(0);
-        let mut bytes = vec![0; length];
-        self.file
-            .read_exact_at(&mut bytes, at)
-            .context(ErrorKind::Storage, || format!("read {} at byte {at}", self.digest))?;
-        Ok(bytes.into())
+    fn note(&self, at: u64, reading: bool) {
+        let whole = at == self.range.end;
+        let mut pulse = self.pulse();
+        *pulse = Pulse { taken: Instant::now(), whole, reading: reading && !whole, ..*pulse };
     }
 }
 
@@ -147,9 +173,11 @@ mod tests {
         let began = Instant::now();
         let taken = began + Duration::from_secs(90);
         let stall = Duration::from_secs(30);
-        let pulse = Pulse { began, taken, whole: false };
+        let pulse = Pulse { began, taken, whole: false, reading: false };
         assert_eq!(pulse.patience(stall), taken + stall);
         let pulse = Pulse { whole: true, ..pulse };
         assert_eq!(pulse.patience(stall), taken + Duration::from_secs(90));
+        let pulse = Pulse { began, taken: began, whole: false, reading: true };
+        assert!(pulse.patience(stall) >= began + stall, "the registry does not wait for itself");
     }
 }

@@ -4,8 +4,7 @@
 //! the size. Where the answer lacks one of them, or a server does not know `HEAD`, the manifest is
 //! read and hashed. A digest that no manifest has is looked for among the blobs.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use dist_core::{
@@ -15,14 +14,15 @@ use dist_core::{
 use http::Method;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 
-use crate::RegistryOptions;
-use crate::escape;
+use crate::credentials::registry_name;
 use crate::failure::{Failed, Problem};
 use crate::fetcher::RegistryFetcher;
 use crate::pusher::RegistryPusher;
 use crate::registry::{Ask, Registry};
 use crate::retry::Tries;
+use crate::route::{Known, Route, Served, Stop, Turns};
 use crate::transport::{Answer, Transport};
+use crate::{Limits, RegistryOptions, catalog, escape, limits, untag};
 
 pub(crate) const DIGEST_HEADER: &str = "docker-content-digest";
 
@@ -32,24 +32,118 @@ pub(crate) const DIGEST_HEADER: &str = "docker-content-digest";
 /// Connections, tokens and what registries were found to speak are shared by all names.
 pub struct RegistryResolver {
     transport: Arc<Transport>,
-    registries: Mutex<HashMap<String, Arc<Registry>>>,
+    known: Known,
 }
 
 impl RegistryResolver {
     /// Makes a resolver; nothing is read or contacted yet.
     #[must_use]
     pub fn new(options: RegistryOptions) -> Self {
-        Self { transport: Arc::new(Transport::new(options)), registries: Mutex::default() }
+        Self { transport: Arc::new(Transport::new(options)), known: Known::default() }
     }
 
-    fn registry(&self, name: &str) -> Result<Arc<Registry>> {
-        let mut registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(registry) = registries.get(name) {
-            return Ok(registry.clone());
-        }
-        let registry = Arc::new(Registry::new(name, self.transport.clone())?);
-        registries.insert(name.to_owned(), registry.clone());
-        Ok(registry)
+    /// The hosts for a name. What the files say now counts.
+    fn route(&self, reference: &Reference) -> Result<Route> {
+        let hosts = self.transport.options().hosts(reference)?;
+        Route::new(hosts, Some(reference), &self.known, &self.transport)
+    }
+}
+
+impl RegistryResolver {
+    /// Lists the tags of a repository, page by page as they come; those that the name has do not
+    /// count.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`]; those of `take`, which end it.
+    pub async fn tags(
+        &self,
+        repository: &str,
+        take: &mut (dyn FnMut(Vec<String>) -> Result<()> + Send),
+    ) -> Result<()> {
+        let reference = parse(repository)?;
+        let whole = Reference::parse(&reference.locator())
+            .context(ErrorKind::Internal, || format!("read {}", reference.locator()))?;
+        let listed = catalog::list_of(self.route(&whole)?.resolving()?, take).await;
+        listed.map_err(|problem| {
+            problem.into_error(|| format!("list the tags of {}", reference.locator()))
+        })
+    }
+
+    /// As [`Resolver::fetcher`], from the host that pushes go to: a mirror may not have yet what was
+    /// pushed.
+    ///
+    /// # Errors
+    /// As [`Resolver::fetcher`].
+    pub fn fetcher_of_pushed(&self, name: &str) -> Result<Arc<dyn Fetcher>> {
+        let reference = parse(name)?;
+        let stop = self.route(&reference)?.pushing()?;
+        let Some(fetcher) = RegistryFetcher::new(vec![stop.clone()], vec![stop], &reference) else {
+            unreachable!("there is a host")
+        };
+        Ok(Arc::new(fetcher))
+    }
+
+    /// As [`Resolver::look_up`], at the host that pushes go to.
+    ///
+    /// # Errors
+    /// As [`Resolver::look_up`].
+    pub async fn look_up_pushed(&self, name: &str) -> Result<Option<Resolved>> {
+        let reference = parse(name)?;
+        look_up(vec![self.route(&reference)?.pushing()?], &reference).await
+    }
+
+    /// How much the registry of a name still gives. Mirrors are not asked.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`].
+    pub async fn limits(&self, name: &str) -> Result<Limits> {
+        let reference = parse(name)?;
+        let mut stops = self.route(&reference)?.resolving()?;
+        let Some(stop) = stops.pop() else { unreachable!("a route has hosts") };
+        let asked = limits::ask(&stop, &reference).await;
+        asked.map_err(|failed| failed.into_error(format!("ask for the limits of {reference}")))
+    }
+
+    /// The mirrors that names were resolved by, or content came from, so far.
+    #[must_use]
+    pub fn mirrors(&self) -> Vec<Served> {
+        self.known.served()
+    }
+
+    /// Lists the repositories of a registry, page by page as they come.
+    ///
+    /// # Errors
+    /// As [`RegistryResolver::tags`]; many registries list none to anybody.
+    pub async fn repositories(
+        &self,
+        registry: &str,
+        take: &mut (dyn FnMut(Vec<String>) -> Result<()> + Send),
+    ) -> Result<()> {
+        let name = registry_name(registry);
+        let hosts = self.transport.options().registry_hosts(&name)?;
+        let route = Route::new(hosts, None, &self.known, &self.transport)?;
+        let listed = catalog::list_of(route.resolving()?, take).await;
+        listed.map_err(|problem| problem.into_error(|| format!("list the repositories of {name}")))
+    }
+
+    /// Takes a tag away; other tags of the same manifest stay, and so does the manifest where the
+    /// registry keeps it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name without a tag; `Unsupported` where the registry deletes nothing;
+    /// as [`Resolver::resolve`].
+    pub async fn untag(&self, name: &str) -> Result<()> {
+        let reference = parse(name)?;
+        let tag = match (reference.tag(), reference.digest()) {
+            (Some(tag), None) => tag,
+            _ => {
+                let message = format!("remove tag {reference}: it names no tag alone");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+        };
+        let stop = self.route(&reference)?.pushing()?;
+        let removed = untag::untag(&stop.registry, &stop.repository, tag).await;
+        removed.map_err(|problem| problem.into_error(|| format!("remove tag {reference}")))
     }
 }
 
@@ -57,31 +151,78 @@ impl RegistryResolver {
 impl Resolver for RegistryResolver {
     async fn resolve(&self, name: &str) -> Result<Resolved> {
         let reference = parse(name)?;
-        let registry = self.registry(reference.hostname())?;
+        let route = self.route(&reference)?;
+        let by_digest = reference.digest().is_some();
+        let stops = if by_digest { route.pulling()? } else { route.resolving()? };
         let what = || format!("resolve {reference}");
-        match Resolving::new(&registry, &reference).run().await {
-            Ok(target) => Ok(Resolved { name: reference.to_string(), target }),
-            Err(Problem::Failed(failed)) => Err(failed.into_error(what())),
-            Err(Problem::Other(error)) => Err(Error::new(error.kind(), what()).with_source(error)),
-        }
+        let target = resolve(stops, &reference, false).await;
+        let target = target.map_err(|problem| problem.into_error(what))?;
+        Ok(Resolved { name: reference.to_string(), target })
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Option<Resolved>> {
+        let reference = parse(name)?;
+        let stops = self.route(&reference)?.resolving()?;
+        look_up(stops, &reference).await
     }
 
     fn fetcher(&self, name: &str) -> Result<Arc<dyn Fetcher>> {
         let reference = parse(name)?;
-        let registry = self.registry(reference.hostname())?;
-        Ok(Arc::new(RegistryFetcher::new(registry, &reference)))
+        let route = self.route(&reference)?;
+        let (pulling, referring) = (route.pulling()?, route.referring());
+        let Some(fetcher) = RegistryFetcher::new(pulling, referring, &reference) else {
+            unreachable!("a route has hosts")
+        };
+        Ok(Arc::new(fetcher))
     }
 
     fn pusher(&self, name: &str, root: &Digest) -> Result<Arc<dyn Pusher>> {
         let reference = parse(name)?;
-        let registry = self.registry(reference.hostname())?;
-        Ok(Arc::new(RegistryPusher::new(registry, &reference, root)?))
+        let stop = self.route(&reference)?.pushing()?;
+        Ok(Arc::new(RegistryPusher::new(stop.registry, &reference, root)?))
     }
 }
 
 fn parse(name: &str) -> Result<Reference> {
     Reference::parse_familiar(name)
         .context(ErrorKind::InvalidArgument, || format!("read reference {:?}", escape::text(name)))
+}
+
+async fn look_up(stops: Vec<Stop>, reference: &Reference) -> Result<Option<Resolved>> {
+    let what = || format!("look for {reference}");
+    match resolve(stops, reference, true).await {
+        Ok(target) => Ok(Some(Resolved { name: reference.to_string(), target })),
+        Err(Problem::Failed(failed)) if failed.kind == ErrorKind::NotFound => Ok(None),
+        Err(Problem::Failed(failed)) => Err(failed.into_error(what())),
+        Err(Problem::Other(error)) => Err(Error::new(error.kind(), what()).with_source(error)),
+    }
+}
+
+/// Asks one host after the other; the last one as often as it takes.
+async fn resolve(
+    stops: Vec<Stop>,
+    reference: &Reference,
+    only_head: bool,
+) -> Result<Descriptor, Problem> {
+    let Some(mut turns) = Turns::new(stops) else { unreachable!("a route has hosts") };
+    let mut tries = turns.stop.registry.tries();
+    loop {
+        let stop = turns.stop.clone();
+        let mut resolving = Resolving { only_head, ..Resolving::new(&stop, tries) };
+        if !turns.is_last() {
+            resolving.tries.once();
+        }
+        match resolving.run().await {
+            Ok(found) => {
+                tracing::debug!(%reference, host = stop.registry.name(), "resolved");
+                stop.registry.note_served();
+                return Ok(found);
+            }
+            Err(Problem::Failed(failed)) => turns.after(failed)?,
+            Err(problem) => return Err(problem),
+        }
+        tries = turns.stop.registry.tries_after(&resolving.tries);
+    }
 }
 
 /// What the header of an answer says about the manifest.
@@ -98,26 +239,29 @@ struct Resolving<'a> {
     object: String,
     wanted: Option<&'a Digest>,
     tried_blob: bool,
+    /// Whether what `HEAD` does not find is not there, without asking why.
+    only_head: bool,
     tries: Tries,
 }
 
 impl<'a> Resolving<'a> {
-    fn new(registry: &'a Registry, reference: &'a Reference) -> Self {
-        let object = match reference.digest() {
+    fn new(stop: &'a Stop, tries: Tries) -> Self {
+        let object = match &stop.digest {
             Some(digest) => digest.to_string(),
-            None => reference.tag().unwrap_or("latest").to_owned(),
+            None => stop.tag.as_deref().unwrap_or("latest").to_owned(),
         };
         Self {
-            registry,
-            repository: reference.repository(),
+            registry: &stop.registry,
+            repository: &stop.repository,
             object,
-            wanted: reference.digest(),
+            wanted: stop.digest.as_ref(),
             tried_blob: false,
-            tries: registry.tries(),
+            only_head: false,
+            tries,
         }
     }
 
-    async fn run(mut self) -> Result<Descriptor, Problem> {
+    async fn run(&mut self) -> Result<Descriptor, Problem> {
         let rest = format!("manifests/{}", self.object);
         let accept = MediaType::accepted().map(|media_type| media_type.as_str().to_owned());
         let accept = Some(format!("{}, */*;q=0.5", accept.join(", ")));
@@ -151,6 +295,9 @@ impl<'a> Resolving<'a> {
                     }
                     return Ok(Descriptor::new(media_type, digest, size));
                 }
+            }
+            Err(failed) if self.only_head && failed.failure.status == Some(404) => {
+                return Err(failed.into());
             }
             // A GET says more about it, and some servers know nothing else.
             Err(failed) if matches!(failed.failure.status, Some(400 | 403..=405 | 410 | 501)) => {}

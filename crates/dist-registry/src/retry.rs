@@ -48,6 +48,16 @@ impl Tries {
         }
     }
 
+    /// The tries of the same thing somewhere else: they must be over at the same time.
+    pub(crate) fn elsewhere(&self, options: &RegistryOptions) -> Self {
+        Self { deadline: self.deadline, ..Self::new(options) }
+    }
+
+    /// Makes the first try the last.
+    pub(crate) fn once(&mut self) {
+        self.limit = 1;
+    }
+
     /// When everything must be over.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline

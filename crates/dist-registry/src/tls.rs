@@ -7,15 +7,18 @@ use std::sync::Arc;
 
 use dist_core::{Context, Error, ErrorKind, Result};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
     SignatureScheme,
 };
+
+use crate::ClientCert;
 
 /// The most bytes a file of trusted certificates may have.
 const MAX_PEM_BYTES: u64 = 16 << 20;
@@ -32,7 +35,11 @@ pub(crate) enum Trust {
 }
 
 /// Makes the TLS settings of one client. Reads the roots only where they are needed.
-pub(crate) fn config(trust: Trust, ca_certs: &[impl AsRef<Path>]) -> Result<ClientConfig> {
+pub(crate) fn config(
+    trust: Trust,
+    ca_certs: &[impl AsRef<Path>],
+    shown: &[ClientCert],
+) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -42,13 +49,45 @@ pub(crate) fn config(trust: Trust, ca_certs: &[impl AsRef<Path>]) -> Result<Clie
         Trust::Roots => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Trusted::new(&provider, ca_certs)?)),
-        Trust::Anything => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAll(provider)))
-        }
+        Trust::Anything => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAll(provider.clone()))),
     }
-    .with_no_client_auth();
+    .with_client_cert_resolver(Arc::new(Shown::read(shown, &provider)?));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The certificates that a server may be shown.
+#[derive(Debug)]
+struct Shown(Vec<Arc<CertifiedKey>>);
+
+impl Shown {
+    fn read(certs: &[ClientCert], provider: &CryptoProvider) -> Result<Self> {
+        let read = |client: &ClientCert| {
+            let what = || format!("read client certificate {}", client.cert.display());
+            let chain = read_pem(&client.cert)?;
+            let pem = read_bytes(&client.key)?;
+            let key = PrivateKeyDer::from_pem_slice(&pem)
+                .context(ErrorKind::InvalidArgument, || {
+                    format!("read key {}", client.key.display())
+                })?;
+            let key = CertifiedKey::from_der(chain, key, provider)
+                .context(ErrorKind::InvalidArgument, what)?;
+            Ok(Arc::new(key))
+        };
+        certs.iter().map(read).collect::<Result<_>>().map(Self)
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.iter().find(|key| key.key.choose_scheme(schemes).is_some()).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.0.is_empty()
+    }
 }
 
 /// Trusts what the roots have signed, and a root itself where a server shows it: the self-signed
@@ -104,20 +143,25 @@ fn add_file(store: &mut RootCertStore, path: &Path) -> Result<Vec<CertificateDer
 
 fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let what = || format!("read certificates {}", path.display());
-    let invalid =
-        |problem| Error::new(ErrorKind::InvalidArgument, format!("{}: {problem}", what()));
-    let meta = fs_err::metadata(path).context(ErrorKind::InvalidArgument, what)?;
-    if !meta.is_file() || meta.len() > MAX_PEM_BYTES {
-        return Err(invalid("it is no regular file of at most 16 MiB"));
-    }
-    let pem = fs_err::read(path).context(ErrorKind::InvalidArgument, what)?;
+    let pem = read_bytes(path)?;
     let certificates = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
         .context(ErrorKind::InvalidArgument, what)?;
     if certificates.is_empty() {
-        return Err(invalid("there is no PEM certificate in it"));
+        let message = format!("{}: there is no PEM certificate in it", what());
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     Ok(certificates)
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("read certificates {}", path.display());
+    let meta = fs_err::metadata(path).context(ErrorKind::InvalidArgument, what)?;
+    if !meta.is_file() || meta.len() > MAX_PEM_BYTES {
+        let message = format!("{}: it is no regular file of at most 16 MiB", what());
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    fs_err::read(path).context(ErrorKind::InvalidArgument, what)
 }
 
 impl ServerCertVerifier for Trusted {

@@ -20,7 +20,7 @@ use crate::body::Body;
 use crate::failure::{Again, Failed};
 use crate::payload::Payload;
 use crate::tls::{self, Trust};
-use crate::{RegistryOptions, escape, hosts};
+use crate::{Budget, RegistryOptions, escape, hosts};
 
 const MAX_REDIRECTS: u32 = 10;
 /// The most bytes that the header of an answer may have.
@@ -29,7 +29,7 @@ const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Sends requests. Clients are made when they are first needed: with TLS that reads the roots.
 pub(crate) struct Transport {
     options: RegistryOptions,
-    clients: Mutex<HashMap<(Trust, Route, Wire), Client>>,
+    clients: Mutex<HashMap<(Trust, Route, Wire, bool), Client>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +76,7 @@ pub(crate) struct Answer {
     /// Whether there was a redirect at all.
     pub(crate) redirected: bool,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) budget: Budget,
 }
 
 impl Transport {
@@ -108,12 +109,20 @@ impl Transport {
             if let Some(authorization) = &authorization {
                 request = request.header(AUTHORIZATION, authorization);
             }
-            request = payload.attach(request);
+            request = payload.attach(request, &self.options.budget);
             let response = self.exchange(request, &payload, (&method, &url), deadline).await?;
             let next = match redirect(&response, &url) {
                 None => {
-                    let redirected = redirects > 0;
-                    return Ok(Answer { response, method, url, crossed, redirected, deadline });
+                    let (redirected, budget) = (redirects > 0, self.options.budget.clone());
+                    return Ok(Answer {
+                        response,
+                        method,
+                        url,
+                        crossed,
+                        redirected,
+                        deadline,
+                        budget,
+                    });
                 }
                 Some(next) => {
                     next.map_err(|problem| Failed::unavailable(&method, &url, problem))?
@@ -187,13 +196,17 @@ impl Transport {
         };
         let route = if hosts::is_loopback(url) { Route::Direct } else { Route::ByProxy };
         // Without TLS it is HTTP/1.1 anyway.
+        // Nobody else is shown a certificate.
+        let shows = url.scheme() == "https" && url.host() == home.host();
+        let shows = shows && !self.options.client_certs.is_empty();
         let wire = if apart && trust != Trust::None { Wire::Http1 } else { Wire::Any };
         let mut clients = self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(client) = clients.get(&(trust, route, wire)) {
+        if let Some(client) = clients.get(&(trust, route, wire, shows)) {
             return Ok(client.clone());
         }
         let options = &self.options;
-        let mut config = tls::config(trust, &options.ca_certs)?;
+        let mut config =
+            tls::config(trust, &options.ca_certs, if shows { &options.client_certs } else { &[] })?;
         if wire == Wire::Http1 {
             config.alpn_protocols.retain(|protocol| protocol != b"h2");
         }
@@ -215,7 +228,7 @@ impl Transport {
             builder = builder.http1_only();
         }
         let client = builder.build().context(ErrorKind::Internal, || "set up HTTP".into())?;
-        clients.insert((trust, route, wire), client.clone());
+        clients.insert((trust, route, wire, shows), client.clone());
         Ok(client)
     }
 }
@@ -238,7 +251,8 @@ impl Answer {
     }
 
     pub(crate) fn into_body(self, stall: Duration) -> Body {
-        Body::new(self.response, self.method, self.url, stall, self.deadline)
+        let body = Body::new(self.response, self.method, self.url, stall, self.deadline);
+        body.within(self.budget)
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use dist_core::{Context as _, ErrorKind, Result};
 
+use crate::cni::Joined;
 use crate::{Converted, Network, Rootfs, Spec};
 
 /// The name of the tree in a bundle.
@@ -77,13 +78,38 @@ impl<'a> Bundle<'a> {
         self.write_spec(spec)
     }
 
+    /// Writes `etc/hosts` and `etc/resolv.conf` for a container that has joined a network.
+    pub(crate) fn write_network(&self, joined: &Joined, hostname: &str) -> Result<()> {
+        let mut hosts = LOCAL.to_owned();
+        for address in joined.addresses() {
+            hosts.push_str(&format!("{address}\t{hostname}\n"));
+        }
+        self.write_file("etc/hosts", 0o644, hosts.as_bytes())?;
+        let resolvers = joined.resolvers().unwrap_or_else(resolvers_from_elsewhere);
+        self.write_file("etc/resolv.conf", 0o644, resolvers.as_bytes())
+    }
+
     fn write_spec(&self, spec: &Spec) -> Result<()> {
         let json = serde_json::to_vec_pretty(spec)
             .context(ErrorKind::Internal, || "write a runtime spec".into())?;
-        self.write_file("config.json", 0o600, &json)
+        self.write_config(&json)
     }
 
-    fn write_file(&self, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+    /// Writes the spec alone, as it is, in place of another, which somebody may just be reading.
+    pub(crate) fn write_config(&self, json: &[u8]) -> Result<()> {
+        const NEW: &str = "config.json.new";
+        let path = self.0.join("config.json");
+        self.write_file(NEW, 0o600, json)?;
+        std::fs::rename(self.0.join(NEW), &path)
+            .context(ErrorKind::Storage, || format!("write {}", path.display()))
+    }
+
+    /// Whether a bundle has what [`write`](Self::write) makes, which can't be made again of its spec.
+    pub(crate) fn has_files(dir: &Path) -> bool {
+        dir.join("etc").exists()
+    }
+
+    pub(crate) fn write_file(&self, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
         let path = self.0.join(name);
         let write = || {
             let mut options = std::fs::OpenOptions::new();
@@ -94,12 +120,28 @@ impl<'a> Bundle<'a> {
     }
 }
 
+const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// The name servers of this machine, for another network namespace: where the only one listens on the
+/// loopback, those that it asks.
+fn resolvers_from_elsewhere() -> String {
+    const BEHIND: &str = "/run/systemd/resolve/resolv.conf";
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let mut servers = text.lines().filter_map(|line| line.strip_prefix("nameserver")).peekable();
+    let is_local = |server: &str| {
+        server.trim().parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    };
+    if servers.peek().is_some() && servers.all(is_local) {
+        return std::fs::read_to_string(BEHIND).unwrap_or(text);
+    }
+    text
+}
+
 /// `/etc/hosts` for a container.
 fn hosts(network: Network, hostname: &str) -> String {
-    const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
     let theirs = match network {
         Network::Host => std::fs::read_to_string("/etc/hosts").ok(),
-        Network::None => None,
+        Network::None | Network::Joined => None,
     };
     let mut text = theirs.unwrap_or_else(|| LOCAL.to_owned());
     if !hostname.is_empty() && !text.split_whitespace().any(|word| word == hostname) {

@@ -2,8 +2,10 @@
 //! still in them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dist_core::{Context as _, ErrorKind, Result};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::pidfd;
@@ -16,17 +18,55 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// # Errors
 /// `Storage`.
 pub(crate) fn remove(path: &str) -> Result<()> {
+    for dir in all(path) {
+        remove_dir(&dir)
+            .context(ErrorKind::Storage, || format!("remove cgroup {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes the cgroups at `path`, of all controllers, if nothing is in them, for which it waits a
+/// little: others may use that path. Blocks.
+pub(crate) fn remove_empty(path: &str) {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(25);
+    for dir in all(path) {
+        for _ in 0..TRIES {
+            match std::fs::remove_dir(&dir) {
+                // What was killed has not left it yet.
+                Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {
+                    std::thread::sleep(PAUSE);
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+/// Lets the kernel wait now for what it waits for when a process goes to another cgroup, which a
+/// runtime is about to let one do: a grace period of all processors, 10 to 20 ms, after which it is
+/// prepared for a while. Nothing is changed: this process goes to where it is. Blocks.
+pub(crate) fn hasten() {
+    let known = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in known.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let controllers = controllers.strip_prefix("name=").unwrap_or(controllers);
+        let dir = Path::new(ROOT).join(controllers).join(path.trim_start_matches('/'));
+        if is_cgroup(&dir) && std::fs::write(dir.join("cgroup.procs"), "0").is_ok() {
+            return;
+        }
+    }
+}
+
+/// The cgroups that there are at `path`.
+fn all(path: &str) -> Vec<PathBuf> {
     let path = path.trim_start_matches('/');
     let mut roots = vec![PathBuf::from(ROOT)];
     let entries = std::fs::read_dir(ROOT).into_iter().flatten().flatten();
     roots.extend(entries.map(|entry| entry.path()));
-    for dir in roots.into_iter().map(|root| root.join(path)) {
-        if is_cgroup(&dir) {
-            remove_dir(&dir)
-                .context(ErrorKind::Storage, || format!("remove cgroup {}", dir.display()))?;
-        }
-    }
-    Ok(())
+    let dirs = roots.into_iter().map(|root| root.join(path));
+    dirs.filter(|dir| is_cgroup(dir)).collect()
 }
 
 /// Whether a directory is a cgroup, and not what somebody made where none was mounted.

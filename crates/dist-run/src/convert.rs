@@ -8,8 +8,8 @@ use dist_core::{Error, ErrorKind, Result};
 
 use crate::bundle::{FILES, ROOTFS, volume_source};
 use crate::spec::{
-    Capabilities, Cpu, DeviceRule, Linux, LinuxResources, Memory, Namespace, Pids, Process, Rlimit,
-    Root, VERSION,
+    Capabilities, Cpu, Device, DeviceRule, Linux, LinuxResources, Memory, Namespace, Pids, Process,
+    Rlimit, Root, VERSION,
 };
 use crate::{Capability, HostFacts, ImageSettings, Mount, Spec, User, seccomp};
 
@@ -54,6 +54,8 @@ pub enum Network {
     Host,
     /// None but its own loopback.
     None,
+    /// That of a namespace which is there: [`SpecOptions::network_namespace`].
+    Joined,
 }
 
 /// What a container may use.
@@ -88,6 +90,8 @@ pub struct SpecOptions {
     pub hostname: Option<String>,
     /// The network that it sees.
     pub network: Network,
+    /// Where its network namespace is, with [`Network::Joined`].
+    pub network_namespace: Option<PathBuf>,
     /// Capabilities beside the usual ones.
     pub cap_add: BTreeSet<Capability>,
     /// Capabilities that it does not get.
@@ -96,6 +100,10 @@ pub struct SpecOptions {
     pub privileged: bool,
     /// What it may use.
     pub resources: Resources,
+    /// Devices that it gets, and what it may do with each, of `rwm`.
+    pub devices: Vec<(Device, String)>,
+    /// A directory of this machine that is its root file system, not that of the bundle.
+    pub root: Option<PathBuf>,
     /// Further mounts; they come in place of the image's volumes and of files of ours.
     pub mounts: Vec<Mount>,
     /// A static `tini` of this machine, which then is the first process.
@@ -127,6 +135,7 @@ pub fn convert(
     let settings = image.config.clone().unwrap_or_default();
     let (annotations, omitted) = annotations(image);
     let capabilities = capabilities(options, host);
+    options.user.check(host.user_namespace.as_ref())?;
     let mut mounts = default_mounts(options, host);
     let taken = |destination: &str| {
         options.mounts.iter().any(|mount| clean(&mount.destination) == clean(destination))
@@ -172,10 +181,10 @@ pub fn convert(
     };
     let confined = !options.privileged;
     let linux = Linux {
-        cgroups_path: options.cgroups_path.clone(),
-        resources: resources(options)?,
+        cgroups_path: options.cgroups_path.clone().filter(|_| host.cgroups),
+        resources: resources(options, host)?,
         namespaces: namespaces(options, host),
-        devices: if confined { Vec::new() } else { host.devices.clone() },
+        devices: devices(options, host),
         seccomp: confined.then(|| seccomp::profile(&host.architecture, &capabilities)),
         masked_paths: if confined { MASKED.to_vec() } else { Vec::new() },
         readonly_paths: if confined { READ_ONLY.to_vec() } else { Vec::new() },
@@ -183,13 +192,25 @@ pub fn convert(
     let spec = Spec {
         oci_version: VERSION,
         process,
-        root: Root { path: ROOTFS.into(), readonly: options.read_only },
+        root: Root {
+            path: options.root.clone().unwrap_or_else(|| ROOTFS.into()),
+            readonly: options.read_only,
+        },
         hostname: options.hostname.clone(),
         mounts,
         annotations,
         linux,
     };
     Ok(Converted { spec, volumes, omitted })
+}
+
+/// All devices of a privileged container, and those that were asked for in their place.
+fn devices(options: &SpecOptions, host: &HostFacts) -> Vec<Device> {
+    let asked = options.devices.iter().map(|(device, _)| device.clone());
+    let mut devices = if options.privileged { host.devices.clone() } else { Vec::new() };
+    devices.retain(|device| asked.clone().all(|other| other.path != device.path));
+    devices.extend(asked);
+    devices
 }
 
 fn command(settings: &crate::Settings, options: &SpecOptions) -> Result<Vec<String>> {
@@ -281,21 +302,30 @@ fn default_mounts(options: &SpecOptions, host: &HostFacts) -> Vec<Mount> {
     let shut = ["nosuid", "noexec", "nodev"];
     let with = |more: &[&'static str]| shut.iter().chain(more).copied().collect::<Vec<_>>();
     let access = if options.privileged { "rw" } else { "ro" };
+    let is_guest = host.user_namespace.is_some();
+    let mut terminals =
+        vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    if host.user_namespace.as_ref().is_some_and(|namespace| !namespace.has_group(5)) {
+        terminals.pop();
+    }
     let mut mounts = vec![
         Mount::new("/proc", "proc", "proc", &shut),
         Mount::new("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        Mount::new(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
+        Mount::new("/dev/pts", "devpts", "devpts", &terminals),
         Mount::new("/dev/shm", "tmpfs", "shm", &with(&["mode=1777", "size=65536k"])),
         Mount::new("/dev/mqueue", "mqueue", "mqueue", &shut),
-        Mount::new("/sys", "sysfs", "sysfs", &with(&[access])),
     ];
+    if is_guest && options.network == Network::Host {
+        // Only who owns the network namespace mounts another one.
+        mounts.push(Mount::new("/sys", "bind", "/sys", &with(&["rbind", "rprivate", access])));
+        if !host.cgroup2 {
+            mounts.push(Mount::new("/sys/fs/cgroup", "tmpfs", "tmpfs", &with(&["mode=755", "ro"])));
+        }
+    } else {
+        mounts.push(Mount::new("/sys", "sysfs", "sysfs", &with(&[access])));
+    }
     // With version 1 the names of others' groups would show, and no namespace hides them.
-    if host.cgroup2 || options.privileged {
+    if host.cgroup2 || options.privileged && !is_guest {
         let options = with(&["relatime", access]);
         mounts.push(Mount::new("/sys/fs/cgroup", "cgroup", "cgroup", &options));
     }
@@ -307,23 +337,33 @@ fn default_mounts(options: &SpecOptions, host: &HostFacts) -> Vec<Mount> {
 
 fn namespaces(options: &SpecOptions, host: &HostFacts) -> Vec<Namespace> {
     let mut kinds = vec!["pid", "ipc", "uts", "mount"];
-    if options.network == Network::None {
-        kinds.push("network");
-    }
     if host.cgroup2 {
         kinds.push("cgroup");
     }
-    kinds.into_iter().map(|kind| Namespace { kind }).collect()
+    let mut namespaces: Vec<Namespace> =
+        kinds.into_iter().map(|kind| Namespace { kind, path: None }).collect();
+    if options.network != Network::Host {
+        let path = options.network_namespace.clone();
+        namespaces.push(Namespace { kind: "network", path });
+    }
+    namespaces
 }
 
-fn resources(options: &SpecOptions) -> Result<LinuxResources> {
+fn resources(options: &SpecOptions, host: &HostFacts) -> Result<LinuxResources> {
     let Resources { memory, cpus, pids } = options.resources;
+    if !host.cgroups && options.resources != Resources::default() {
+        let message = "limit memory, processors or processes: an ordinary user can make no cgroups";
+        return Err(Error::new(ErrorKind::FailedPrecondition, message));
+    }
     let refuse = |what: String| Err(Error::new(ErrorKind::InvalidArgument, what));
     if memory == Some(0) {
         return refuse("limit memory to 0 bytes: nothing can run in that".into());
     }
     if pids.is_some_and(|pids| pids == 0 || pids < -1) {
-        return refuse(format!("limit processes to {}", pids.unwrap_or_default()));
+        return refuse(format!(
+            "limit processes to {}: from 1 on goes, and -1 for any number",
+            pids.unwrap_or_default()
+        ));
     }
     let quota = match cpus {
         None => None,
@@ -335,11 +375,30 @@ fn resources(options: &SpecOptions) -> Result<LinuxResources> {
         }
     };
     Ok(LinuxResources {
-        devices: vec![DeviceRule { allow: options.privileged, access: "rwm" }],
+        devices: device_rules(options),
         memory: memory.map(|limit| Memory { limit }),
         cpu: quota.map(|quota| Cpu { quota, period: PERIOD }),
         pids: pids.map(|limit| Pids { limit }),
     })
+}
+
+/// All or none, then what was asked for.
+fn device_rules(options: &SpecOptions) -> Vec<DeviceRule> {
+    let all = DeviceRule {
+        allow: options.privileged,
+        kind: None,
+        major: None,
+        minor: None,
+        access: "rwm".to_owned(),
+    };
+    let asked = options.devices.iter().map(|(device, access)| DeviceRule {
+        allow: true,
+        kind: Some(device.kind),
+        major: Some(device.major),
+        minor: Some(device.minor),
+        access: access.clone(),
+    });
+    [all].into_iter().chain(asked).collect()
 }
 
 /// A path in the container, absolute, without `.` and `..`.

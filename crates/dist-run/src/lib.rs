@@ -12,32 +12,45 @@
 mod bundle;
 mod capability;
 mod cgroup;
+mod cni;
 mod containers;
 mod convert;
+mod disposition;
+mod events;
 mod host;
 mod image;
 mod pidfd;
 mod proto;
 mod rootfs;
+pub mod rootless;
 mod runtime;
 mod seccomp;
 mod shim;
 mod spec;
+mod stats;
 mod streams;
 mod ttrpc;
 mod user;
+mod user_namespace;
 
 pub use bundle::{Bundle, ROOTFS};
 pub use capability::Capability;
+pub use cni::{Cni, NetworkConfig};
 pub use containers::{
-    ATTACHED, AUTO_REMOVE, Containers, NewContainer, Observed, STOP_SIGNAL, STOP_TIMEOUT,
+    ATTACHED, AUTO_REMOVE, Containers, Made, NewContainer, NewTask, Observed, STOP_SIGNAL,
+    STOP_TIMEOUT, Starting, TaskNow, Tree,
 };
 pub use convert::{Converted, Network, Resources, SpecOptions, convert};
-pub use host::HostFacts;
+pub use disposition::heeds;
+pub use events::{EventSocket, ShimEvent};
+pub use host::{HostFacts, devices_at};
 pub use image::{ImageSettings, Settings};
 pub use rootfs::Rootfs;
 pub use runtime::Runtime;
-pub use shim::{ProcessId, State, Stdio, TaskClient};
-pub use spec::{Mount, Spec, User};
+pub use shim::{Ended, ProcessId, Seen, SeenPid, State, Stdio, TaskClient};
+pub use spec::{Device, Mount, Spec, User};
+pub use stats::Stats;
 pub use streams::{Copying, Streams};
+pub use ttrpc::ShimStatus;
 pub use user::{UserSpec, resolve_user};
+pub use user_namespace::UserNamespace;

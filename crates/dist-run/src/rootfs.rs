@@ -70,8 +70,96 @@ impl Rootfs {
         }
     }
 
+    /// Whether the program `name` is none that the kernel runs, as far as its first bytes tell: neither
+    /// for this machine nor with `#!`. It is looked for as runtimes do, in the `PATH` of `env`.
+    /// One that is not there is none of those.
+    ///
+    /// # Errors
+    /// `UnsafeLayer`; `Storage`.
+    pub fn is_no_program(&mut self, name: &str, env: &[&str], cwd: &str) -> Result<bool> {
+        const HEADER: u64 = 20;
+        let path = env.iter().find_map(|variable| variable.strip_prefix("PATH="));
+        let places: Vec<String> = if name.contains('/') {
+            let cwd = if name.starts_with('/') { "" } else { cwd };
+            vec![format!("{cwd}/{name}")]
+        } else {
+            path.into_iter()
+                .flat_map(|path| path.split(':'))
+                .map(|dir| format!("{dir}/{name}"))
+                .collect()
+        };
+        for place in places {
+            if let Some(head) = self.0.read_head(&place, HEADER)? {
+                return Ok(!may_run(&head) && !has_other_formats());
+            }
+        }
+        Ok(false)
+    }
+
     fn text(&mut self, path: &str) -> Result<String> {
         let bytes = self.0.read(path, LIMIT)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Whether the kernel itself may run what begins like that.
+fn may_run(head: &[u8]) -> bool {
+    // e_machine of ELF, for this machine in its ways of being one.
+    let machines: &[u8] = match std::env::consts::ARCH {
+        "x86_64" => &[62, 3],
+        "aarch64" => &[183, 40],
+        _ => &[],
+    };
+    match head {
+        [b'#', b'!', ..] => true,
+        [0x7f, b'E', b'L', b'F', _, _, _, _, _, _, _, _, _, _, _, _, _, _, machine, _] => {
+            machines.is_empty() || machines.contains(machine)
+        }
+        _ => false,
+    }
+}
+
+/// Whether somebody has told the kernel of more kinds of programs (binfmt_misc).
+fn has_other_formats() -> bool {
+    let entries = std::fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    let mut names = entries.map(|entry| entry.file_name());
+    names.any(|name| name != "register" && name != "status")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_by_their_first_bytes() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(may_run(&own[..20]));
+        let mut other = own[..20].to_vec();
+        other[18] = 8; // MIPS
+        for bad in [&b""[..], b"echo hello\n", b"\x7fELF", &other] {
+            assert!(!may_run(bad), "{bad:?}");
+        }
+        assert!(may_run(b"#!/bin/sh\n"));
+    }
+
+    #[test]
+    fn a_program_is_found_as_runtimes_find_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("bin")).unwrap();
+        std::fs::write(dir.path().join("bin/text"), "words").unwrap();
+        std::fs::write(dir.path().join("bin/script"), "#!/bin/sh").unwrap();
+        let mut rootfs = Rootfs::open(dir.path()).unwrap();
+        let env = ["A=b", "PATH=/none:/bin"];
+        for (name, cwd, expected) in [
+            ("text", "/", true),
+            ("script", "/", false),
+            ("none", "/", false),
+            ("/bin/text", "/", true),
+            ("./text", "/bin", true),
+            ("./text", "/", false),
+        ] {
+            let expected = expected && !has_other_formats();
+            assert_eq!(rootfs.is_no_program(name, &env, cwd).unwrap(), expected, "{name}");
+        }
     }
 }

@@ -82,10 +82,11 @@ fn arg(index: u32, value: u64, op: &'static str) -> SyscallArg {
     SyscallArg { index, value, value_two: None, op }
 }
 
-/// The kernel's interfaces on an architecture.
+/// The kernel's interfaces on an architecture. That of x32 is left out: kernels of the field have it
+/// switched off, and with it a runtime takes a third longer to make a container.
 fn architectures(architecture: &str) -> &'static [&'static str] {
     match architecture {
-        "amd64" => &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "amd64" => &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
         "arm64" => &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
         "s390x" => &["SCMP_ARCH_S390X", "SCMP_ARCH_S390"],
         "riscv64" => &["SCMP_ARCH_RISCV64"],

@@ -6,6 +6,12 @@
 //! bundle, what `start` has to say to `start`, which is locked as long as that runs: where we die
 //! meanwhile, others know when all is there that it leaves.
 
+mod children;
+mod look;
+
+pub use look::{Seen, SeenPid};
+
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio as ProcessStdio;
@@ -14,12 +20,10 @@ use dist_core::{Any, Context as _, Error, ErrorKind, Exit, Mount, Result, Result
 use prost::Message as _;
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::pidfd;
-use crate::proto;
 use crate::ttrpc::Connection;
+use crate::{pidfd, proto};
 
 /// The file in a bundle that has what was said when its shim was started.
 const START: &str = "start";
@@ -35,6 +39,8 @@ pub(crate) struct Place<'a> {
     pub(crate) bundle: &'a Path,
     /// What makes the shim's socket another than that of other engines.
     pub(crate) home: &'a Path,
+    /// The socket on which a daemon wants to hear of what happens.
+    pub(crate) events: Option<PathBuf>,
 }
 
 /// Where a shim listens, and which version of the task service it has.
@@ -44,39 +50,51 @@ pub(crate) struct Address {
     pub(crate) version: u32,
 }
 
+impl Address {
+    /// The socket's path.
+    pub(crate) fn path(&self) -> &Path {
+        Path::new(self.address.strip_prefix("unix://").unwrap_or(&self.address))
+    }
+}
+
 impl Place<'_> {
     fn command(&self, action: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(["-namespace", self.namespace, "-id", self.id, "-address"])
             .arg(self.home)
-            // Nobody listens for events.
+            // Those that publish by a program are of an earlier time, and nobody hears them.
             .args(["-publish-binary", "true", "-bundle"])
             .arg(self.bundle)
             .arg(action)
             .env_remove("TTRPC_ADDRESS")
+            .envs(self.events.iter().map(|socket| ("TTRPC_ADDRESS", socket)))
+            // For programs in Go: a thread for each core of a large machine waits for nothing.
+            .env("GOMAXPROCS", "2")
             .current_dir(self.bundle)
             .stdin(ProcessStdio::piped())
             .stdout(ProcessStdio::piped());
         command
     }
 
-    /// Starts the shim.
-    pub(crate) async fn start(&self, options: Option<&Any>) -> Result<Address> {
+    /// Starts the shim. Blocks.
+    pub(crate) fn start(&self, options: Option<&Any>) -> Result<Address> {
         let what = || format!("start shim {}", self.program.display());
         std::fs::File::create(self.bundle.join("log")).context(ErrorKind::Storage, what)?;
         let path = self.bundle.join(START);
         let said = std::fs::File::create(&path).context(ErrorKind::Storage, what)?;
         rustix::fs::flock(&said, FlockOperation::LockExclusive)
             .context(ErrorKind::Storage, what)?;
-        let mut child =
-            self.command("start").stderr(said).spawn().context(ErrorKind::Internal, what)?;
+        let mut command = self.command("start").into_std();
+        let mut child = command.stderr(said).spawn().context(ErrorKind::Internal, what)?;
+        // It has the file, and with it the lock: ours would last until the command goes.
+        drop(command);
         if let Some(mut stdin) = child.stdin.take() {
             let options = options.map(any).unwrap_or_default();
             // A shim that does not read them has its own.
-            drop(stdin.write_all(&options.encode_to_vec()).await);
+            drop(stdin.write_all(&options.encode_to_vec()));
         }
-        let output = child.wait_with_output().await.context(ErrorKind::Internal, what)?;
+        let output = child.wait_with_output().context(ErrorKind::Internal, what)?;
         if !output.status.success() {
             let said = std::fs::read(&path).context(ErrorKind::Storage, what)?;
             let said = String::from_utf8_lossy(&said).trim().to_owned();
@@ -85,8 +103,8 @@ impl Place<'_> {
         parse_address(&String::from_utf8_lossy(&output.stdout)).during(what)
     }
 
-    /// Ends and forgets what a shim ran that is gone.
-    pub(crate) async fn delete(&self) -> Result<()> {
+    /// Ends and forgets what a shim ran that is gone. Tells how that ended, as the shim sees it.
+    pub(crate) async fn delete(&self) -> Result<Ended> {
         let what = || format!("clean up after shim {}", self.program.display());
         let mut command = self.command("delete");
         command.stderr(ProcessStdio::piped());
@@ -97,7 +115,8 @@ impl Place<'_> {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(Error::new(ErrorKind::Internal, said)).during(what);
         }
-        Ok(())
+        let told = proto::DeleteResponse::decode(&*output.stdout).unwrap_or_default();
+        Ok(ended(&told))
     }
 }
 
@@ -110,6 +129,12 @@ pub(crate) fn find(bundle: &Path) -> Result<Option<Address>> {
         start => start.context(ErrorKind::Storage, what)?,
     };
     rustix::fs::flock(&start, FlockOperation::LockExclusive).context(ErrorKind::Storage, what)?;
+    recorded(bundle)
+}
+
+/// Where the shim in a bundle says that it listens.
+pub(crate) fn recorded(bundle: &Path) -> Result<Option<Address>> {
+    let what = || format!("look for a shim in {}", bundle.display());
     for name in ["bootstrap.json", "address"] {
         match std::fs::read_to_string(bundle.join(name)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
@@ -189,6 +214,15 @@ pub enum State {
     Paused,
     /// It has ended.
     Stopped(Exit),
+}
+
+/// A process that has ended and was forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The id that it had in the kernel; 0 where it never ran.
+    pub pid: u32,
+    /// How it ended.
+    pub exit: Exit,
 }
 
 /// The task of one container, through its shim.
@@ -274,14 +308,7 @@ impl TaskClient {
     /// # Errors
     /// `NotFound`; `Unavailable`.
     pub async fn state(&self, process: ProcessId<'_>) -> Result<(State, u32)> {
-        let told: proto::StateResponse = self.call("State", self.process(process)).await?;
-        let state = match told.status() {
-            proto::Status::Created => State::Created,
-            proto::Status::Paused | proto::Status::Pausing => State::Paused,
-            proto::Status::Stopped => State::Stopped(exit(told.exit_status, told.exited_at)),
-            proto::Status::Running | proto::Status::Unknown => State::Running,
-        };
-        Ok((state, told.pid))
+        self.look(process).await.map(|seen| (seen.state, seen.pid))
     }
 
     /// Sends a signal to a process; `all` means every process of the container.
@@ -298,9 +325,9 @@ impl TaskClient {
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` for one that runs; `Unavailable`.
-    pub async fn delete(&self, process: ProcessId<'_>) -> Result<Exit> {
+    pub async fn delete(&self, process: ProcessId<'_>) -> Result<Ended> {
         let gone: proto::DeleteResponse = self.call("Delete", self.process(process)).await?;
-        Ok(exit(gone.exit_status, gone.exited_at))
+        Ok(ended(&gone))
     }
 
     /// Adds a process to a container that runs; it does not run yet. `process` is its JSON, by the
@@ -363,6 +390,29 @@ impl TaskClient {
         self.call::<_, proto::Empty>("Resume", self.process(ProcessId::First)).await.map(drop)
     }
 
+    /// What the container uses, as the shim tells it; [`Stats::read`](crate::Stats::read) reads it.
+    ///
+    /// # Errors
+    /// `NotFound` where it has ended; `Unavailable`.
+    pub async fn stats(&self) -> Result<Any> {
+        let told: proto::StatsResponse = self.call("Stats", self.process(ProcessId::First)).await?;
+        let stats = told.stats.unwrap_or_default();
+        Ok(Any { type_url: stats.type_url, value: stats.value })
+    }
+
+    /// Ends what a shim has that has nothing to run any more; gives those that this process may not
+    /// end.
+    ///
+    /// # Errors
+    /// `Internal`.
+    pub(crate) async fn end_children(&self) -> Result<Vec<Pid>> {
+        let shim: proto::ConnectResponse =
+            self.call("Connect", self.process(ProcessId::First)).await.unwrap_or_default();
+        let what = || format!("end what shim {} has", shim.shim_pid);
+        let ended = tokio::task::spawn_blocking(move || children::end(shim.shim_pid)).await;
+        ended.context(ErrorKind::Internal, what)?.context(ErrorKind::Internal, what)
+    }
+
     /// Ends the shim, which has nothing to run any more, and waits until it is gone.
     ///
     /// # Errors
@@ -392,6 +442,10 @@ fn wait_for_end(shim: &OwnedFd) -> rustix::io::Result<()> {
         pidfd_send_signal(shim, Signal::KILL)?;
     }
     Ok(())
+}
+
+fn ended(told: &proto::DeleteResponse) -> Ended {
+    Ended { pid: told.pid, exit: exit(told.exit_status, told.exited_at) }
 }
 
 fn exit(status: u32, at: Option<prost_types::Timestamp>) -> Exit {

@@ -143,7 +143,13 @@ pub struct LinuxResources {
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceRule {
     pub allow: bool,
-    pub access: &'static str,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<char>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub major: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minor: Option<u32>,
+    pub access: String,
 }
 
 /// `linux.resources.memory`.
@@ -165,24 +171,33 @@ pub struct Pids {
     pub limit: i64,
 }
 
-/// An element of `linux.namespaces`: a new one.
+/// An element of `linux.namespaces`: a new one, or the one at a path.
 #[derive(Clone, Debug, Serialize)]
 pub struct Namespace {
     #[serde(rename = "type")]
     pub kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
 }
 
 /// An element of `linux.devices`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
+    /// Where in the container.
     pub path: PathBuf,
+    /// `c` or `b`.
     #[serde(rename = "type")]
     pub kind: char,
+    /// Its number.
     pub major: u32,
+    /// Its number.
     pub minor: u32,
+    /// Its permissions.
     pub file_mode: u32,
+    /// Whose it is.
     pub uid: u32,
+    /// Whose it is.
     pub gid: u32,
 }
 

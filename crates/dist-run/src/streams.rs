@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use dist_core::{Context as _, ErrorKind, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::Stdio;
 
@@ -29,6 +29,7 @@ pub struct Streams {
 pub struct Copying {
     threads: Vec<JoinHandle<()>>,
     streams: Streams,
+    failures: mpsc::UnboundedReceiver<io::Error>,
 }
 
 impl Streams {
@@ -62,11 +63,16 @@ impl Streams {
 
     fn pipe(&mut self, dir: &Path, name: &str) -> Result<String> {
         let path = dir.join(name);
-        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-            .context(ErrorKind::Storage, || format!("make pipe {}", path.display()))?;
-        let text = path.to_string_lossy().into_owned();
+        let text = Self::named(&path)?;
         self.paths.push(path);
         Ok(text)
+    }
+
+    /// Makes one pipe, which stays; gives its path as a shim is told it.
+    pub(crate) fn named(path: &Path) -> Result<String> {
+        rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .context(ErrorKind::Storage, || format!("make pipe {}", path.display()))?;
+        Ok(path.to_string_lossy().into_owned())
     }
 
     fn output(&mut self, dir: &Path, name: &str) -> Result<String> {
@@ -97,10 +103,14 @@ impl Streams {
         input: Option<Box<dyn Read + Send>>,
     ) -> (Copying, oneshot::Receiver<()>) {
         let readers = std::mem::take(&mut self.readers);
+        let (fail, failures) = mpsc::unbounded_channel();
         let threads = readers
             .into_iter()
             .zip(outputs)
-            .map(|(from, to)| std::thread::spawn(move || copy_output(from, to)))
+            .map(|(from, to)| {
+                let fail = fail.clone();
+                std::thread::spawn(move || copy_output(from, to, &fail))
+            })
             .collect();
         let (ended, end) = oneshot::channel();
         if let (Some(input), false) = (input, self.stdio.stdin.is_empty()) {
@@ -113,7 +123,7 @@ impl Streams {
                 let _ = ended.send(());
             }));
         }
-        (Copying { threads, streams: self }, end)
+        (Copying { threads, streams: self, failures }, end)
     }
 }
 
@@ -134,26 +144,46 @@ impl Copying {
         self.streams.guards.clear();
     }
 
-    /// Waits until all output has been copied. Blocks until the last process that has it has ended.
-    pub fn finish(mut self) {
+    /// Waits until an output can't be written to. What comes for it from then on is thrown away, so
+    /// that the process gets to know of it only from the caller.
+    pub async fn failed(&mut self) -> io::Error {
+        match self.failures.recv().await {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all output has been copied, and tells what could not be written, as far as
+    /// [`failed`](Self::failed) has not. Blocks until the last process that has it has ended.
+    #[must_use]
+    pub fn finish(mut self) -> Option<io::Error> {
         self.opened();
         for thread in self.threads {
             // One that panicked has said so.
             drop(thread.join());
         }
+        self.failures.try_recv().ok()
     }
 }
 
-fn copy_output(mut from: File, mut to: Box<dyn Write + Send>) {
+fn copy_output(
+    mut from: File,
+    mut to: Box<dyn Write + Send>,
+    fail: &mpsc::UnboundedSender<io::Error>,
+) {
     let mut buffer = vec![0; 64 << 10];
     let mut written = true;
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return,
-            // What nobody takes is thrown away, so that the process need not wait for that.
             Ok(length) if written => {
-                written = to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_ok();
+                if let Err(error) = to.write_all(&buffer[..length]).and_then(|()| to.flush()) {
+                    written = false;
+                    // Where nobody listens, the process has ended.
+                    drop(fail.send(error));
+                }
             }
+            // The shim holds the pipe open: a process could never end that waits for somebody to read.
             Ok(_) => (),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
             Err(error) => {

@@ -11,6 +11,7 @@
 //! Any number of calls are under way on one connection; answers come in any order.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,8 +27,8 @@ use crate::proto;
 
 const HEADER: usize = 10;
 const MOST_BYTES: usize = 4 << 20;
-const REQUEST: u8 = 1;
-const RESPONSE: u8 = 2;
+pub(crate) const REQUEST: u8 = 1;
+pub(crate) const RESPONSE: u8 = 2;
 
 /// Requests that may wait until the other side reads.
 const QUEUE: usize = 16;
@@ -91,11 +92,11 @@ impl Connection {
         };
         let (answer, answered) = oneshot::channel();
         let stream = self.lock().begin(answer).ok_or_else(gone).during(what)?;
-        let frame = frame(stream, &request.encode_to_vec());
+        let frame = frame(stream, REQUEST, &request.encode_to_vec());
         self.requests.send(frame).await.map_err(|_| gone()).during(what)?;
         let response = answered.await.map_err(|_| gone()).during(what)?;
         if let Some(status) = response.status.filter(|status| status.code != 0) {
-            return Err(failed(status)).during(what);
+            return Err(Error::new(kind(status.code), what()).with_source(ShimStatus(status)));
         }
         R::decode(&*response.payload).context(ErrorKind::Unavailable, what)
     }
@@ -125,12 +126,12 @@ impl Calls {
     }
 }
 
-fn frame(stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(stream: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEADER + payload.len());
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(&[REQUEST, 0]);
+    frame.extend_from_slice(&[kind, 0]);
     frame.extend_from_slice(payload);
     frame
 }
@@ -147,7 +148,7 @@ async fn send(mut to: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
 /// Hands out answers until the other side ends.
 async fn receive(mut from: OwnedReadHalf, calls: Arc<Mutex<Calls>>) {
     loop {
-        match read_frame(&mut from).await {
+        match read_frame::<proto::Response>(&mut from, RESPONSE).await {
             Ok((stream, response)) => {
                 let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(answer) = calls.waiting.remove(&stream) {
@@ -166,24 +167,48 @@ async fn receive(mut from: OwnedReadHalf, calls: Arc<Mutex<Calls>>) {
     }
 }
 
-async fn read_frame(from: &mut OwnedReadHalf) -> std::io::Result<(u32, proto::Response)> {
-    let wrong = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what.to_owned());
+/// Reads the next message, which has to be of this kind, and its stream.
+pub(crate) async fn read_frame<M: Message + Default>(
+    from: &mut OwnedReadHalf,
+    wanted: u8,
+) -> std::io::Result<(u32, M)> {
+    let wrong = || std::io::Error::new(std::io::ErrorKind::InvalidData, "that is no such message");
     let mut header = [0; HEADER];
     from.read_exact(&mut header).await?;
     let [a, b, c, d, e, f, g, h, kind, _flags] = header;
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if length > MOST_BYTES || kind != RESPONSE {
-        return Err(wrong("that is no answer"));
+    if length > MOST_BYTES || kind != wanted {
+        return Err(wrong());
     }
     let mut payload = vec![0; length];
     from.read_exact(&mut payload).await?;
-    let response = proto::Response::decode(&*payload).map_err(|_| wrong("that is no answer"))?;
-    Ok((u32::from_be_bytes([e, f, g, h]), response))
+    let message = M::decode(&*payload).map_err(|_| wrong())?;
+    Ok((u32::from_be_bytes([e, f, g, h]), message))
 }
 
-/// The error of an answer that says gRPC's code for it.
-fn failed(status: proto::RpcStatus) -> Error {
-    let kind = match status.code {
+/// What a shim answered in place of what it was asked for: the cause of the error that says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShimStatus(proto::RpcStatus);
+
+impl ShimStatus {
+    /// gRPC's code.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        self.0.code
+    }
+}
+
+impl fmt::Display for ShimStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for ShimStatus {}
+
+/// The kind of an error that has one of gRPC's codes.
+fn kind(code: i32) -> ErrorKind {
+    match code {
         1 => ErrorKind::Cancelled,
         3 => ErrorKind::InvalidArgument,
         5 => ErrorKind::NotFound,
@@ -194,8 +219,7 @@ fn failed(status: proto::RpcStatus) -> Error {
         12 => ErrorKind::Unsupported,
         14 => ErrorKind::Unavailable,
         _ => ErrorKind::Internal,
-    };
-    Error::new(kind, status.message)
+    }
 }
 
 #[cfg(test)]
@@ -215,8 +239,7 @@ mod tests {
     }
 
     async fn answer(stream: &mut UnixStream, to: u32, response: &proto::Response) {
-        let mut frame = frame(to, &response.encode_to_vec());
-        frame[8] = RESPONSE;
+        let frame = frame(to, RESPONSE, &response.encode_to_vec());
         stream.write_all(&frame).await.unwrap();
     }
 

@@ -186,11 +186,17 @@ fn settle(fs: &Path) -> Result<()> {
 pub(crate) fn is_mountable() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     overlay::is_mountable()
+        && is_allowed()
         && *KNOWN.get_or_init(|| {
             (overlay::kernel_is_at_least((6, 12))
                 || overlay::kernel_is_at_least((6, 4)) && Path::new(LOOP).exists())
                 && fsopen(NAME, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
         })
+}
+
+/// Whether this process may mount images, if the kernel knows them: no user namespace allows it.
+pub(crate) fn is_allowed() -> bool {
+    rustix::process::geteuid().is_root() && !overlay::in_user_namespace()
 }
 
 fn attach_all(trees: &[PathBuf]) -> Result<Vec<PathBuf>> {

@@ -35,7 +35,8 @@ pub use check::{check, rebuild, remove_unfinished, tree_dir};
 pub use copy::copy_dir;
 pub use dirs::remove_tree;
 pub use open::{
-    NAMES, all, can_rebase, default_name, image_dirs, image_form, known, layer_dirs, open,
+    NAMES, all, can_rebase, default_name, image_dirs, image_form, is_allowed, known, layer_dirs,
+    open,
 };
 pub use purge::{
     Leftover, directory_bytes, disk_bytes, empty_trash, leftovers, purge, purge_measured,

@@ -8,6 +8,7 @@ mod attach;
 mod command;
 mod image;
 mod options;
+mod place;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use rustix::mount::UnmountFlags;
 
 pub use command::commands;
 pub(crate) use image::{Via, mount_image};
+pub use place::show;
 
 /// Performs `mounts` in order on the directory `target`.
 ///
@@ -150,6 +152,19 @@ impl Seen {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// Makes the end of an overlay cheap that nobody needs after it: what was written to it is not
+/// brought to the disk then, so it can be mounted once only. Other mounts, and all on kernels before
+/// 5.10, stay as they are.
+pub fn forget_at_end(mounts: &mut [Mount]) {
+    const VOLATILE: (u32, u32) = (5, 10);
+    for mount in mounts.iter_mut().filter(|mount| mount.fstype == "overlay") {
+        let is_written = mount.options.iter().any(|option| option.starts_with("upperdir="));
+        if is_written && crate::overlay::kernel_is_at_least(VOLATILE) {
+            mount.options.push("volatile".to_owned());
+        }
     }
 }
 

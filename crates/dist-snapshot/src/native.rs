@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use dist_core::{Context, ErrorKind, LayerForm, Mount, Result, SnapshotKind};
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps};
 
 use crate::copy;
 use crate::dirs::{at, io_kind, remove_tree};
@@ -28,7 +28,10 @@ impl Driver for Native {
     }
 
     fn fill(&self, new: &Path, parents: &[PathBuf], kind: SnapshotKind) -> Result<()> {
-        let (Some(parent), SnapshotKind::Active) = (parents.first(), kind) else { return Ok(()) };
+        if kind != SnapshotKind::Active {
+            return Ok(());
+        }
+        let Some(parent) = parents.first() else { return begin(new) };
         let staging = new.with_file_name("links");
         rustix::fs::mkdir(&staging, Mode::RWXU)
             .context(ErrorKind::Storage, || at("create directory", &staging))?;
@@ -47,4 +50,12 @@ impl Driver for Native {
         };
         Ok(vec![bind(source, kind)])
     }
+}
+
+/// Gives a root the time that it has with the other snapshotters where no layer says one.
+fn begin(new: &Path) -> Result<()> {
+    let epoch = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let times = Timestamps { last_access: epoch, last_modification: epoch };
+    rustix::fs::utimensat(CWD, new, &times, AtFlags::SYMLINK_NOFOLLOW)
+        .context(ErrorKind::Storage, || at("set times of", new))
 }

@@ -58,6 +58,13 @@ pub fn all() -> [(&'static str, bool); 3] {
     })
 }
 
+/// Whether this process could ever mount what the snapshotter `name` makes: images of `erofs` only root
+/// may, and in no user namespace.
+#[must_use]
+pub fn is_allowed(name: &str) -> bool {
+    name != erofs::NAME || erofs::is_allowed()
+}
+
 /// Whether snapshots of the snapshotter `name` may get their parent when they are committed, so that
 /// layers can be unpacked in any order.
 #[must_use]

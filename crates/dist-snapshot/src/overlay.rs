@@ -133,7 +133,7 @@ fn support() -> Support {
     *SUPPORT.get_or_init(|| {
         // Loads the module where it is one, and needs the right to mount.
         let known = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).is_ok();
-        let user_namespace = !is_initial_map(&read("/proc/self/uid_map"));
+        let user_namespace = in_user_namespace();
         let modern = kernel_is_at_least((5, 11));
         Support {
             mountable: known && (!user_namespace || modern),
@@ -141,6 +141,11 @@ fn support() -> Support {
             user_xattr: user_namespace && modern,
         }
     })
+}
+
+/// Whether this process is in a user namespace other than the first.
+pub(crate) fn in_user_namespace() -> bool {
+    !is_initial_map(&read("/proc/self/uid_map"))
 }
 
 /// A file of the kernel's; empty where it does not show it, which the callers read as "no".

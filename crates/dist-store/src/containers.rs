@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dist_core::{
-    Any, Container, ContainerId, Context as _, Error, ErrorKind, Exit, Namespace, Result, Task,
+    Any, Container, ContainerId, Context as _, Error, ErrorKind, Exit, LabelChange, Namespace,
+    Result, Task,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
@@ -73,15 +74,7 @@ impl ContainerStore {
             }
             let row = transaction.last_insert_rowid();
             labels::CONTAINER.add(transaction, row, &container.labels)?;
-            for (name, any) in &container.extensions {
-                transaction
-                    .execute(
-                        "INSERT INTO container_extensions (container_id, name, type, value)
-                         VALUES (?1, ?2, ?3, ?4)",
-                        params![row, name, any.type_url, any.value],
-                    )
-                    .sql(|| format!("make container {id}"))?;
-            }
+            add_extensions(transaction, row, container)?;
             self.load(transaction, id)
         })
     }
@@ -111,20 +104,45 @@ impl ContainerStore {
         })
     }
 
-    /// Gives a container its spec.
+    /// Changes a container: `change` is given what it is, inside the transaction, and its labels, its
+    /// image, its spec, its snapshot key and its extensions are written as it leaves them. Nothing is
+    /// written where it fails. Tells what the container is now.
     ///
     /// # Errors
-    /// `NotFound`, `Storage`.
-    pub fn set_spec(&self, id: &ContainerId, spec: &Any) -> Result<()> {
+    /// `NotFound`; `InvalidArgument` for labels that are too long; those of `change`; `Storage`.
+    pub fn update(
+        &self,
+        id: &ContainerId,
+        change: impl FnOnce(&mut Container) -> Result<()>,
+    ) -> Result<Container> {
+        self.db.demand_space()?;
         self.db.write_lazily(|transaction| {
             let row = self.row(transaction, id)?;
+            let mut container = self.load(transaction, id)?;
+            change(&mut container)?;
+            let (spec_type, spec) = columns(container.spec.as_ref());
             transaction
                 .execute(
-                    "UPDATE containers SET spec_type = ?2, spec = ?3, updated_at = ?4 WHERE id = ?1",
-                    params![row, spec.type_url, spec.value, fsio::now()],
+                    "UPDATE containers SET image = ?2, spec_type = ?3, spec = ?4,
+                     snapshot_key = ?5, updated_at = ?6 WHERE id = ?1",
+                    params![
+                        row,
+                        container.image,
+                        spec_type,
+                        spec,
+                        container.snapshot_key,
+                        fsio::now()
+                    ],
                 )
-                .sql(|| format!("write the spec of container {id}"))?;
-            Ok(())
+                .and_then(|_| {
+                    let sql = "DELETE FROM container_extensions WHERE container_id = ?1";
+                    transaction.execute(sql, [row])
+                })
+                .sql(|| format!("change container {id}"))?;
+            add_extensions(transaction, row, &container)?;
+            let labels = LabelChange::Replace(std::mem::take(&mut container.labels));
+            labels::CONTAINER.change(transaction, row, &labels)?;
+            self.load(transaction, id)
         })
     }
 
@@ -154,6 +172,24 @@ impl ContainerStore {
                     ],
                 )
                 .sql(|| format!("write the task of container {id}"))?;
+            Ok(())
+        })
+    }
+
+    /// Forgets a container's processes, of which nothing is left.
+    ///
+    /// # Errors
+    /// `NotFound` where it has none; `Storage`.
+    pub fn forget_task(&self, id: &ContainerId) -> Result<()> {
+        self.db.write_lazily(|transaction| {
+            let row = self.row(transaction, id)?;
+            let count = transaction
+                .execute("DELETE FROM tasks WHERE container_id = ?1", [row])
+                .sql(|| format!("forget the task of container {id}"))?;
+            if count == 0 {
+                let message = format!("task of container {:?}", id.as_str());
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
             Ok(())
         })
     }
@@ -194,6 +230,19 @@ impl ContainerStore {
             .sql(|| format!("find container {id}"))?
             .ok_or_else(|| missing(id))
     }
+}
+
+fn add_extensions(transaction: &Transaction<'_>, row: i64, container: &Container) -> Result<()> {
+    for (name, any) in &container.extensions {
+        transaction
+            .execute(
+                "INSERT INTO container_extensions (container_id, name, type, value)
+                 VALUES (?1, ?2, ?3, ?4)",
+                params![row, name, any.type_url, any.value],
+            )
+            .sql(|| format!("write the extensions of container {}", container.id))?;
+    }
+    Ok(())
 }
 
 fn missing(id: &ContainerId) -> Error {

@@ -13,10 +13,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dist_core::{Context as _, Error, ErrorKind, Result};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use rustix::fs::FlockOperation;
 
@@ -26,6 +28,10 @@ use crate::reserve;
 use crate::schema::{self, VERSION};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a log from which on the last to close the database writes it back, whoever that is: who
+/// opens it next has to read all of them.
+const SMALL_LOG: u64 = 2 << 20;
 
 /// How many statements a connection keeps prepared.
 const STATEMENTS: usize = 128;
@@ -44,6 +50,8 @@ pub struct Db {
     idle: Mutex<Vec<Connection>>,
     /// `meta.lock`. The mutex makes threads queue, the `flock` processes.
     gate: Mutex<Option<File>>,
+    /// Whether anything was written that waited for the disk.
+    durable: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +171,7 @@ impl Db {
             setup: String::new(),
             idle: Mutex::default(),
             gate: Mutex::default(),
+            durable: AtomicBool::new(false),
         }
     }
 
@@ -199,17 +208,19 @@ impl Db {
     /// # Errors
     /// As [`Db::write`].
     pub fn write_lazily<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let write = |connection: &Connection| {
-            let set = |level| {
-                let path = || at("write database", &self.path);
-                connection.pragma_update(None, "synchronous", level).sql(path)
-            };
-            set("NORMAL")?;
-            let result = self.change(connection, f);
-            set(self.synchronous)?;
-            result
-        };
-        self.with(write).map_err(|error| self.explain(error))
+        self.try_write_lazily(f).map_err(|error| self.explain(error))
+    }
+
+    /// As [`Db::write_freeing`], for what a power cut may take back, as [`Db::write_lazily`].
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub fn write_freeing_lazily<T>(
+        &self,
+        mut f: impl FnMut(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        reserve::with(self.root(), || self.try_write_lazily(&mut f))
+            .map_err(|error| self.explain(error))
     }
 
     /// As [`Db::write`], for a change that lets space be freed: on a full disk it uses the reserve.
@@ -223,7 +234,21 @@ impl Db {
     }
 
     fn try_write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.durable.store(true, Ordering::Relaxed);
         self.with(|connection| self.change(connection, f))
+    }
+
+    fn try_write_lazily<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        self.with(|connection| {
+            let set = |level| {
+                let path = || at("write database", &self.path);
+                connection.pragma_update(None, "synchronous", level).sql(path)
+            };
+            set("NORMAL")?;
+            let result = self.change(connection, f);
+            set(self.synchronous)?;
+            result
+        })
     }
 
     /// Lends a connection. It is kept for the next caller unless the database itself has failed: to
@@ -335,6 +360,26 @@ impl Db {
     }
 }
 
+/// Who waited for the disk at no time does not wait for it at the end either: the log is then written
+/// back by somebody else, until it is large.
+impl Drop for Db {
+    fn drop(&mut self) {
+        let is_lazy = !self.durable.load(Ordering::Relaxed);
+        if self.access == Access::Write
+            && is_lazy
+            && log_bytes(&self.path).is_ok_and(|n| n < SMALL_LOG)
+        {
+            let idle = self.idle.get_mut().unwrap_or_else(PoisonError::into_inner);
+            for connection in idle {
+                let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+                if let Err(error) = connection.set_db_config(config, true) {
+                    tracing::debug!(%error, "the log is written back");
+                }
+            }
+        }
+    }
+}
+
 /// The turn to write; dropped, the next in the queue has it.
 struct Gate<'a>(MutexGuard<'a, Option<File>>);
 
@@ -405,12 +450,17 @@ fn version(connection: &Connection, path: &Path) -> Result<i64> {
 
 /// Whether the write-ahead log holds anything that is not yet in the database itself.
 fn has_log(path: &Path) -> Result<bool> {
+    log_bytes(path).map(|bytes| bytes > 0)
+}
+
+/// The size of the write-ahead log; 0 where there is none.
+fn log_bytes(path: &Path) -> Result<u64> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let log = PathBuf::from(log);
     match std::fs::metadata(&log) {
-        Ok(meta) => Ok(meta.len() > 0),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(meta) => Ok(meta.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error).context(ErrorKind::Storage, || at("stat", &log)),
     }
 }

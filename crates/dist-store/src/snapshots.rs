@@ -193,7 +193,7 @@ impl SnapshotStore {
     ///
     /// One with the label `containerd.io/snapshot.ref` is not added where the snapshot that the
     /// label names is there already: there is nothing left to do for it. A power cut may take it
-    /// back, as it may what it is to become; any other is durable.
+    /// back, as it may what it is to become, and that of a container; any other is durable.
     ///
     /// # Errors
     /// `AlreadyExists` for the key and for what it is to become; `NotFound` for a missing parent;
@@ -245,7 +245,25 @@ impl SnapshotStore {
             labels::SNAPSHOT.add(transaction, transaction.last_insert_rowid(), labels)?;
             self.find(transaction, key)?.ok_or_else(|| not_found(key)).map(Ok)
         };
-        if target.is_some() { self.db.write_lazily(add)? } else { self.db.write(add)? }
+        if target.is_some() || self.is_container(key)? {
+            self.db.write_lazily(add)?
+        } else {
+            self.db.write(add)?
+        }
+    }
+
+    /// Whether it is a container's, which a power cut ends, and whose own row is not synced either.
+    fn is_container(&self, key: &SnapshotKey) -> Result<bool> {
+        self.db.read(|connection| {
+            connection
+                .query_row(
+                    "SELECT EXISTS (SELECT 1 FROM containers
+                     WHERE namespace = ?1 AND snapshotter = ?2 AND snapshot_key = ?3)",
+                    params![self.scope.namespace.as_str(), self.snapshotter, key.as_str()],
+                    |row| row.get(0),
+                )
+                .sql(|| format!("find the container of snapshot {key}"))
+        })
     }
 
     /// Turns the active snapshot `key` into the committed one `name`; not yet durable.
@@ -343,12 +361,12 @@ impl SnapshotStore {
         }
     }
 
-    /// Deletes a record; returns it.
+    /// Deletes a record, durably but for that of a container; returns it.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` where it has children; `Storage`.
     pub fn remove(&self, key: &SnapshotKey) -> Result<SnapshotRecord> {
-        self.db.write_freeing(|transaction| {
+        let remove = |transaction: &Transaction<'_>| {
             let record = self.find(transaction, key)?.ok_or_else(|| not_found(key))?;
             let child: Option<String> = transaction
                 .query_row(
@@ -367,7 +385,12 @@ impl SnapshotStore {
                 .sql(|| format!("remove snapshot {key}"))?;
             self.scope.release(transaction, &self.resource(key))?;
             Ok(record)
-        })
+        };
+        if self.is_container(key)? {
+            self.db.write_freeing_lazily(remove)
+        } else {
+            self.db.write_freeing(remove)
+        }
     }
 
     /// Deletes the record of a snapshot that could not be made. None there is fine.

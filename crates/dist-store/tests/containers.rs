@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use dist_core::{
-    Any, Container, ErrorKind, Exit, Labels, Namespace, Resource, SnapshotKey, SnapshotKind, Task,
+    Any, Container, Error, ErrorKind, Exit, Labels, Namespace, Resource, SnapshotKey, SnapshotKind,
+    Task,
 };
 use dist_store::{Collected, Explanation, GcOptions, Reason, Store, StoreOptions};
 
@@ -44,15 +45,42 @@ fn containers_are_kept_as_they_are() {
     let error = containers.create(&container("one")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 
-    containers.set_spec(&made.id, &any("spec")).unwrap();
+    let changed = containers.update(&made.id, |container| {
+        container.spec = Some(any("spec"));
+        container.labels = Labels::from([("a".into(), String::new()), ("c".into(), "d".into())]);
+        container.extensions = BTreeMap::from([("f".into(), any("another"))]);
+        container.image = "redis:8".into();
+        container.snapshot_key = "another".into();
+        Ok(())
+    });
+    let made = Container {
+        spec: Some(any("spec")),
+        labels: Labels::from([("c".into(), "d".into())]),
+        extensions: BTreeMap::from([("f".into(), any("another"))]),
+        image: "redis:8".into(),
+        snapshot_key: "another".into(),
+        updated_at: changed.as_ref().unwrap().updated_at,
+        ..made
+    };
+    assert!(made.updated_at > made.created_at);
+    assert_eq!(changed.unwrap(), made);
+    let refused = containers.update(&made.id, |container| {
+        container.image.clear();
+        Err(Error::new(ErrorKind::Aborted, "no"))
+    });
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(containers.get(&made.id).unwrap(), made);
+    assert_eq!(containers.forget_task(&made.id).unwrap_err().kind(), ErrorKind::NotFound);
     let mut task =
         Task { boot_id: "b".into(), address: "unix:///a".into(), version: 2, exit: None };
     containers.set_task(&made.id, &task).unwrap();
     task.exit = Some(Exit { status: 137, at: 7 });
     containers.set_task(&made.id, &task).unwrap();
     let now = containers.get(&made.id).unwrap();
-    let wanted = Container { spec: Some(any("spec")), task: Some(task.clone()), ..made.clone() };
+    let wanted = Container { task: Some(task.clone()), ..made.clone() };
     assert_eq!(now, times(&now, wanted));
+    containers.forget_task(&made.id).unwrap();
+    assert_eq!(containers.get(&made.id).unwrap(), made);
 
     containers.create(&container("a-second")).unwrap();
     let ids = |list: Vec<Container>| list.iter().map(|c| c.id.to_string()).collect::<Vec<_>>();
@@ -107,4 +135,38 @@ fn a_container_keeps_its_snapshot_and_all_below_it() {
     containers.delete(&"one".parse().unwrap()).unwrap();
     assert!(store.deletions().unwrap() > before, "a collector would not know");
     assert_eq!(removed(), ["snapshot native/one", "snapshot native/layer base"]);
+}
+
+#[test]
+fn nothing_of_a_container_waits_for_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("s");
+    let open = || Store::open(&root, StoreOptions::default()).unwrap();
+    let log = || std::fs::metadata(root.join("meta.db-wal")).map_or(0, |log| log.len());
+    let namespace = Namespace::default();
+    drop(open());
+    assert_eq!(log(), 0);
+
+    let store = open();
+    let one = store.containers(&namespace).create(&container("one")).unwrap().id;
+    let (snapshots, key) = (store.snapshots(namespace.clone(), "native"), "one".parse().unwrap());
+    snapshots.insert(&key, None, SnapshotKind::Active, &Labels::new()).unwrap();
+    drop((snapshots, store));
+    // Whoever writes the log back at the end waits for the disk twice.
+    assert!(log() > 0);
+
+    let store = open();
+    assert_eq!(store.containers(&namespace).list().unwrap().len(), 1);
+    store.snapshots(namespace.clone(), "native").remove(&key).unwrap();
+    store.containers(&namespace).delete(&one).unwrap();
+    drop(store);
+    assert!(log() > 0);
+
+    // A snapshot of nobody's is durable, and then all is.
+    let store = open();
+    assert!(store.containers(&namespace).list().unwrap().is_empty());
+    let snapshots = store.snapshots(namespace.clone(), "native");
+    snapshots.insert(&key, None, SnapshotKind::Active, &Labels::new()).unwrap();
+    drop((snapshots, store));
+    assert_eq!(log(), 0);
 }

@@ -3,14 +3,12 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use crate::process::{run, scratch};
+use crate::process::{Scratch, run, scratch};
 
 /// An authority of its own and what it signs.
 #[derive(Debug)]
 pub struct Certificates {
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Certificates {

@@ -8,9 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
-use crate::process::{drain, scratch};
+use crate::process::{Scratch, drain, scratch};
 
 /// The binary with a root of its own.
 #[derive(Debug)]
@@ -19,7 +17,7 @@ pub struct Dist {
     root: PathBuf,
     flags: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
-    dir: TempDir,
+    dir: Scratch,
 }
 
 /// What a run left.

@@ -3,9 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use crate::process::{Daemon, require, run, scratch};
+use crate::process::{Daemon, Scratch, require, run, scratch};
 
 /// A running containerd.
 ///
@@ -15,7 +13,7 @@ use crate::process::{Daemon, require, run, scratch};
 pub struct Containerd {
     daemon: Daemon,
     socket: PathBuf,
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Containerd {

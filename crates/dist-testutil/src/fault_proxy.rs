@@ -42,6 +42,17 @@ pub enum Fault {
     /// So many bytes of the request's body reach the registry, then the connection is reset; where
     /// that is all of them, the registry has answered by then.
     Break(u64),
+    /// As [`Fault::Break`], but the registry gets what came as a chunk of its own, and later
+    /// requests for the upload reach it where it went on: as a registry does that keeps what it got.
+    Keep(u64),
+    /// As [`Fault::Keep`], but the connection is reset when the gate opens, and nothing reaches the
+    /// registry before that.
+    KeepHeld(u64, Gate),
+    /// As [`Fault::Keep`] with all that came until the client went away; a whole body goes its way.
+    KeepAll,
+    /// A body of more bytes than this is refused with 413 before it is read, and the connection is
+    /// closed.
+    TooLarge(u64),
 }
 
 /// Lets a test wait for the proxy and the proxy for the test.
@@ -87,6 +98,8 @@ pub struct Rule {
     passing: u32,
     /// Whether it is for parts alone, `Range: bytes=<first>-<last>`.
     parts: bool,
+    /// Whether it is for requests with a body alone.
+    sending: bool,
     fault: Fault,
 }
 
@@ -99,7 +112,19 @@ impl Rule {
     /// Every request whose path has `part` in it, for ever.
     pub fn any(part: impl Into<String>, fault: Fault) -> Self {
         let (part, times, passing) = (part.into(), u32::MAX, 0);
-        Self { method: None, part, times, passing, parts: false, fault }
+        Self { method: None, part, times, passing, parts: false, sending: false, fault }
+    }
+
+    /// Every PATCH and PUT of content, for ever.
+    pub fn upload(fault: Fault) -> Self {
+        Self { sending: true, ..Self::any("_state=", fault) }
+    }
+
+    /// Only requests by this method.
+    #[must_use]
+    pub fn by(mut self, method: &'static str) -> Self {
+        self.method = Some(method);
+        self
     }
 
     /// Only requests for a part that has an end.
@@ -139,6 +164,12 @@ pub struct Request {
     pub sent: u64,
     /// Whether the client authorized itself.
     pub authorized: bool,
+    /// How long the body was to be that the client sent.
+    pub length: u64,
+    /// How much of it came.
+    pub received: u64,
+    /// Whether it is still under way.
+    pub is_open: bool,
 }
 
 #[derive(Debug, Default)]
@@ -150,6 +181,8 @@ struct State {
     open: (usize, usize),
     /// When the bytes that all connections sent are paid for.
     paid: Option<Instant>,
+    /// Uploads that went on, by where the client believes them.
+    moved: Vec<(String, String)>,
 }
 
 /// How many bytes of blobs pass in a second.
@@ -265,18 +298,48 @@ impl Entry<'_> {
     }
 }
 
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.update(|request| request.is_open = false);
+    }
+}
+
+/// What a client sends, counted.
+struct Body<'a> {
+    rest: std::io::Take<BufReader<&'a TcpStream>>,
+    entry: &'a Entry<'a>,
+}
+
+impl Read for Body<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.rest.read(buffer)?;
+        self.entry.update(|request| request.received += count as u64);
+        Ok(count)
+    }
+}
+
 fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::Result<()> {
     let mut reader = BufReader::new(client);
-    let Some(head) = Head::read(&mut reader)? else { return Ok(()) };
-    let mut words = head.first.split(' ');
+    let Some(mut head) = Head::read(&mut reader)? else { return Ok(()) };
+    let asked = head.first.clone();
+    let mut words = asked.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-    let (fault, entry) = note(state, method, path, head.get("range"));
+    head.first = follow(state, &asked);
+    let (fault, entry) = note(state, (method, path), &head);
     let is_blob = method == "GET" && path.contains("/blobs/");
     let limits = is_blob.then(|| Limits::begin(state));
-    entry.update(|request| request.authorized = head.get("authorization").is_some());
+    let length = head.length().unwrap_or(0);
+    let mut reader = Body { rest: reader.take(length), entry: &entry };
+    let mut body = Vec::new();
+    entry.update(|request| {
+        request.authorized = head.get("authorization").is_some();
+        request.length = head.length().unwrap_or(0);
+    });
     match &fault {
         Some(Fault::Refuse) => return reset(client),
         Some(Fault::Status(code, headers)) => {
+            // So that the answer is not lost with a connection that breaks.
+            std::io::copy(&mut reader, &mut std::io::sink())?;
             entry.update(|request| request.status = *code);
             let mut answer = format!("HTTP/1.1 {code} Fault\r\nConnection: close\r\n");
             for (name, value) in headers {
@@ -288,6 +351,25 @@ fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::R
                 answer.push_str(body);
             }
             return (&*client).write_all(answer.as_bytes());
+        }
+        Some(Fault::TooLarge(most)) if head.length().unwrap_or(0) > *most => {
+            entry.update(|request| request.status = 413);
+            let answer = "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            return (&*client).write_all(answer.as_bytes());
+        }
+        Some(Fault::Keep(at) | Fault::KeepHeld(at, _)) => {
+            let body = some(&mut reader, *at)?;
+            if let Some(Fault::KeepHeld(_, gate)) = &fault {
+                gate.hold();
+            }
+            keep(&body, &head, (upstream, state), path)?;
+            return reset(client);
+        }
+        Some(Fault::KeepAll) => {
+            body = some(&mut reader, length)?;
+            if (body.len() as u64) < length {
+                return keep(&body, &head, (upstream, state), path);
+            }
         }
         Some(Fault::Delay(time)) => std::thread::sleep(*time),
         _ => {}
@@ -303,29 +385,81 @@ fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::R
     }
     server.write_all(ask.as_bytes())?;
     server.write_all(b"\r\n")?;
-    let length = head.length().unwrap_or(0);
     if let Some(Fault::Break(at)) = fault {
-        std::io::copy(&mut reader.by_ref().take(at.min(length)), &mut server)?;
+        std::io::copy(&mut reader.by_ref().take(at), &mut server)?;
         if at >= length {
             Head::read(&mut BufReader::new(server))?;
         }
         return reset(client);
     }
-    std::io::copy(&mut reader.by_ref().take(length), &mut server)?;
+    server.write_all(&body)?;
+    std::io::copy(&mut reader, &mut server)?;
     relay(client, server, (fault.as_ref(), limits.as_ref()), &entry)
+}
+
+/// The place of an upload in the path of its last request.
+fn upload(path: &str) -> &str {
+    path.split_once("&digest=").map_or(path, |(place, _)| place)
+}
+
+/// The first line of a request, for where its upload has gone.
+fn follow(state: &Mutex<State>, first: &str) -> String {
+    let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = first.split(' ').nth(1).unwrap_or("");
+    let moved = state.moved.iter().find(|(from, _)| from == upload(path));
+    moved.map_or_else(|| first.to_owned(), |(from, to)| first.replacen(from, to, 1))
+}
+
+/// As many bytes of a body, or those that came before the client went away.
+fn some(reader: &mut impl Read, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    match reader.take(most).read_to_end(&mut body) {
+        Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => Err(error),
+        _ => Ok(body),
+    }
+}
+
+/// Gives the registry what came of a body as a chunk, and remembers where it goes on.
+fn keep(
+    body: &[u8],
+    head: &Head,
+    (upstream, state): (&str, &Mutex<State>),
+    path: &str,
+) -> std::io::Result<()> {
+    if body.is_empty() {
+        return Ok(());
+    }
+    let place = upload(path);
+    let mut server = TcpStream::connect(upstream)?;
+    let target = head.first.split(' ').nth(1).unwrap_or("");
+    let mut ask = format!("PATCH {} HTTP/1.1\r\nConnection: close\r\n", upload(target));
+    for name in ["host", "authorization", "content-type"] {
+        if let Some(value) = head.get(name) {
+            ask.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    ask.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    server.write_all(ask.as_bytes())?;
+    server.write_all(body)?;
+    let answer = Head::read(&mut BufReader::new(server))?;
+    let next = answer.as_ref().and_then(|answer| answer.get("location")).unwrap_or("");
+    let next = next.split_once("/v2/").map_or(String::new(), |(_, path)| format!("/v2/{path}"));
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.moved.push((place.to_owned(), next));
+    Ok(())
 }
 
 fn note<'a>(
     state: &'a Mutex<State>,
-    method: &str,
-    path: &str,
-    range: Option<&str>,
+    (method, path): (&str, &str),
+    head: &Head,
 ) -> (Option<Fault>, Entry<'a>) {
     let mut locked = state.lock().unwrap_or_else(PoisonError::into_inner);
+    let (range, is_sending) = (head.get("range"), head.length().unwrap_or(0) > 0);
     let is_part = range.is_some_and(|range| !range.ends_with('-'));
     let matches = |rule: &&mut Rule| {
         let matches = rule.method.is_none_or(|m| m == method) && path.contains(&rule.part);
-        matches && rule.times > 0 && (is_part || !rule.parts)
+        matches && rule.times > 0 && (is_part || !rule.parts) && (is_sending || !rule.sending)
     };
     let rule = locked.rules.iter_mut().filter(matches).find_map(|rule| {
         if rule.passing == 0 {
@@ -345,6 +479,9 @@ fn note<'a>(
         status: 0,
         sent: 0,
         authorized: false,
+        length: 0,
+        received: 0,
+        is_open: true,
     });
     let at = locked.log.len() - 1;
     drop(locked);
@@ -374,6 +511,11 @@ fn relay(
             }
             _ => answer.push_str(&format!("{name}: {value}\r\n")),
         }
+    }
+    if let Some(Fault::With(added, value)) = fault
+        && !head.headers.iter().any(|(name, _)| name == added)
+    {
+        answer.push_str(&format!("{added}: {value}\r\n"));
     }
     answer.push_str("\r\n");
     client.write_all(answer.as_bytes())?;

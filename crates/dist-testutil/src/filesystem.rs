@@ -3,9 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use crate::process::{run, scratch};
+use crate::process::{Scratch, run, scratch};
 
 /// Something mounted at a path, unmounted on drop.
 #[derive(Debug)]
@@ -44,11 +42,11 @@ impl Drop for Bound {
 #[derive(Debug)]
 pub struct Filesystem {
     mounted: Bound,
-    _dir: TempDir,
+    _dir: Scratch,
 }
 
 impl Filesystem {
-    fn mount(args: &[&OsStr], dir: TempDir) -> Self {
+    fn mount(args: &[&OsStr], dir: Scratch) -> Self {
         let target = dir.path().join("mnt");
         let mut all = args.to_vec();
         all.push(target.as_os_str());

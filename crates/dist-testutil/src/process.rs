@@ -28,6 +28,19 @@ impl Daemon {
         args: &[&OsStr],
         ready: impl Fn(&str) -> Option<T> + Send + 'static,
     ) -> (Self, T) {
+        Self::start_with(program, args, Stdio::null(), ready)
+    }
+
+    /// As [`Daemon::start`], with something as its standard input: a socket that it accepts on.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`].
+    pub fn start_with<T: Send + 'static>(
+        program: &str,
+        args: &[&OsStr],
+        input: Stdio,
+        ready: impl Fn(&str) -> Option<T> + Send + 'static,
+    ) -> (Self, T) {
         require(&[program]);
         let (reader, writer) = std::io::pipe().expect("make a pipe");
         let child = Command::new("setpriv")
@@ -35,7 +48,7 @@ impl Daemon {
             .args(args)
             // The same containerd with and without pigz.
             .env("CONTAINERD_DISABLE_PIGZ", "1")
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(writer.try_clone().expect("duplicate the pipe"))
             .stderr(writer)
             .spawn()
@@ -111,13 +124,42 @@ pub fn run(program: &str, args: &[&OsStr]) -> String {
     said
 }
 
-/// An empty directory for one test, on a real filesystem, gone with the value.
+/// A directory that goes with the value, and whatever is mounted in it.
+#[derive(Debug)]
+pub struct Scratch(TempDir);
+
+impl Scratch {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl AsRef<Path> for Scratch {
+    fn as_ref(&self) -> &Path {
+        self.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mounted = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let targets = mounted.lines().filter_map(|line| line.split(' ').nth(4).map(Path::new));
+        // What was mounted last hides what was before.
+        for target in targets.filter(|target| target.starts_with(self.path())).rev() {
+            let _ = Command::new("umount").arg("-l").arg(target).status();
+        }
+    }
+}
+
+/// An empty directory for one test, on a real filesystem.
 ///
 /// # Panics
 /// When it cannot be made.
-pub fn scratch() -> TempDir {
+pub fn scratch() -> Scratch {
     let base = std::env::var_os("DIST_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
-    tempfile::Builder::new().prefix("dist-test-").tempdir_in(base).expect("make a scratch dir")
+    let made = tempfile::Builder::new().prefix("dist-test-").tempdir_in(base);
+    Scratch(made.expect("make a scratch dir"))
 }
 
 /// Reads everything, for threads that drain a child's output.

@@ -5,9 +5,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use crate::process::{Daemon, run, scratch};
+use crate::process::{Daemon, Scratch, run, scratch};
 
 /// How the registry asks who is there.
 #[derive(Debug, Clone)]
@@ -37,15 +35,26 @@ pub struct RegistryOptions {
     pub storage: Option<PathBuf>,
     /// Refuses every push.
     pub read_only: bool,
+    /// Refuses to delete anything.
+    pub keeps_all: bool,
     /// Who may pull.
     pub auth: Auth,
     /// Certificate and key; plain HTTP when not given.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// The authority whose certificates clients have to show, with TLS.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Default for RegistryOptions {
     fn default() -> Self {
-        Self { storage: None, read_only: false, auth: Auth::None, tls: None }
+        Self {
+            storage: None,
+            read_only: false,
+            keeps_all: false,
+            auth: Auth::None,
+            tls: None,
+            client_ca: None,
+        }
     }
 }
 
@@ -55,7 +64,7 @@ pub struct Registry {
     address: String,
     storage: PathBuf,
     _daemon: Daemon,
-    _dir: TempDir,
+    _dir: Scratch,
 }
 
 impl Registry {
@@ -125,11 +134,11 @@ impl Registry {
 }
 
 fn describe(options: &RegistryOptions, storage: &Path, dir: &Path) -> String {
-    let read_only = options.read_only;
+    let (read_only, delete) = (options.read_only, !options.keeps_all);
     let mut text = format!(
         "version: 0.1\n\
          log: {{level: info, accesslog: {{disabled: true}}}}\n\
-         storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n  \
+         storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: {delete}}}\n  \
          maintenance: {{readonly: {{enabled: {read_only}}}, uploadpurging: {{enabled: false}}}}\n\
          http:\n  addr: 127.0.0.1:0\n",
         storage.display()
@@ -137,9 +146,10 @@ fn describe(options: &RegistryOptions, storage: &Path, dir: &Path) -> String {
     if let Some((certificate, key)) = &options.tls {
         let _ = writeln!(
             text,
-            "  tls: {{certificate: {}, key: {}}}",
+            "  tls: {{certificate: {}, key: {}, clientcas: {:?}}}",
             certificate.display(),
-            key.display()
+            key.display(),
+            options.client_ca.as_slice()
         );
     }
     match &options.auth {
@@ -169,7 +179,7 @@ pub struct TokenServer {
     certificate: PathBuf,
     log: PathBuf,
     _daemon: Daemon,
-    _dir: TempDir,
+    _dir: Scratch,
 }
 
 impl TokenServer {
@@ -230,5 +240,35 @@ impl TokenServer {
     pub fn requests(&self) -> Vec<serde_json::Value> {
         let text = fs_err::read_to_string(&self.log).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+    }
+}
+
+/// A registry with the referrers API: a docker-registry, which has none, behind a server that lists what
+/// refers to what. No package of Debian 12 offers one.
+#[derive(Debug)]
+pub struct ReferrersRegistry {
+    address: String,
+    _daemon: Daemon,
+}
+
+impl ReferrersRegistry {
+    /// Starts it in front of `upstream`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(upstream: &Registry) -> Self {
+        let script =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/support/referrers_registry.py");
+        let upstream = OsStr::new(upstream.address());
+        let args = [OsStr::new("-u"), script.as_os_str(), OsStr::new("--upstream"), upstream];
+        let (daemon, address) = Daemon::start("python3", &args, |line| {
+            line.strip_prefix("listening on ").map(str::to_owned)
+        });
+        Self { address, _daemon: daemon }
+    }
+
+    /// The name of something in it.
+    pub fn reference(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
     }
 }

@@ -155,16 +155,16 @@ async fn forward(
     stream: Option<Stream>,
 ) -> Result<()> {
     let mut body = opening.await?;
-    while let Some(chunk) = body.next().await {
+    loop {
+        // Asked for once there is room for it: what waits here would be a further buffer.
+        let room = send.reserve().await.map_err(|_| Error::cancelled())?;
+        let Some(chunk) = body.next().await else { return Ok(()) };
         let chunk = chunk?;
         if let Some(stream) = &stream {
             stream.came(chunk.len());
         }
-        if send.send(Ok(Some(chunk))).await.is_err() {
-            return Err(Error::cancelled());
-        }
+        room.send(Ok(Some(chunk)));
     }
-    Ok(())
 }
 
 /// The blocking end of a body. Dropping it ends the transfer.

@@ -10,7 +10,7 @@ use dist_store::{
     ContentStore, Durability, ImageStore, OpenMode, Removal, Scope, Sharing, Store, StoreOptions,
 };
 
-use crate::Remotes;
+use crate::{PolicyFile, Remotes};
 
 /// What an [`Engine`] works on and within which limits.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub discard_blobs: bool,
     /// How registries are spoken to.
     pub registry: RegistryOptions,
+    /// Which images may be used; all where there is none.
+    pub policy: Option<PolicyFile>,
 }
 
 /// A store with everything that works on it. Many processes may have one on the same root.
@@ -71,7 +73,7 @@ impl Engine {
             discard_blobs: config.discard_blobs,
             sharing: Sharing::default(),
             settles_later: false,
-            remotes: Arc::new(Remotes::new(config.registry)),
+            remotes: Arc::new(Remotes::new(config.registry).with_policy(config.policy)),
         })
     }
 

@@ -24,8 +24,6 @@ const CHUNK: usize = 256 << 10;
 /// Choices for [`export`].
 #[derive(Clone, Debug)]
 pub struct ExportOptions {
-    /// Which entries of an index come along; the index itself stays as it is.
-    pub platforms: Platforms,
     /// Whether docker can load the archive.
     pub docker_manifest: bool,
     /// Whether layers come along whose distribution is restricted.
@@ -34,8 +32,19 @@ pub struct ExportOptions {
 
 impl Default for ExportOptions {
     fn default() -> Self {
-        Self { platforms: Platforms::default(), docker_manifest: true, nondistributable: true }
+        Self { docker_manifest: true, nondistributable: true }
     }
+}
+
+/// One image for an archive.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// What it is called there.
+    pub name: ImageName,
+    /// The manifest or index.
+    pub target: Descriptor,
+    /// Which entries of an index come along; the index itself stays as it is.
+    pub platforms: Platforms,
 }
 
 /// Writes images as one archive. Blocks; `cancel` ends it.
@@ -45,14 +54,14 @@ impl Default for ExportOptions {
 /// digest says; the kind that `out` failed with.
 pub fn export(
     engine: &Engine,
-    images: &[(ImageName, Descriptor)],
+    images: &[Exported],
     options: &ExportOptions,
     out: &mut dyn Write,
     cancel: &Cancel,
 ) -> Result<()> {
     let mut plan = Plan::new(engine.content(), options);
-    for (name, target) in images {
-        plan.add(name, target)?;
+    for image in images {
+        plan.add(image)?;
     }
     plan.write(out, cancel)
 }
@@ -74,7 +83,8 @@ impl<'a> Plan<'a> {
         Self { content, options, index, docker, blobs }
     }
 
-    fn add(&mut self, name: &ImageName, target: &Descriptor) -> Result<()> {
+    fn add(&mut self, image: &Exported) -> Result<()> {
+        let Exported { name, target, platforms } = image;
         let mut entry = target.clone();
         entry.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
         let reference = Reference::parse(name.as_str()).ok();
@@ -83,8 +93,8 @@ impl<'a> Plan<'a> {
         }
         self.index.push(json!(entry));
         let mut manifests = Vec::new();
-        self.walk(target, (&mut HashSet::new(), 0), &mut manifests)?;
-        let Some(manifest) = docker_manifest(manifests, &self.options.platforms) else {
+        self.walk((target, platforms), (&mut HashSet::new(), 0), &mut manifests)?;
+        let Some(manifest) = docker_manifest(manifests, platforms) else {
             return Ok(());
         };
         let mut below = children(&self.content, &manifest)?.into_iter();
@@ -103,7 +113,7 @@ impl<'a> Plan<'a> {
     /// Takes in `desc` and what is below it; notes the manifests.
     fn walk(
         &mut self,
-        desc: &Descriptor,
+        (desc, platforms): (&Descriptor, &Platforms),
         (seen, depth): (&mut HashSet<(Digest, MediaType)>, usize),
         manifests: &mut Vec<Descriptor>,
     ) -> Result<()> {
@@ -126,11 +136,13 @@ impl<'a> Plan<'a> {
         self.blobs.insert(path(&desc.digest), desc.clone());
         let mut below = children(&self.content, desc)?;
         if desc.media_type.is_index() {
-            below = self.options.platforms.choose(below)?;
+            below = platforms.choose(below)?;
         } else if desc.media_type.is_manifest() {
             manifests.push(desc.clone());
         }
-        below.iter().try_for_each(|child| self.walk(child, (&mut *seen, depth + 1), manifests))
+        below
+            .iter()
+            .try_for_each(|child| self.walk((child, platforms), (&mut *seen, depth + 1), manifests))
     }
 
     fn write(self, out: &mut dyn Write, cancel: &Cancel) -> Result<()> {

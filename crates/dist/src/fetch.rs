@@ -9,12 +9,14 @@ use dist_core::{
     Resolved, Resolver as _, Result, Visit, children, dispatch,
 };
 
+use dist_store::Registration;
+
 use crate::blocking::{Alive, blocking};
 use crate::ingest::Intake;
 use crate::layers::{best, check_document_size, read_document};
 use crate::references::Belongings;
 use crate::session::root_label;
-use crate::{Operations, Remotes};
+use crate::{Approval, Operations, Remotes};
 
 /// Which entries of an index are wanted.
 #[derive(Clone, Debug)]
@@ -88,14 +90,47 @@ pub async fn fetch(
     options: &FetchOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Resolved> {
+    let (resolved, _) = resolve(on.remotes(), name, &*progress).await?;
+    let wanted = Wanted {
+        fetcher: on.remotes().fetcher(name)?,
+        target: resolved.target.clone(),
+        options: options.clone(),
+    };
+    let (target, name) = (resolved.target.clone(), resolved.name.clone());
+    let register = move |found: Belongings| {
+        let mut registration = found.registration(Some(&name));
+        registration.labels.entry(target.digest).or_default().extend(root_label());
+        registration
+    };
+    bring(on, wanted, progress, register).await?;
+    Ok(resolved)
+}
+
+/// What [`bring`] brings.
+pub(crate) struct Wanted {
+    pub(crate) fetcher: Arc<dyn Fetcher>,
+    pub(crate) target: Descriptor,
+    pub(crate) options: FetchOptions,
+}
+
+/// Brings every blob of an image to where `on` keeps them; what `register` makes of them keeps them
+/// there.
+///
+/// # Errors
+/// As [`fetch`].
+pub(crate) async fn bring(
+    on: &dyn Operations,
+    wanted: Wanted,
+    progress: Arc<dyn Progress>,
+    register: impl FnOnce(Belongings) -> Registration + Send + 'static,
+) -> Result<()> {
     let alive = Alive::new();
-    let resolved = resolve(on.remotes(), name, &*progress).await?;
-    let fetcher = on.remotes().fetcher(name)?;
-    let (target, platforms) = (resolved.target.clone(), options.platforms.clone());
+    let Wanted { fetcher, target, options: FetchOptions { platforms, jobs } } = wanted;
+    let (root, chosen) = (target.clone(), platforms.clone());
     let outer = on.shared();
     let operation = blocking(move || {
         let content = outer.contents(Labels::new());
-        outer.begin(Belongings::find(&*content, &target, &platforms)?.resources())
+        outer.begin(Belongings::find(&*content, &root, &chosen)?.resources())
     })
     .await?;
     let intake = Intake {
@@ -104,20 +139,15 @@ pub async fn fetch(
         progress,
         cancel: alive.cancel(),
     };
-    let platforms = options.platforms.clone();
     let bare = Bare::beside(Platforms::All);
     let handler = FetchHandler { intake, platforms, layers: Layers::Fetch, bare };
-    dispatch(&handler, resolved.target.clone(), options.jobs).await?;
-    let (target, name) = (resolved.target.clone(), resolved.name.clone());
+    dispatch(&handler, target.clone(), jobs).await?;
     let FetchHandler { intake, platforms, .. } = handler;
     blocking(move || {
         let found = Belongings::find_whole(&*intake.content, &target, &platforms)?;
-        let mut registration = found.registration(Some(&name));
-        registration.labels.entry(target.digest).or_default().extend(root_label());
-        operation.finish(registration)
+        operation.finish(register(found)).map(drop)
     })
-    .await?;
-    Ok(resolved)
+    .await
 }
 
 /// Brings one blob to where `on` keeps them; nothing to do where it is there. It stays until it is
@@ -138,15 +168,17 @@ pub async fn fetch_blob(
     intake.fetch(desc).await
 }
 
-/// Resolves a name and tells.
+/// Resolves a name of what may be used, and tells.
 pub(crate) async fn resolve(
     remotes: &Remotes,
     name: &str,
     progress: &dyn Progress,
-) -> Result<Resolved> {
+) -> Result<(Resolved, Approval)> {
+    remotes.check_possible(name).await?;
     let resolved = remotes.resolve(name).await?;
     progress.event(Event::Resolved { name: &resolved.name, target: &resolved.target });
-    Ok(resolved)
+    let approval = remotes.approve(&resolved.name, &resolved.target).await?;
+    Ok((resolved, approval))
 }
 
 /// What happens to layers while the documents are fetched.

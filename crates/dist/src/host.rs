@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dist_core::{
-    Cancel, ContentMismatch, Digest, Image, ImageName, Info, IngestKey, IngestStatus, Ingester,
-    Namespace, Outline, Progress, Provider, Result, Snapshotter,
+    Cancel, ContentMismatch, Descriptor, Digest, Image, ImageName, Info, IngestKey, IngestStatus,
+    Ingester, Labels, Namespace, Outline, Progress, Provider, Result, Snapshotter,
 };
 use dist_store::{ContentStore, ImageStore, Known, Outlined, Store};
 
-use crate::{Engine, Operations, PullOptions, Pulled};
+use crate::{Engine, Operations, PullOptions, Pulled, PushOptions};
 
 /// The blobs and ingests of one namespace.
 pub trait Contents: Provider + Ingester {
@@ -82,6 +82,12 @@ pub trait Images: Send + Sync {
     /// `Storage`.
     fn list(&self) -> Result<Vec<Image>>;
 
+    /// Lets a name stand for `target`, whatever it stood for before, with these labels alone.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for labels that are too long; `Storage`.
+    fn put(&self, name: &ImageName, target: &Descriptor, labels: &Labels) -> Result<Image>;
+
     /// Removes a name.
     ///
     /// # Errors
@@ -110,7 +116,7 @@ pub trait Host: Send + Sync {
     fn snapshotter(&self, name: &str) -> Result<Arc<dyn Snapshotter>>;
 }
 
-/// Brings images to where they are kept.
+/// Brings images to where they are kept, and from there into remotes.
 #[async_trait(?Send)]
 pub trait Puller: Operations {
     /// As [`crate::pull`].
@@ -123,6 +129,18 @@ pub trait Puller: Operations {
         options: &PullOptions,
         progress: Arc<dyn Progress>,
     ) -> Result<Pulled>;
+
+    /// As [`crate::push`], of an image that is registered.
+    ///
+    /// # Errors
+    /// As [`crate::push`].
+    async fn push(
+        &self,
+        image: &Image,
+        name: &str,
+        options: &PushOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Descriptor>;
 }
 
 #[async_trait(?Send)]
@@ -134,6 +152,16 @@ impl Puller for Engine {
         progress: Arc<dyn Progress>,
     ) -> Result<Pulled> {
         crate::pull(self, name, options, progress).await
+    }
+
+    async fn push(
+        &self,
+        image: &Image,
+        name: &str,
+        options: &PushOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Descriptor> {
+        crate::push(self, &image.target, name, options, progress).await
     }
 }
 
@@ -219,6 +247,10 @@ impl Images for ImageStore {
 
     fn list(&self) -> Result<Vec<Image>> {
         self.list()
+    }
+
+    fn put(&self, name: &ImageName, target: &Descriptor, labels: &Labels) -> Result<Image> {
+        self.put(name, target, labels)
     }
 
     fn delete(&self, name: &ImageName) -> Result<()> {

@@ -8,6 +8,7 @@ use dist_core::{
     Cancel, Committed, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Event,
     Expected, Ingest, Progress, Result, Stage, Writer, enter,
 };
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tracing::debug;
 
 use crate::Contents;
@@ -32,6 +33,13 @@ impl Intake {
         let intake = self.clone();
         let desc = desc.clone();
         blocking(move || intake.fetch_blocking(&desc)).await
+    }
+
+    /// Brings each of `blobs`, `jobs` at a time. Nothing else is counted of the thread that waits.
+    pub(crate) async fn fetch_all(&self, blobs: &[&Descriptor], jobs: usize) -> Result<()> {
+        let fetches: Vec<_> = blobs.iter().map(|blob| self.fetch(blob)).collect();
+        let _idle = enter(Stage::Idle);
+        futures_util::stream::iter(fetches).buffer_unordered(jobs).try_collect().await
     }
 
     /// [`Intake::fetch`] for a thread that may block.

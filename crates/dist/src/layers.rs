@@ -95,7 +95,10 @@ impl Plan {
 }
 
 /// Finds the manifest for `platform` below `target`, in content that is there.
-pub(crate) fn find_manifest(
+///
+/// # Errors
+/// `NotFound` for an index that is not there, or has nothing for the platform; `Corrupt`; `Storage`.
+pub fn find_manifest(
     provider: &dyn Provider,
     target: &Descriptor,
     platform: &Platform,
@@ -107,10 +110,13 @@ pub(crate) fn find_manifest(
         }
         desc = best(children(provider, &desc)?, platform)?;
     }
-    Err(Error::new(
-        ErrorKind::Corrupt,
-        format!("walk {}: its indexes are nested too deep", target.digest),
-    ))
+    Err(too_deep(target))
+}
+
+/// The error for indexes below `target` that nobody follows any further.
+pub(crate) fn too_deep(target: &Descriptor) -> Error {
+    let message = format!("walk {}: its indexes are nested too deep", target.digest);
+    Error::new(ErrorKind::Corrupt, message)
 }
 
 /// The layers of all manifests for `platforms` below `target`, in documents that are there, each

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dist_core::{
     Applier as _, ByteStream, Cancel, Context as _, Descriptor, Document, Error, ErrorKind, Event,
-    Fetcher, Hasher, ImageConfig, LayerForm, Mount, Progress, Resolved, Resolver as _, Result,
-    ResultExt as _, Warning,
+    Fetcher, Hasher, ImageConfig, LayerForm, Mount, Platform, Progress, Resolved, Resolver as _,
+    Result, ResultExt as _, Warning,
 };
 use dist_layer::{ApplyOptions, Cores, LayerApplier, Limits};
 use futures_util::StreamExt as _;
@@ -21,7 +21,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::blocking::{Alive, Body, Downloads, blocking};
-use crate::layers::{Layer, Plan, best, check_document_size, image_parts};
+use crate::layers::{Layer, Plan, best, check_document_size, image_parts, too_deep};
 use crate::pull::PullOptions;
 use crate::servers::Servers;
 use crate::{Contents, Remotes};
@@ -40,7 +40,7 @@ pub async fn unpack_to_directory(
     progress: Arc<dyn Progress>,
 ) -> Result<(Resolved, Vec<Warning>)> {
     check_target(directory)?;
-    let resolved = remotes.resolve(name).await?;
+    let resolved = remotes.admit(name).await?;
     let fetcher = remotes.fetcher(name)?;
     let origin = Origin { resolved, fetcher, servers: remotes.servers() };
     let warnings = unpack_origin(&origin, directory, options, limits, progress).await?;
@@ -59,7 +59,7 @@ pub async fn unpack_stored_to_directory(
     limits: &Limits,
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Warning>> {
-    let fetcher = Arc::new(StoredFetcher(content));
+    let fetcher = stored_fetcher(content);
     let origin = Origin { resolved, fetcher, servers: &Servers::new(1) };
     unpack_origin(&origin, directory, options, limits, progress).await
 }
@@ -104,6 +104,12 @@ async fn unpack_origin(
     Ok(warnings)
 }
 
+/// A fetcher of what is in a store.
+#[must_use]
+pub fn stored_fetcher(content: Arc<dyn Contents>) -> Arc<dyn Fetcher> {
+    Arc::new(StoredFetcher(content))
+}
+
 /// Content of a store as if it were far away.
 struct StoredFetcher(Arc<dyn Contents>);
 
@@ -142,23 +148,34 @@ async fn fetch_plan(
     target: &Descriptor,
     options: &PullOptions,
 ) -> Result<Plan> {
+    let desc = fetch_manifest(fetcher, target, &options.platform).await?;
+    let (config, layers) = image_parts(&desc, &fetch_document(fetcher, &desc).await?)?;
+    let bytes = fetch_document(fetcher, &config).await?;
+    let parsed = ImageConfig::parse(&bytes).during(|| format!("parse config {}", config.digest))?;
+    Plan::new(layers, config.digest, &parsed).during(|| format!("unpack image {}", desc.digest))
+}
+
+/// Finds the manifest for `platform` below `target`: indexes are fetched, it is not.
+///
+/// # Errors
+/// Those of [`fetch_document`]; `NotFound` where an index has nothing for the platform; `Corrupt` for
+/// what is no index, and for indexes that are nested too deep.
+pub async fn fetch_manifest(
+    fetcher: &dyn Fetcher,
+    target: &Descriptor,
+    platform: &Platform,
+) -> Result<Descriptor> {
     let mut desc = target.clone();
     for _ in 0..dist_core::MAX_DEPTH {
-        let bytes = fetch_document(fetcher, &desc).await?;
         if !desc.media_type.is_index() {
-            let (config, layers) = image_parts(&desc, &bytes)?;
-            let bytes = fetch_document(fetcher, &config).await?;
-            let parsed =
-                ImageConfig::parse(&bytes).during(|| format!("parse config {}", config.digest))?;
-            return Plan::new(layers, config.digest, &parsed)
-                .during(|| format!("unpack image {}", desc.digest));
+            return Ok(desc);
         }
+        let bytes = fetch_document(fetcher, &desc).await?;
         let document = Document::parse(&desc.media_type, &bytes)
             .during(|| format!("parse {} {}", desc.media_type.noun(), desc.digest))?;
-        desc = best(document.children(), &options.platform)?;
+        desc = best(document.children(), platform)?;
     }
-    let message = format!("walk {}: its indexes are nested too deep", target.digest);
-    Err(Error::new(ErrorKind::Corrupt, message))
+    Err(too_deep(target))
 }
 
 /// Fetches a manifest, an index or a config into memory and verifies it.

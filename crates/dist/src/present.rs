@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use dist_core::{ErrorKind, Event, Image, Labels, Progress, Result, SnapshotKey, SnapshotKind};
+use dist_core::{ErrorKind, Event, Image, Progress, Result, SnapshotKey, SnapshotKind};
 
 use dist_store::SettleMode;
 
@@ -50,7 +50,9 @@ pub(crate) async fn find(
         }
         engine.store().settle(SettleMode::Answer)?;
         tell(&belongings, &image, &*progress);
-        Ok(Some(Pulled { image, others: Vec::new(), chain_id, warnings: Vec::new() }))
+        let mirrors = engine.remotes().registries().mirrors();
+        let (others, warnings) = (Vec::new(), Vec::new());
+        Ok(Some(Pulled { image, others, chain_id, warnings, mirrors }))
     })
     .await
 }
@@ -66,7 +68,8 @@ fn registered(
         belongings => belongings?,
     };
     let mut registration = belongings.clone().registration(Some(&found.name));
-    registration.images = vec![(found.image.clone(), found.target.clone(), Labels::new())];
+    let labels = found.approval.labels();
+    registration.images = vec![(found.image.clone(), found.target.clone(), labels)];
     let images = engine.store().registered(engine.scope(), &registration)?;
     let image = images.and_then(|images| images.into_iter().next());
     Ok(image.map(|image| (image, belongings)))

@@ -7,8 +7,8 @@ use dist_core::{
     MediaType, Platform, Progress, Provider, Resolver as _, Result, Stage, Warning, dispatch,
     enter,
 };
+use dist_registry::Served;
 use dist_store::SettleMode;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::blocking::{Alive, Stop, blocking};
 use crate::created::Created;
@@ -18,7 +18,7 @@ use crate::layers::{Plan, find_manifest, layers_below, manifests_below, plan};
 use crate::references::{Belongings, is_of_content};
 use crate::session::Session;
 use crate::unpack::Unpacker;
-use crate::{Contents, Engine, Operations, discard, present, survey};
+use crate::{Approval, Contents, Engine, Operations, addresses, discard, present, survey};
 
 /// Choices for [`pull`].
 #[derive(Clone, Debug)]
@@ -71,6 +71,8 @@ pub struct Pulled {
     pub chain_id: Option<ChainId>,
     /// What could not be done and is no error.
     pub warnings: Vec<Warning>,
+    /// The mirrors that it came from, as far as it did not come from its registry.
+    pub mirrors: Vec<Served>,
 }
 
 /// Resolves `name`, brings its content into the store, unpacks it and registers the image.
@@ -124,25 +126,31 @@ pub(crate) struct Found {
     /// The name of the image.
     pub(crate) image: ImageName,
     pub(crate) target: Descriptor,
+    /// What the policy says of it.
+    pub(crate) approval: Approval,
 }
 
 impl Found {
     async fn resolve(engine: &Engine, name: &str, progress: &dyn Progress) -> Result<Self> {
         let name = engine.remotes().canonical(name)?;
-        let image: ImageName = name
+        let shown = addresses::without_query(&name);
+        let image: ImageName = shown
             .parse()
-            .context(ErrorKind::InvalidArgument, || format!("parse image name {name:?}"))?;
-        let target = match pinned(engine, &image)? {
-            Some(target) => {
-                progress.event(Event::Resolved { name: &name, target: &target });
-                target
+            .context(ErrorKind::InvalidArgument, || format!("parse image name {shown:?}"))?;
+        let _resolve = enter(Stage::Resolve);
+        let (target, approval) = match pinned(engine, &image)? {
+            Some(known) => {
+                progress.event(Event::Resolved { name: &name, target: &known.target });
+                let named = Image { name: image.clone(), ..known };
+                let approval = engine.remotes().approve_stored(&named).await?;
+                (named.target, approval)
             }
             None => {
-                let _resolve = enter(Stage::Resolve);
-                resolve(engine.remotes(), &name, progress).await?.target
+                let (resolved, approval) = resolve(engine.remotes(), &name, progress).await?;
+                (resolved.target, approval)
             }
         };
-        Ok(Self { name, image, target })
+        Ok(Self { name, image, target, approval })
     }
 }
 
@@ -155,7 +163,7 @@ async fn bring(
     progress: Arc<dyn Progress>,
 ) -> Result<Pulled> {
     let alive = Alive::new();
-    let Found { name, image: image_name, target } = found;
+    let Found { name, image: image_name, target, approval } = found;
     let platforms = if wanted.metadata { Platforms::All } else { wanted.platforms.clone() };
     let needs = Needs::new(target, platforms, wanted.unpacks.clone());
     let (outer, (needs, session)) = (engine, needs.begin(engine).await?);
@@ -190,7 +198,8 @@ async fn bring(
     }
     fetch_layers(&intake, &needs, wanted, jobs).await?;
     let names = if wanted.names.is_empty() { vec![image_name] } else { wanted.names.clone() };
-    let labels = wanted.labels.clone();
+    let mut labels = wanted.labels.clone();
+    labels.extend(approval.labels());
     let outer = outer.clone();
     let _commit = enter(Stage::Commit);
     let mut images = blocking(move || {
@@ -216,7 +225,8 @@ async fn bring(
     })
     .await?;
     let image = images.remove(0);
-    Ok(Pulled { image, others: images, chain_id, warnings })
+    let mirrors = engine.remotes().registries().mirrors();
+    Ok(Pulled { image, others: images, chain_id, warnings, mirrors })
 }
 
 /// What a lease has to keep while an image is pulled.
@@ -332,17 +342,16 @@ async fn fetch_layers(intake: &Intake, needs: &Needs, wanted: &Wanted, jobs: usi
         Ok(layers)
     })
     .await?;
-    let fetches: Vec<_> = layers.iter().map(|layer| intake.fetch(layer)).collect();
-    futures_util::stream::iter(fetches).buffer_unordered(jobs).try_collect().await
+    intake.fetch_all(&layers.iter().collect::<Vec<_>>(), jobs).await
 }
 
 /// What a pinned name stands for where an image with that digest was pulled before, under whatever
 /// name: a digest never changes, so nobody has to be asked.
-fn pinned(engine: &Engine, name: &ImageName) -> Result<Option<Descriptor>> {
+fn pinned(engine: &Engine, name: &ImageName) -> Result<Option<Image>> {
     let Ok(reference) = dist_core::Reference::parse(name.as_str()) else { return Ok(None) };
     let Some(digest) = reference.digest() else { return Ok(None) };
-    let images = engine.images().list()?;
-    Ok(images.into_iter().map(|image| image.target).find(|target| target.digest == *digest))
+    let images = engine.images().list()?.into_iter().filter(|it| it.target.digest == *digest);
+    Ok(images.max_by_key(|image| image.name == *name))
 }
 
 /// Unpacks the image below `target`, whose documents are there.

@@ -4,14 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use dist_core::{
-    Descriptor, Digest, Error, ErrorKind, Event, MAX_DEPTH, MediaType, Progress, Provider, Pusher,
-    Reference, Resolver as _, Result, children,
+    Descriptor, Digest, Error, ErrorKind, Event, Fetcher, Labels, MAX_DEPTH, MediaType, Progress,
+    Provider, Pusher, Reference, Resolver as _, Result, children,
 };
+use dist_registry::HeldContent;
+use dist_store::Registration;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::blocking::blocking;
 use crate::fetch::{Platforms, default_jobs};
 use crate::layers::find_manifest;
+use crate::references::source;
 use crate::restore::{Restored, restore};
 use crate::{Engine, sources};
 
@@ -36,7 +39,7 @@ impl Default for PushOptions {
 ///
 /// Content goes before what names it, and the root goes last: the name never stands for something
 /// that is not whole. What the remote has is not sent; what it has in another repository that the
-/// store knows of is taken from there. Content that is not in the store need not be, where the
+/// store knows of, because it was pulled from there or pushed to it, is taken from there. Content that is not in the store need not be, where the
 /// remote has it; a layer whose blob was discarded is made or fetched again for as long as it takes.
 ///
 /// # Errors
@@ -52,10 +55,7 @@ pub async fn push(
     let (provider, target, platforms) =
         (engine.content(), target.clone(), options.platforms.clone());
     let order = blocking(move || {
-        let root = match &platforms {
-            Platforms::One(platform) => find_manifest(&provider, &target, platform)?,
-            Platforms::Several(_) | Platforms::All => target,
-        };
+        let root = pushed(&provider, &target, &platforms)?;
         Order::below(&provider, root, &platforms)
     })
     .await?;
@@ -81,7 +81,34 @@ pub async fn push(
     for restored in pushing.restored.into_inner() {
         restored.end().await?;
     }
-    Ok(order.root)
+    let Order { root, blobs, documents, .. } = order;
+    let pushed = blobs.iter().chain(&documents).map(|desc| (desc.digest, Labels::new())).collect();
+    let engine = engine.clone();
+    let noted = blocking(move || {
+        let registration =
+            Registration { labels: pushed, source: source(&name), ..Registration::default() };
+        engine.store().register(engine.namespace(), &registration)
+    });
+    // The next push takes them from here. That it can't is no failure of this one.
+    if let Err(error) = noted.await {
+        tracing::debug!(?error, "where the image was pushed to is not noted");
+    }
+    Ok(root)
+}
+
+/// What of `target` gets the name in a push for `platforms`.
+///
+/// # Errors
+/// `NotFound` for a platform that there is nothing for, and for documents that are not there.
+pub fn pushed(
+    provider: &dyn Provider,
+    target: &Descriptor,
+    platforms: &Platforms,
+) -> Result<Descriptor> {
+    match platforms {
+        Platforms::One(platform) => find_manifest(provider, target, platform),
+        Platforms::Several(_) | Platforms::All => Ok(target.clone()),
+    }
 }
 
 struct Pushing {
@@ -103,13 +130,14 @@ impl Pushing {
             }
             None => Vec::new(),
         };
-        let content: Arc<dyn Provider> = Arc::new(self.engine.content());
+        let content: Arc<dyn Fetcher> = Arc::new(HeldContent::new(Arc::new(self.engine.content())));
         let push =
             || self.pusher.push(desc, Arc::clone(&content), &sources, Arc::clone(&self.progress));
         match push().await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let layers = vec![desc.clone()];
-                let restored = restore(&self.engine, layers, Arc::clone(&self.progress)).await?;
+                let beside = Arc::new(Beside(Arc::clone(&self.progress)));
+                let restored = restore(&self.engine, layers, beside).await?;
                 if restored.is_empty() {
                     return Err(error);
                 }
@@ -117,6 +145,22 @@ impl Pushing {
                 push().await.map(drop)
             }
             pushed => pushed.map(drop),
+        }
+    }
+}
+
+/// Leaves out how blobs come into the store: what is counted goes to the remote.
+struct Beside(Arc<dyn Progress>);
+
+impl Progress for Beside {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Waiting { .. }
+            | Event::Started { .. }
+            | Event::Advanced { .. }
+            | Event::Committed { .. }
+            | Event::Existed { .. } => {}
+            event => self.0.event(event),
         }
     }
 }

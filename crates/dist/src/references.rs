@@ -185,7 +185,7 @@ pub(crate) fn is_of_content(error: &Error) -> bool {
 
 /// The label that says where content came from; `None` for what is in no registry.
 pub(crate) fn source(name: &str) -> Option<(String, String)> {
-    if scheme(name, &[OCI]).is_some() {
+    if scheme(name, &[OCI, "http", "https"]).is_some() {
         return None;
     }
     let reference = Reference::parse_familiar(name).ok()?;
@@ -305,6 +305,7 @@ mod tests {
             ("localhost:5000/a/b:1", Some((key("localhost:5000"), "a/b".to_owned()))),
             ("oci:/srv/layout:v1", None),
             ("oci:layout", None),
+            ("https://example.com/image.tar", None),
         ] {
             assert_eq!(source(name), expected, "{name}");
         }

@@ -10,14 +10,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dist_core::{
-    Cancel, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Expected, ImageName,
-    Ingest, IngestKey, Ingester as _, Progress, Resolver as _, Resource, Result, ResultExt as _,
+    Cancel, ContentMismatch, Context as _, Descriptor, Error, ErrorKind, Expected, Ingest,
+    IngestKey, Ingester as _, Progress, Resolver as _, Resource, Result, ResultExt as _,
 };
 use dist_layer::{Recipe, erofs_tar, image_path};
 use dist_store::{Discarded, NamedBy, Registration, UnpackedLayer};
 
 use crate::blocking::{Alive, blocking};
-use crate::fetch::Platforms;
+use crate::export::Exported;
 use crate::ingest::Intake;
 use crate::layers::layers_below;
 use crate::session::Session;
@@ -61,22 +61,20 @@ impl Restored {
     }
 }
 
-/// Brings the layers of `images` again that were discarded, as far as they are for `platforms`.
+/// Brings the layers of `images` again that were discarded, of the platforms that are exported.
 ///
 /// # Errors
 /// As [`restore`]; those of reading documents.
 pub async fn restore_images(
     engine: &Engine,
-    images: &[(ImageName, Descriptor)],
-    platforms: &Platforms,
+    images: &[Exported],
     progress: Arc<dyn Progress>,
 ) -> Result<Restored> {
-    let targets: Vec<_> = images.iter().map(|(_, target)| target.clone()).collect();
-    let (content, platforms) = (engine.content(), platforms.clone());
+    let (content, images) = (engine.content(), images.to_vec());
     let layers = blocking(move || {
         let mut layers = Vec::new();
-        for target in targets {
-            layers.extend(layers_below(&content, &target, &platforms)?);
+        for Exported { target, platforms, .. } in &images {
+            layers.extend(layers_below(&content, target, platforms)?);
         }
         layers.sort_by_key(|layer| layer.digest);
         layers.dedup_by_key(|layer| layer.digest);
@@ -109,6 +107,26 @@ pub async fn restore(
     let session = blocking(move || Session::begin(&outer, needs)).await?;
     let engine = session.engine().clone();
     restored.session = Some(session);
+    match bring(&mut restored, &engine, &alive, missing, &progress).await {
+        Ok(()) => Ok(restored),
+        Err(failure) => {
+            // It is of no use without the rest.
+            if let Err(error) = restored.end().await {
+                tracing::debug!(?error, "discard again what was brought");
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Brings all of `missing`, and notes in `restored` what is there.
+async fn bring(
+    restored: &mut Restored,
+    engine: &Engine,
+    alive: &Alive,
+    missing: Vec<(Descriptor, Vec<Discarded>)>,
+    progress: &Arc<dyn Progress>,
+) -> Result<()> {
     for (desc, discarded) in missing {
         let (held, wanted, cancel) = (engine.clone(), desc.clone(), alive.cancel());
         let (discarded, made) = blocking(move || {
@@ -121,14 +139,14 @@ pub async fn restore(
         .await?;
         let source = match made {
             Some(made) => made,
-            None => fetch(&engine, &alive, &desc, &discarded, &progress).await?,
+            None => fetch(engine, alive, &desc, &discarded, progress).await?,
         };
         let certain = source.recipe.as_deref() == Some(&Recipe::PLAIN.to_string());
         let Discarded { snapshotter, key, recipe, .. } = source;
         let layer = UnpackedLayer { key, digest: desc.digest, recipe, certain };
         restored.layers.push((snapshotter, layer));
     }
-    Ok(restored)
+    Ok(())
 }
 
 /// Those that are not there, each with what stands for it.
@@ -183,10 +201,17 @@ fn make(
     // What a process left that was killed is of no use.
     writer.reset()?;
     let mut out = BufWriter::with_capacity(CHUNK, &mut writer);
-    let made = recipe.compress(&mut Cancellable { tar, cancel }, &mut out);
+    let mut tar = Cancellable { tar, cancel, failed: false };
+    let made = recipe.compress(&mut tar, &mut out);
     let made = made.and_then(|()| out.flush());
     drop(out);
-    made.context(ErrorKind::Storage, what)?;
+    match made {
+        // Then what is written is not the blob, and fetching it may still help.
+        Err(error) if tar.failed => {
+            tracing::debug!(digest = %desc.digest, %key, %error, "read the image of a discarded layer");
+        }
+        made => made.context(ErrorKind::Storage, what)?,
+    }
     match writer.commit_or_abort(Expected::from(desc)) {
         Ok(_) => Ok(true),
         Err(error) if error.find::<ContentMismatch>().is_some() => Ok(false),
@@ -237,11 +262,33 @@ async fn fetch(
 struct Cancellable<'a, R> {
     tar: R,
     cancel: &'a Cancel,
+    /// Whether the tar could not be read.
+    failed: bool,
 }
 
 impl<R: Read> Read for Cancellable<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.cancel.check().map_err(Error::into_io)?;
-        self.tar.read(buffer)
+        let count = self.tar.read(buffer);
+        self.failed = count.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tar_that_cannot_be_read_is_told_from_one_that_nobody_wants() {
+        // A directory can be opened, and not be read.
+        let tar = File::open(std::env::temp_dir()).expect("open");
+        let (raised, cancel) = (Cancel::default(), Cancel::default());
+        raised.cancel();
+        let mut tar = Cancellable { tar, cancel: &raised, failed: false };
+        tar.read(&mut [0]).expect_err("cancelled");
+        assert!(!tar.failed);
+        tar.cancel = &cancel;
+        assert!(Recipe::PLAIN.compress(&mut tar, &mut Vec::new()).is_err() && tar.failed);
     }
 }

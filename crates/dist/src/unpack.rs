@@ -75,13 +75,8 @@ impl Unpacker {
         let stacked = self.snapshotter.layer_form().is_independent();
         if !stacked {
             // Layers go onto a copy of their parent one by one; their blobs arrive together.
-            use futures_util::{StreamExt as _, TryStreamExt as _};
-            let downloads: Vec<_> =
-                plan.layers.iter().map(|layer| self.intake.fetch(&layer.desc)).collect();
-            futures_util::stream::iter(downloads)
-                .buffer_unordered(self.jobs)
-                .try_collect::<()>()
-                .await?;
+            let blobs: Vec<_> = plan.layers.iter().map(|layer| &layer.desc).collect();
+            self.intake.fetch_all(&blobs, self.jobs).await?;
         }
         if plan.layers.is_empty() {
             return Ok(Vec::new());

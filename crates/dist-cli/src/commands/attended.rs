@@ -1,23 +1,35 @@
 //! A process of a container that somebody waits for: its terminal, its streams, its signals, and
 //! what is told of its end.
 
-use std::io::{IsTerminal as _, Read, Write};
+use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use dist_core::{Context as _, Error, ErrorKind, Exit, Result};
-use dist_run::{Copying, ProcessId, Streams, TaskClient};
+use dist_run::{Copying, ProcessId, Rootfs, Streams, TaskClient, heeds};
 use rustix::termios::{OptionalActions, Termios};
+use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use crate::report;
 use crate::signals::PassedOn;
+use crate::{output, report};
 
 /// The exit code where the container could not be made or started.
 const NOT_STARTED: u8 = 125;
 
 /// `SIGWINCH`.
-const WINDOW_CHANGED: u32 = 28;
+pub(super) const WINDOW_CHANGED: u32 = 28;
+
+/// `SIGPIPE`.
+pub(super) const READER_GONE: u32 = 13;
+
+const SIGKILL: u32 = 9;
+
+/// The status of a process that wrote where nobody reads, as shells tell it.
+const UNREAD: u32 = 128 + READER_GONE;
 
 /// Our terminal, as the process wants it: every key as it is, nothing shown of it. It becomes as
 /// before when this is dropped.
@@ -41,7 +53,7 @@ impl RawTerminal {
     }
 
     /// Columns and rows.
-    fn size() -> Option<(u16, u16)> {
+    pub(super) fn size() -> Option<(u16, u16)> {
         let size = rustix::termios::tcgetwinsize(std::io::stdin().as_fd()).ok()?;
         Some((size.ws_col, size.ws_row))
     }
@@ -63,17 +75,32 @@ pub(crate) struct Attended<'a> {
     copying: Copying,
     input_ended: oneshot::Receiver<()>,
     terminal: bool,
+    ending: Ending,
+    unwritten: Option<io::Error>,
+}
+
+/// How a process is ended whose output can't be written any more.
+pub(crate) struct Ending {
+    /// The signals that ask it to; the first that it heeds is sent.
+    pub(crate) signals: Vec<u32>,
+    /// How long it may take to end after that.
+    pub(crate) patience: Duration,
 }
 
 impl<'a> Attended<'a> {
     /// Begins to copy.
-    pub(crate) fn new(client: &'a TaskClient, process: ProcessId<'a>, streams: Streams) -> Self {
+    pub(crate) fn new(
+        client: &'a TaskClient,
+        process: ProcessId<'a>,
+        streams: Streams,
+        ending: Ending,
+    ) -> Self {
         let terminal = streams.stdio().terminal;
         let input: Box<dyn Read + Send> = Box::new(std::io::stdin());
         let outputs: Vec<Box<dyn Write + Send>> =
             vec![Box::new(std::io::stdout()), Box::new(std::io::stderr())];
         let (copying, input_ended) = streams.copy(outputs, Some(input));
-        Self { client, process, copying, input_ended, terminal }
+        Self { client, process, copying, input_ended, terminal, ending, unwritten: None }
     }
 
     /// Starts the process. From now on signals are for it.
@@ -85,13 +112,21 @@ impl<'a> Attended<'a> {
         Ok(signals)
     }
 
-    /// Waits for the end of the process, passing on signals and sizes of the terminal.
+    /// Waits for the end of the process, passing on signals and sizes of the terminal. One whose
+    /// output can't be written any more is ended.
     pub(crate) async fn wait(&mut self, mut signals: PassedOn) -> Result<Exit> {
         let (client, process) = (self.client, self.process);
         let ended = client.wait(process);
         let mut ended = std::pin::pin!(ended);
         let mut has_input = true;
+        let mut deadline = None;
         loop {
+            let late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
             let signal = tokio::select! {
                 exit = &mut ended => return exit,
                 end = &mut self.input_ended, if has_input => {
@@ -100,6 +135,15 @@ impl<'a> Attended<'a> {
                         tolerate(client.close_stdin(process).await);
                     }
                     continue;
+                }
+                error = self.copying.failed(), if self.unwritten.is_none() => {
+                    self.unwritten = Some(error);
+                    deadline = self.ask_to_end().await;
+                    continue;
+                }
+                () = late => {
+                    deadline = None;
+                    SIGKILL
                 }
                 signal = signals.next() => signal,
             };
@@ -111,22 +155,46 @@ impl<'a> Attended<'a> {
         }
     }
 
+    /// Tells the process to end, and until when it may; nothing where it was killed.
+    async fn ask_to_end(&self) -> Option<Instant> {
+        let signals = &self.ending.signals;
+        let heeded = match self.client.state(self.process).await {
+            Ok((_, pid)) => signals.iter().find(|signal| heeds(pid, **signal).unwrap_or_default()),
+            Err(_) => None,
+        };
+        let signal = heeded.copied().unwrap_or(SIGKILL);
+        tolerate(self.client.kill(self.process, signal, false).await);
+        // A time that can't be told never comes.
+        heeded.and_then(|_| Instant::now().checked_add(self.ending.patience))
+    }
+
     async fn resize(&self) {
         if let (true, Some((width, height))) = (self.terminal, RawTerminal::size()) {
             tolerate(self.client.resize(self.process, width, height).await);
         }
     }
 
-    /// Waits until all output is copied, which is when the process has been deleted.
-    pub(crate) async fn finish(self) -> Result<()> {
+    /// Waits until all output is copied, which is when the process has been deleted. Gives how it
+    /// ended, which is by `SIGPIPE` where it was ended because nobody reads that.
+    ///
+    /// # Errors
+    /// `Storage` for output that was not written, but for the want of a reader.
+    pub(crate) async fn finish(self, exit: Exit) -> Result<Exit> {
         let copying = self.copying;
-        let finished = tokio::task::spawn_blocking(|| copying.finish()).await;
-        finished.context(ErrorKind::Internal, || "copy the output".into())
+        let late = tokio::task::spawn_blocking(|| copying.finish()).await;
+        let late = late.context(ErrorKind::Internal, || "copy the output".into())?;
+        let is_unread = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        match (self.unwritten, late) {
+            (None, Some(error)) if is_unread(&error) => Ok(exit),
+            (Some(error), _) if is_unread(&error) => Ok(Exit { status: UNREAD, ..exit }),
+            (Some(error), _) | (None, Some(error)) => Err(output::output_error(error)),
+            (None, None) => Ok(exit),
+        }
     }
 }
 
 /// What fails because the process has just ended is told by its end.
-fn tolerate(result: Result<()>) {
+pub(super) fn tolerate(result: Result<()>) {
     if let Err(error) = result {
         tracing::debug!(?error, "a process did not take what it was told");
     }
@@ -137,11 +205,36 @@ pub(crate) fn exit_code(exit: Exit) -> ExitCode {
     ExitCode::from(u8::try_from(exit.status).unwrap_or(NOT_STARTED))
 }
 
+/// What a process ended with, whose root was `root`. Runtimes give a program that the kernel has
+/// refused, after all else was done, an end as others have: that is an error here.
+pub(crate) fn judge(exit: Exit, root: &Path, process: &Value) -> Result<Exit> {
+    const BY_RUNTIME: u32 = 1;
+    let Some(name) = process["args"][0].as_str().filter(|_| exit.status == BY_RUNTIME) else {
+        return Ok(exit);
+    };
+    let env: Vec<&str> =
+        process["env"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let cwd = process["cwd"].as_str().unwrap_or("/");
+    let looked = Rootfs::open(root).and_then(|mut rootfs| rootfs.is_no_program(name, &env, cwd));
+    match looked {
+        Ok(true) => {
+            let message = "exec format error: that is no program for this machine";
+            Err(Error::new(ErrorKind::FailedPrecondition, message))
+        }
+        Ok(false) => Ok(exit),
+        Err(error) => {
+            tracing::debug!(?error, "a program was not looked at");
+            Ok(exit)
+        }
+    }
+}
+
 /// Tells of a container that could not be made or started, and says with which code that ends.
 pub(crate) fn not_started(error: &Error) -> ExitCode {
     let told = report::report(error);
-    // A signal has codes of its own.
-    let code = if told > NOT_STARTED { told } else { refused(&report::one_line(error)) };
+    // A signal has codes of its own; that nobody reads what is told is no failure.
+    let code =
+        if told == 0 || told > NOT_STARTED { told } else { refused(&report::one_line(error)) };
     ExitCode::from(code)
 }
 
@@ -152,7 +245,9 @@ fn refused(told: &str) -> u8 {
     let has = |texts: &[&str]| command && texts.iter().any(|text| told.contains(text));
     if has(&["executable file not found", "not found in $PATH", "no such file or directory"]) {
         127
-    } else if has(&["permission denied", "Permission denied", "is a directory", "exec format"]) {
+    } else if has(&["permission denied", "Permission denied", "is a directory", "exec format"])
+        || told.ends_with("open executable: Operation not permitted")
+    {
         126
     } else {
         NOT_STARTED
@@ -170,6 +265,12 @@ mod tests {
             ("exec: \"/x\": stat /x: no such file or directory", 127),
             ("executable file `x` not found in $PATH: No such file or directory", 127),
             ("exec: \"/etc\": permission denied", 126),
+            ("OCI runtime create failed: open executable: Permission denied", 126),
+            ("OCI runtime create failed: open executable: Operation not permitted", 126),
+            (
+                "run \"/x\" in container c: exec format error: that is no program for this machine",
+                126,
+            ),
             ("error mounting \"/x\": no such file or directory", 125),
             ("find image x: it is not in the store", 125),
         ] {

@@ -1,4 +1,6 @@
-//! `dist bundle`: an image as a directory that an OCI runtime takes as it is.
+//! `dist bundle`: an image as a directory that an OCI runtime takes as it is, and many in one file.
+
+mod air;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,7 +8,7 @@ use std::sync::Arc;
 use dist_core::{Error, ErrorKind, Platform, Progress, Resolved, Resolver as _, Result};
 use dist_run::{Bundle, HostFacts, ImageSettings, Rootfs, convert};
 
-use super::documents::Source;
+use super::documents::{Source, with_layers_of};
 use super::rmi::registered;
 use super::transfer::{self, Transfer};
 use super::wishes::Wishes;
@@ -16,15 +18,35 @@ use crate::{reference, report};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+A bundle is an OCI layout in a tar (docs/bundle.md). What an OCI runtime calls a bundle, one image as a
+directory, is made by `dist oci bundle REF DIR`, or `dist bundle REF DIR` for short.
+
+Examples:
+  dist bundle create images.tar redis:7 registry.example.com/app:2
+  dist bundle create --since images.tar more.tar redis:7.2 registry.example.com/app:3
+  dist bundle verify --since images.tar more.tar
+  dist bundle load --to localhost:5000/mirror images.tar")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: air::Command,
+}
+
+/// Does what was asked.
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    air::run(config, &args.command)
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
 The bundle has config.json, the files that it mounts, and the whole tree in rootfs; the runtime is
 told no path outside, so that it can be moved. It is made from the store where the image is there,
 else from the registry, and nothing is kept in the store. The last line on standard output is
 NAME@DIGEST.
 
 Examples:
-  dist bundle redis:7 redis && crun run --bundle redis my-redis
-  dist bundle -e A=1 --user nobody busybox box sh -c 'echo $A; id'")]
-pub(crate) struct Args {
+  dist oci bundle redis:7 redis && crun run --bundle redis my-redis
+  dist oci bundle -e A=1 --user nobody busybox box sh -c 'echo $A; id'")]
+pub(super) struct Runtime {
     #[command(flatten)]
     transfer: Transfer,
 
@@ -47,7 +69,9 @@ pub(crate) struct Args {
     args: Vec<String>,
 }
 
-pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+/// Makes the bundle of one image.
+pub(super) fn make_for_runtime(config: &Config, args: &Runtime) -> Result<()> {
+    args.wishes.refuse_named_network()?;
     let made_dir = prepare(&args.dir)?;
     let made = make(config, args).map_err(|error| {
         let what = || format!("make a bundle of {} in {}", args.name, args.dir.display());
@@ -60,7 +84,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     transfer::print_pinned(&resolved.name, &resolved.target.digest)
 }
 
-fn make(config: &Config, args: &Args) -> Result<Resolved> {
+fn make(config: &Config, args: &Runtime) -> Result<Resolved> {
     let reporter = Reporter::start(config.progress_unless(args.transfer.quiet), &config.terminal);
     let (platform, bundle) = (args.transfer.platform.as_ref(), Bundle::create(&args.dir)?);
     let rootfs = bundle.rootfs();
@@ -88,7 +112,7 @@ async fn unpack(
 ) -> Result<((Resolved, Vec<u8>), Vec<dist_core::Warning>)> {
     let options = config.pull_options(platform);
     let stored = match config.host_to_read()? {
-        Some(host) => registered(&*host.images(), name)?.map(|name| (host, name)),
+        Some(host) => registered(config, &*host.images(), name)?.map(|name| (host, name)),
         None => None,
     };
     let (resolved, source, warnings) = match stored {
@@ -97,15 +121,17 @@ async fn unpack(
             let resolved = Resolved { name: image.name.to_string(), target: image.target };
             let limits = &config.limits;
             let source = Source::Local(content.clone());
-            let warnings = dist::unpack_stored_to_directory(
+            let (_, manifest) = source.manifest(&resolved.target, &options.platform).await?;
+            let unpacked = dist::unpack_stored_to_directory(
                 content,
                 resolved.clone(),
                 dir,
                 &options,
                 limits,
-                progress,
-            )
-            .await?;
+                Arc::clone(&progress),
+            );
+            let warnings =
+                with_layers_of(config, &source, manifest.layers, progress, unpacked).await?;
             (resolved, source, warnings)
         }
         None => {

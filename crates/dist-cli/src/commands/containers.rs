@@ -5,6 +5,7 @@ use std::io::Write as _;
 use clap::Subcommand;
 use dist_core::{Container, ContainerId, Error, ErrorKind, Exit, Labels, Result};
 use dist_run::{Containers, Observed};
+use dist_store::OpenMode;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -21,7 +22,6 @@ use crate::units::{age, between, now, rfc3339};
 #[command(after_help = "\
 Examples:
   dist containers ls
-  dist containers rm my-redis
   dist containers inspect my-redis | jq .spec.process")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -51,8 +51,12 @@ Examples:
   dist ps -q | xargs -r dist stop")]
 pub(crate) struct Ps {
     /// List those that have ended or were not started, too
-    #[arg(long)]
+    #[arg(short, long)]
     all: bool,
+
+    /// As for every command, but without its short form, which is `--all` here
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    address: Option<String>,
 
     #[command(flatten)]
     listing: Listing,
@@ -71,7 +75,7 @@ struct List {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints each id that it removed.
+Prints each id that it removed, as `dist rm`.
 
 Examples:
   dist containers rm my-redis
@@ -89,7 +93,8 @@ struct Remove {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints one JSON object: id, image, state, pid, exit_status, exited_at, created_at, labels, runtime,
-snapshotter, snapshot_key, bundle, spec.
+snapshotter, snapshot_key, bundle, network (what it joined, and the result of CNI's plugins, or
+null), spec.
 
 Examples:
   dist containers inspect my-redis | jq .spec.linux.resources")]
@@ -119,6 +124,7 @@ struct Whole<'a> {
     snapshotter: &'a str,
     snapshot_key: &'a str,
     bundle: String,
+    network: Option<Value>,
     spec: Option<Value>,
 }
 
@@ -195,8 +201,35 @@ fn list(containers: &Containers, all: bool, listing: &Listing) -> Result<()> {
     output::print(|out| table.print(out))
 }
 
-fn remove(containers: &Containers, id: &ContainerId, force: bool) -> Result<()> {
-    let container = containers.rows().get(id)?;
+/// The container of an id.
+pub(super) fn named(containers: &Containers, id: &ContainerId) -> Result<Container> {
+    containers.rows().get(id).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            let message = format!("find container {id}: it is not there");
+            report::advise(Error::new(ErrorKind::NotFound, message), "`dist ps --all` lists all")
+        }
+        _ => error,
+    })
+}
+
+/// Why no container of an id was made: there is one, or something else.
+pub(super) async fn not_made(containers: &Containers, id: &ContainerId, error: Error) -> Error {
+    if error.kind() != ErrorKind::AlreadyExists {
+        return error;
+    }
+    let Ok(container) = containers.rows().get(id) else { return error };
+    let force = match containers.observe(&container).await {
+        Ok(Observed::Running(_) | Observed::Paused(_)) => "--force ",
+        _ => "",
+    };
+    let message = format!("make container {id}: it exists already");
+    let hint = format!("`dist rm {force}{id}` removes that one");
+    report::advise(Error::new(ErrorKind::AlreadyExists, message), hint)
+}
+
+/// Removes one container.
+pub(super) fn remove(containers: &Containers, id: &ContainerId, force: bool) -> Result<()> {
+    let container = named(containers, id)?;
     let observed = block_on(containers.observe(&container))?;
     if !force && matches!(observed, Observed::Running(_) | Observed::Paused(_)) {
         let message = format!("remove container {id}: it runs");
@@ -207,8 +240,23 @@ fn remove(containers: &Containers, id: &ContainerId, force: bool) -> Result<()> 
     output::line(id.as_str())
 }
 
-fn inspect(containers: &Containers, id: &ContainerId) -> Result<()> {
-    let container = containers.rows().get(id)?;
+/// The same for a container that `name` may name; says whether it does.
+pub(super) fn inspect_if_there(config: &Config, name: &str) -> Result<bool> {
+    let Ok(id) = name.parse::<ContainerId>() else { return Ok(false) };
+    if config.is_remote() {
+        return Ok(false);
+    }
+    let Some(store) = config.store_if_there(OpenMode::ReadOnly)? else { return Ok(false) };
+    match store.containers(&config.namespace).get(&id) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+        Ok(_) => inspect(&open(config)?, &id).map(|()| true),
+    }
+}
+
+/// Prints all that is known of a container.
+pub(super) fn inspect(containers: &Containers, id: &ContainerId) -> Result<()> {
+    let container = named(containers, id)?;
     let observed = block_on(containers.observe(&container))?;
     let whole = Whole {
         row: Row::of(&container, &observed),
@@ -219,6 +267,7 @@ fn inspect(containers: &Containers, id: &ContainerId) -> Result<()> {
         runtime: &container.runtime,
         snapshotter: &container.snapshotter,
         snapshot_key: &container.snapshot_key,
+        network: Containers::joined(&container),
         bundle: containers.bundle(id).to_string_lossy().into_owned(),
         spec: container.spec.as_ref().and_then(|spec| serde_json::from_slice(&spec.value).ok()),
     };

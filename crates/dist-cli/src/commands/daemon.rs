@@ -1,6 +1,7 @@
 //! `dist daemon`: the engine behind containerd's API.
 
 use std::path::Path;
+use std::time::Duration;
 
 use dist_core::{Context as _, Error, ErrorKind, Result};
 use dist_grpc::server::{self, Access, MetricsSocket, Socket, SocketOptions, Sockets};
@@ -63,6 +64,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         revision: env!("DIST_REVISION").to_owned(),
         content_sharing: config.daemon.content_sharing,
         gc: config.daemon.gc.clone(),
+        programs: Config::program_path(),
     };
     let daemon = Daemon::new(engine, options);
     std::mem::forget(made); // it stays
@@ -121,8 +123,9 @@ fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
             // The one that people know is tried first: its error says what is the matter.
-            let api = bind(address).map_err(|error| taken(error, address))?;
-            let backend = daemon.backend_address.as_deref().map(bind).transpose();
+            let api = patiently(|| bind(address)).map_err(|error| taken(error, address))?;
+            let backend = daemon.backend_address.as_deref();
+            let backend = backend.map(|address| patiently(|| bind(address))).transpose();
             (api, backend.map_err(|error| advise_if_busy(error, BACKEND))?)
         }
     };
@@ -135,6 +138,20 @@ fn sockets(config: &Config, access: &Access) -> Result<Sockets> {
         })
         .transpose()?;
     Ok(Sockets { api, backend, metrics })
+}
+
+/// Tries again for a second while a socket is taken: of a daemon that was just killed, a process
+/// that it was about to start has it a moment longer.
+fn patiently<T>(bind: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 0..20 {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            bound => return bound,
+        }
+    }
+    bind()
 }
 
 /// Says what to do where the socket for clients can't be made.

@@ -25,14 +25,19 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    delete(config, &args.digests)
+}
+
+/// Deletes blobs by their digests.
+pub(super) fn delete(config: &Config, digests: &[String]) -> Result<()> {
     let host = config.host_to_change()?;
     let needed = match &host {
         Some(host) => needed_by(&*host.contents(), &host.images().list()?),
         None => HashMap::new(),
     };
-    each(&args.digests, |text| {
+    each(digests, |text| {
         let digest = super::parse_digest(text).map_err(|error| {
-            let hint = "`dist containers rm` removes containers, `dist rmi` names of images";
+            let hint = "`dist rm` removes containers, `dist rmi` names of images";
             report::advise(error, hint)
         })?;
         let Some(host) = &host else { return Ok(()) };

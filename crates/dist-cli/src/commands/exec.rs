@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use dist_core::{ContainerId, Context as _, Error, ErrorKind, Result, ResultExt as _};
-use dist_run::{Observed, ProcessId, Rootfs, Streams, UserSpec};
+use dist_run::{Observed, ProcessId, Rootfs, Streams, UserNamespace, UserSpec};
 use serde_json::{Value, json};
 
-use super::attended::{self, Attended, RawTerminal};
-use super::run::{block_on, open, random_name};
+use super::attended::{self, Attended, Ending, READER_GONE, RawTerminal};
+use super::containers::named;
+use super::run::{block_on, open_with, random_name};
+use super::stop::{PATIENCE, SIGTERM};
+use super::wishes::parse_dir;
 use crate::config::Config;
+use crate::report;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -25,7 +29,7 @@ pub(crate) struct Args {
     env: Vec<String>,
 
     /// Directory to start in
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = parse_dir)]
     workdir: Option<String>,
 
     /// User and group, by name or number, as the container knows them
@@ -54,39 +58,50 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<ExitCode> {
 }
 
 fn attempt(config: &Config, args: &Args) -> Result<ExitCode> {
-    let containers = open(config)?;
-    let container = containers.rows().get(&args.id)?;
-    let what = || format!("run a command in container {}", args.id);
+    let containers = open_with(config, Some(&args.id))?;
+    let container = named(&containers, &args.id)?;
+    let what = || format!("run {:?} in container {}", args.args[0], args.id);
     let exec_id = format!("exec-{}", random_name()?);
     let exit = block_on(async {
-        let Observed::Running(pid) = containers.observe(&container).await? else {
-            return Err(Error::new(ErrorKind::FailedPrecondition, "it does not run"));
+        let pid = match containers.observe(&container).await? {
+            Observed::Running(pid) => pid,
+            Observed::Paused(_) => {
+                let error = Error::new(ErrorKind::FailedPrecondition, "it is paused");
+                return Err(report::advise(error, format!("`dist unpause {}`", args.id)));
+            }
+            Observed::Created | Observed::Exited(_) => {
+                return Err(Error::new(ErrorKind::FailedPrecondition, "it does not run"));
+            }
         };
         let spec = container.spec.as_ref().map(|spec| spec.value.as_slice()).unwrap_or_default();
-        let process = process(spec, args, pid)?;
+        let asked = process(spec, args, pid)?;
+        let json =
+            serde_json::to_vec(&asked).context(ErrorKind::Internal, || "write a process".into())?;
         let client = containers.connect(&container).await?;
         let bundle = containers.bundle(&args.id);
         let streams = Streams::make(&bundle, &exec_id, args.interactive || args.tty, args.tty)?;
-        client.exec(&exec_id, process, streams.stdio()).await?;
+        client.exec(&exec_id, json, streams.stdio()).await?;
         let raw = if args.tty { Some(RawTerminal::take()?) } else { None };
         let process = ProcessId::Exec(&exec_id);
-        let mut attended = Attended::new(&client, process, streams);
+        let ending = Ending { signals: vec![READER_GONE, SIGTERM], patience: PATIENCE };
+        let mut attended = Attended::new(&client, process, streams, ending);
         let exit = match attended.start().await {
             Ok(signals) => attended.wait(signals).await,
             Err(error) => Err(error),
         };
         drop(raw);
         let deleted = client.delete(process).await;
-        attended.finish().await?;
         let exit = exit?;
-        deleted.map(|_| exit)
+        let finished = attended.finish(exit).await;
+        deleted?;
+        attended::judge(exit, format!("/proc/{pid}/root").as_ref(), &asked).and(finished)
     })
     .during(what)?;
     Ok(attended::exit_code(exit))
 }
 
-/// The process of a spec with what is asked for, as JSON.
-fn process(spec: &[u8], args: &Args, pid: u32) -> Result<Vec<u8>> {
+/// The process of a spec with what is asked for.
+fn process(spec: &[u8], args: &Args, pid: u32) -> Result<Value> {
     let what = || "read the container's spec".into();
     let spec: Value = serde_json::from_slice(spec).context(ErrorKind::Storage, what)?;
     let mut process = spec.get("process").cloned().unwrap_or_else(|| json!({}));
@@ -99,7 +114,9 @@ fn process(spec: &[u8], args: &Args, pid: u32) -> Result<Vec<u8>> {
         let spec: UserSpec = user.parse()?;
         // The root of the container, whatever mount namespace we are in.
         let mut rootfs = Rootfs::open(format!("/proc/{pid}/root").as_ref())?;
-        process["user"] = json!(rootfs.user(Some(&spec))?);
+        let user = rootfs.user(Some(&spec))?;
+        user.check(UserNamespace::current().as_ref())?;
+        process["user"] = json!(user);
     }
     if let Some(env) = process["env"].as_array_mut() {
         for variable in &args.env {
@@ -111,5 +128,5 @@ fn process(spec: &[u8], args: &Args, pid: u32) -> Result<Vec<u8>> {
             env.push(json!(variable));
         }
     }
-    serde_json::to_vec(&process).context(ErrorKind::Internal, || "write a process".into())
+    Ok(process)
 }

@@ -17,7 +17,7 @@ Examples:
   dist fetch --all-platforms ghcr.io/owner/app:1
   dist fetch oci:/srv/layout:v1")]
 pub(crate) struct Args {
-    /// Image in a registry, or oci:PATH[:TAG]
+    /// Image in a registry, oci:PATH[:TAG], or https://ADDRESS[#NAME]
     #[arg(value_name = "REF")]
     name: String,
 
@@ -30,16 +30,18 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    reference::check(&args.name)?;
+    let names = reference::meant(config, &args.name)?;
     let place = config.fetching()?;
     let what = format!("fetch {}", args.name);
     let pull = config.pull_options(args.transfer.platform.as_ref());
     let platforms = if args.all_platforms { Platforms::All } else { Platforms::One(pull.platform) };
     let options = FetchOptions { platforms, jobs: pull.jobs };
-    let (place_ref, name) = (&*place, &args.name);
+    let (place_ref, names) = (&*place, &names);
     let resolved =
         transfer::into_store(config, args.transfer.quiet, &what, |progress| async move {
-            Ok((dist::fetch(place_ref, name, &options, progress).await?, Vec::new()))
+            let fetch =
+                async |name: &str| dist::fetch(place_ref, name, &options, progress.clone()).await;
+            Ok((reference::first_of(names, fetch).await?, Vec::new()))
         })?;
     transfer::print_pinned(&resolved.name, &resolved.target.digest)?;
     place.settle()

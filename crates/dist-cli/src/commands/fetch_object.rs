@@ -21,7 +21,7 @@ Examples:
     jq -r '.layers[].digest' |
     xargs -P10 -I@ sh -c 'dist fetch-object redis @ | dist ingest --expected-digest @ @'")]
 pub(crate) struct Args {
-    /// Repository, or image, in a registry, or oci:PATH
+    /// Repository, or image, in a registry, oci:PATH, or https://ADDRESS[#NAME]
     #[arg(value_name = "REF")]
     repository: String,
 

@@ -241,11 +241,13 @@ fn candidates(config: &Config, store: &Store, text: &str) -> Result<Vec<Resource
         let key = text.parse().ok();
         candidates.extend(key.map(|key| Resource::Snapshot { snapshotter: name.into(), key }));
     }
-    let image: Option<ImageName> = super::rmi::registered(&store.images(&config.namespace), text)
-        .or_else(|error| {
-        // A text that can't be a name may still be another's.
-        if error.kind() == ErrorKind::InvalidArgument { Ok(None) } else { Err(error) }
-    })?;
+    let image: Option<ImageName> =
+        super::rmi::registered(config, &store.images(&config.namespace), text).or_else(
+            |error| {
+                // A text that can't be a name may still be another's.
+                if error.kind() == ErrorKind::InvalidArgument { Ok(None) } else { Err(error) }
+            },
+        )?;
     candidates.extend(image.map(Resource::Image));
     Ok(candidates)
 }

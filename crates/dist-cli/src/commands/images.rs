@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use dist::{Host, Survey};
-use dist_core::{DISCARDED, Digest, Image, ImageName, Outline, Result};
+use dist_core::{DISCARDED, Digest, Image, Outline, Reference, Result};
 use dist_store::Outlined;
 use serde::Serialize;
 
@@ -30,13 +30,9 @@ Examples:
   dist images -q
   dist image ls --format json | jq -r '.[].name'")]
 pub(crate) struct Args {
-    /// `ls`, where you like to say so
-    #[arg(value_parser = ["ls", "list"], hide = true)]
-    ls: Option<String>,
-
-    /// Only these
+    /// Only these, as they are shown or as they were pulled; `ls` may stand before them
     #[arg(value_name = "REF")]
-    names: Vec<ImageName>,
+    names: Vec<String>,
 
     #[command(flatten)]
     listing: Listing,
@@ -61,7 +57,8 @@ struct Row<'a> {
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let Some(host) = config.host_to_read()? else { return print(args, Vec::new()) };
     let mut images = host.images().list()?;
-    images.retain(|image| args.names.is_empty() || args.names.contains(&image.name));
+    let wanted = wanted(&args.names);
+    images.retain(|image| wanted.is_empty() || wanted.contains(image.name.as_str()));
     if args.listing.quiet {
         return output::lines(images.iter().map(|image| printable(image.name.as_str())));
     }
@@ -114,6 +111,14 @@ fn rows<'a>(images: &'a [Image], survey: &mut Survey<'_>, host: &dyn Host) -> Re
         });
     }
     Ok(rows)
+}
+
+/// The names that are asked for, as they were typed and in their full form.
+fn wanted(typed: &[String]) -> HashSet<String> {
+    let verb = typed.first().is_some_and(|word| word == "ls" || word == "list");
+    let full = |name: &String| Reference::parse_familiar(name).ok().map(|name| name.to_string());
+    let names = typed.iter().skip(usize::from(verb));
+    names.flat_map(|name| [Some(name.clone()), full(name)]).flatten().collect()
 }
 
 fn print(args: &Args, rows: Vec<Row<'_>>) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `dist inspect`: what an image is made of, in the store or in its registry.
+//! `dist inspect`: what an image is made of, in the store or in its registry, or what a container is.
 
 use std::io::Write as _;
 
@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::containers;
 use super::documents::Source;
 use super::rmi::registered;
 use crate::config::Config;
@@ -24,6 +25,8 @@ An image that is in the store is read from there, any other from its registry; n
 With --format json: name, digest, media_type, size; platforms (of an index: platform, digest, size);
 manifest (digest, size, config, layers) and config (as it is) of the chosen platform, which are
 null where an index has nothing for it. --raw and --config print documents byte for byte.
+A container with that name comes first, as by `dist containers inspect`, if nothing is asked that only
+images have.
 
 Examples:
   dist inspect redis:7
@@ -31,7 +34,7 @@ Examples:
   dist inspect --config redis:7 | jq .config.Cmd
   dist inspect --raw redis:7 | sha256sum")]
 pub(crate) struct Args {
-    /// Image, or the digest of a manifest in the store
+    /// Image, the digest of a manifest in the store, or a container
     #[arg(value_name = "REF")]
     name: String,
 
@@ -60,10 +63,20 @@ pub(crate) struct Args {
     format: Format,
 }
 
+impl Args {
+    /// Whether a container may be meant: nothing is asked that only images have.
+    fn is_of_anything(&self) -> bool {
+        !self.raw && !self.config && !self.remote && !self.local && self.platform.is_none()
+    }
+}
+
 const ELSEWHERE: &str = "--remote asks the registry; `dist pull` brings back what the store lacks";
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let found = if args.remote { None } else { find_local(config, args)? };
+    if args.is_of_anything() && containers::inspect_if_there(config, &args.name)? {
+        return Ok(());
+    }
+    let found = if args.remote { None } else { find_local(config, &args.name)? };
     let (resolved, source) = match found {
         Some(found) => found,
         None if args.local => {
@@ -71,11 +84,11 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         None => {
-            reference::check(&args.name)?;
+            let name = reference::one(config, &args.name)?;
             let remotes = config.remotes()?;
             let work = async {
-                let resolved = remotes.resolve(&args.name).await?;
-                let source = Source::Remote(remotes.fetcher(&args.name)?);
+                let resolved = remotes.resolve(&name).await?;
+                let source = Source::Remote(remotes.fetcher(&name)?);
                 show(config, args, &resolved, &source).await
             };
             return runtime::run(work)?.print();
@@ -91,15 +104,15 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 /// Finds the image among the registered ones, or a manifest by its digest.
-fn find_local(config: &Config, args: &Args) -> Result<Option<(Resolved, Source)>> {
+pub(super) fn find_local(config: &Config, text: &str) -> Result<Option<(Resolved, Source)>> {
     let Some(host) = config.host_to_read()? else { return Ok(None) };
     let content = host.contents();
-    if let Ok(digest) = args.name.parse::<Digest>() {
+    if let Ok(digest) = text.parse::<Digest>() {
         let target = dist::describe(&*content, &digest)?;
-        return Ok(Some((Resolved { name: args.name.clone(), target }, Source::Local(content))));
+        return Ok(Some((Resolved { name: text.to_owned(), target }, Source::Local(content))));
     }
     let images = host.images();
-    let Some(name) = registered(&*images, &args.name)? else { return Ok(None) };
+    let Some(name) = registered(config, &*images, text)? else { return Ok(None) };
     let image = images.get(&name)?;
     let resolved = Resolved { name: image.name.to_string(), target: image.target };
     Ok(Some((resolved, Source::Local(content))))

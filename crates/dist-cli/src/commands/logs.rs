@@ -1,5 +1,6 @@
 //! `dist logs`: what a container wrote.
 
+use std::io::{Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +10,7 @@ use fs_err::File;
 use rustix::fs::inotify;
 use tokio::sync::oneshot;
 
+use super::containers::named;
 use super::run::{block_on, open};
 use super::stop::settle;
 use crate::config::Config;
@@ -33,35 +35,47 @@ pub(crate) struct Args {
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let containers = open(config)?;
-    let container = containers.rows().get(&args.id)?;
+    let container = named(&containers, &args.id)?;
     let path = containers.output(&args.id);
-    let file = match File::open(&path) {
-        Ok(file) => Written(Arc::new(Mutex::new(file))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let message =
-                format!("read the output of container {}: it was not run with --detach", args.id);
-            return Err(Error::new(ErrorKind::NotFound, message));
-        }
-        Err(error) => {
-            return Err(error).context(ErrorKind::Storage, || "read the output".into());
-        }
+    let Some(file) = Written::open(&path)? else {
+        let message =
+            format!("read the output of container {}: it was not run with --detach", args.id);
+        return Err(Error::new(ErrorKind::NotFound, message));
     };
     if args.follow { block_on(follow(&containers, &container, &path, file)) } else { file.print() }
 }
 
 /// What a container wrote, as far as it is not printed.
 #[derive(Clone)]
-struct Written(Arc<Mutex<File>>);
+pub(super) struct Written(Arc<Mutex<File>>);
 
 impl Written {
+    /// All of it; nothing where there is no such file.
+    fn open(path: &Path) -> Result<Option<Self>> {
+        match File::open(path) {
+            Ok(file) => Ok(Some(Self(Arc::new(Mutex::new(file))))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).context(ErrorKind::Storage, || "read the output".into()),
+        }
+    }
+
+    /// What it writes from now on; nothing where there is no such file.
+    pub(super) fn from_its_end(path: &Path) -> Result<Option<Self>> {
+        let Some(written) = Self::open(path)? else { return Ok(None) };
+        let mut file = written.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::End(0)).context(ErrorKind::Storage, || "read the output".into())?;
+        drop(file);
+        Ok(Some(written))
+    }
+
     /// Prints what is new.
-    fn print(&self) -> Result<()> {
+    pub(super) fn print(&self) -> Result<()> {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         output::print(|out| std::io::copy(&mut *file, out).map(drop))
     }
 
     /// Prints what is new, whenever there is something.
-    fn print_on(&self, path: &Path) -> Result<()> {
+    pub(super) fn print_on(&self, path: &Path) -> Result<()> {
         let watch = || {
             let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
             inotify::add_watch(&watch, path, inotify::WatchFlags::MODIFY)?;

@@ -46,6 +46,7 @@ impl Object {
             }
         }
         reference::check(repository)?;
+        let is_address = dist_core::scheme(repository, reference::WEB).is_some();
         let base = match dist_core::scheme(repository, reference::SCHEMES) {
             Some(_) => repository.to_owned(),
             None if object.is_some() => reference::parse(repository)?.locator(),
@@ -60,8 +61,10 @@ impl Object {
             Some(object) if object.contains(':') => {
                 let digest = super::parse_digest(object)?;
                 read.digest = Some(digest);
-                format!("{base}@{digest}")
+                let sign = if is_address { '#' } else { '@' };
+                format!("{base}{sign}{digest}")
             }
+            Some(tag) if is_address => format!("{base}#{tag}"),
             Some(tag) => format!("{base}:{tag}"),
         };
         reference::check(&read.name)?;
@@ -155,6 +158,7 @@ mod tests {
             ("redis:6", &["7", "size:3"], "docker.io/library/redis:7".into()),
             ("h:5000/a", &[text.as_str()], format!("h:5000/a@{digest}")),
             ("oci:/l", &["v1"], "oci:/l:v1".into()),
+            ("https://h/l/", &["v1"], "https://h/l/#v1".into()),
             ("redis", &["size:3"], "docker.io/library/redis:latest".into()),
         ] {
             let read = Object::parse(repository, words.iter().copied()).unwrap();

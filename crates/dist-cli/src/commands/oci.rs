@@ -1,10 +1,11 @@
-//! `dist oci`: what a runtime is told of an image.
+//! `dist oci`: what a runtime is told of an image, and given.
 
 use clap::Subcommand;
 use dist_core::Result;
 use dist_run::{HostFacts, Rootfs, convert};
 use dist_store::SettleMode;
 
+use super::bundle;
 use super::stored::{Choice, Stored};
 use super::wishes::Wishes;
 use crate::config::Config;
@@ -13,7 +14,8 @@ use crate::{output, report, user_namespace};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  dist oci spec redis:7 | jq .process")]
+  dist oci spec redis:7 | jq .process
+  dist oci bundle redis:7 redis && crun run --bundle redis my-redis")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -23,11 +25,14 @@ pub(crate) struct Args {
 enum Command {
     /// Print the runtime spec for an image
     Spec(Box<Spec>),
+
+    /// Make a bundle that an OCI runtime takes as it is
+    Bundle(Box<bundle::Runtime>),
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints the config.json that `dist bundle` writes and `dist run` runs. The image is pulled where it
+Prints the config.json that `dist oci bundle` writes and `dist run` runs. The image is pulled where it
 is not in the store: its users are looked up in its own files.
 
 Examples:
@@ -50,7 +55,11 @@ struct Spec {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let Command::Spec(args) = &args.command;
+    let args = match &args.command {
+        Command::Spec(args) => args,
+        Command::Bundle(args) => return bundle::make_for_runtime(config, args),
+    };
+    args.wishes.refuse_named_network()?;
     user_namespace::enter(config)?;
     let engine = config.engine()?;
     let image = Stored::find(config, &engine, &args.name, &args.choice)?;

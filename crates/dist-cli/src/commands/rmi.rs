@@ -5,7 +5,7 @@ use dist_core::{Context, Error, ErrorKind, ImageName, Reference, Result};
 
 use super::several::each;
 use crate::config::Config;
-use crate::{output, report};
+use crate::{output, reference, report};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -33,7 +33,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
                 .with_source(error),
         };
         let images = images.as_deref().ok_or_else(missing)?;
-        let name = registered(images, text)?.ok_or_else(missing)?;
+        let name = registered(config, images, text)?.ok_or_else(missing)?;
         images.delete(&name)?;
         removed += 1;
         output::line(name.as_str())
@@ -44,10 +44,19 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     result
 }
 
-/// The name under which an image is registered: as it was typed, or its full form.
-pub(super) fn registered(images: &dyn Images, text: &str) -> Result<Option<ImageName>> {
+/// The name under which an image is registered: as it was typed, what containers' settings say of a
+/// short name, or its full form.
+pub(super) fn registered(
+    config: &Config,
+    images: &dyn Images,
+    text: &str,
+) -> Result<Option<ImageName>> {
     let full = Reference::parse_familiar(text).ok().map(|reference| reference.to_string());
-    for text in [Some(text.to_owned()), full].into_iter().flatten() {
+    let meant = match &full {
+        Some(_) => reference::candidates(config, text)?.1,
+        None => Vec::new(), // images may have any name
+    };
+    for text in [text.to_owned()].into_iter().chain(meant).chain(full) {
         let name: ImageName =
             text.parse().context(ErrorKind::InvalidArgument, || format!("read name {text:?}"))?;
         match images.get(&name) {

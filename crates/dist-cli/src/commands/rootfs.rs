@@ -10,10 +10,12 @@ use dist_core::{
 };
 use dist_store::SettleMode;
 
+use super::documents::{if_there, stored_manifest};
+use super::rmi::registered;
 use super::transfer::{self, Keep};
 use crate::config::Config;
 use crate::progress::Reporter;
-use crate::{output, report, user_namespace};
+use crate::{output, reference, report, user_namespace};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -65,9 +67,11 @@ impl Args {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints mount commands for a shell. The snapshot stays until `dist snapshots rm KEY`.
+Prints mount commands for a shell. The snapshot stays until `dist snapshots rm KEY`. An image that is in
+the store is unpacked where it is not.
 
 Examples:
+  dist rootfs prepare redis:7 my-key --target /mnt/redis | sh
   dist rootfs prepare --view $CHAIN_ID /mnt/redis | sh
   dist rootfs prepare $CHAIN_ID my-key --target /mnt/redis | sh")]
 struct Prepare {
@@ -79,8 +83,13 @@ struct Prepare {
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
 
-    /// The unpacked image, as `rootfs unpack` printed it
-    chain_id: Digest,
+    /// Platform whose image is taken from an index [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+
+    /// An image in the store, or the chain ID that `rootfs unpack` printed
+    #[arg(value_name = "REF|CHAIN_ID")]
+    image: String,
 
     /// Name of the new snapshot
     key: SnapshotKey,
@@ -96,7 +105,8 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         let snapshotter = snapshotter.ok_or_else(|| {
             Error::new(ErrorKind::FailedPrecondition, "the daemon has no snapshotter")
         })?;
-        let mounts = make_whole(&*host, &*snapshotter, args, |manifest| {
+        let chain_id = chain_id(config, &*host, args)?;
+        let mounts = make_whole(&*host, &*snapshotter, (args, chain_id), |manifest| {
             let place = config.unpacking()?;
             unpack(config, &*place, manifest, None, false)?;
             place.settle()
@@ -104,7 +114,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         return print_mounts(args, &mounts);
     }
     if !config.is_remote() {
-        user_namespace::enter(config)?;
+        user_namespace::enter_to_unpack(config)?;
     }
     match &args.command {
         Command::Unpack(args) => {
@@ -155,28 +165,58 @@ fn prepare(config: &Config, engine: &Engine, args: &Prepare) -> Result<()> {
     }
     let snapshotter = engine.snapshotter()?;
     let host = Local::new(engine.store().clone(), config.namespace.clone());
-    let mounts = make_whole(&host, &*snapshotter, args, |manifest| {
+    let chain_id = chain_id(config, &host, args)?;
+    let mounts = make_whole(&host, &*snapshotter, (args, chain_id), |manifest| {
         unpack(config, engine, manifest, None, false).map(drop)
     })?;
     print_mounts(args, &mounts)?;
     user_namespace::tell_how(config)
 }
 
+/// The name of the snapshot that holds the image which was asked for, there or not.
+fn chain_id(config: &Config, host: &dyn Host, args: &Prepare) -> Result<ChainId> {
+    let name = &args.image;
+    if let Ok(digest) = name.parse() {
+        return Ok(ChainId(digest));
+    }
+    let (images, content) = (host.images(), host.contents());
+    let platform = config.pull_options(args.platform.as_ref()).platform;
+    let missing = |what: &str| {
+        let error = Error::new(ErrorKind::NotFound, format!("find image {name}{what}"));
+        report::advise(error, MISSING)
+    };
+    let Some(found) = registered(config, &*images, name)? else {
+        reference::check(name)?;
+        return Err(missing(": it is not in the store"));
+    };
+    let target = images.get(&found)?.target;
+    let manifest = stored_manifest(&*content, &target, &platform)?;
+    let read = manifest.map(|(_, manifest)| dist::read_document(&*content, &manifest.config));
+    let Some(bytes) = if_there(read.transpose())?.flatten() else {
+        return Err(missing(&format!(" for platform {platform}: it is not in the store")));
+    };
+    let Some(chain_id) = chain_ids(&ImageConfig::parse(&bytes)?.diff_ids).pop() else {
+        let message = format!("prepare image {name}: it has no layers, so no files");
+        return Err(Error::new(ErrorKind::FailedPrecondition, message));
+    };
+    Ok(chain_id)
+}
+
 /// Makes the snapshot; layers below it that are lost are unpacked again from the content.
 fn make_whole(
     host: &dyn Host,
     snapshotter: &dyn Snapshotter,
-    args: &Prepare,
+    (args, chain_id): (&Prepare, ChainId),
     unpack_again: impl FnOnce(&Digest) -> Result<()>,
 ) -> Result<Vec<Mount>> {
-    match make(snapshotter, args) {
+    match make(snapshotter, args, chain_id) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // An unclean stop drops snapshots that were not known to be on the disk.
-            let Some(manifest) = manifest_with(host, ChainId(args.chain_id))? else {
+            let Some(manifest) = manifest_with(host, chain_id)? else {
                 return Err(error);
             };
             unpack_again(&manifest)?;
-            make(snapshotter, args)
+            make(snapshotter, args, chain_id)
         }
         result => result,
     }
@@ -187,8 +227,8 @@ fn print_mounts(args: &Prepare, mounts: &[Mount]) -> Result<()> {
     output::lines(dist_snapshot::mount::commands(mounts, &target).into_iter())
 }
 
-fn make(snapshotter: &dyn Snapshotter, args: &Prepare) -> Result<Vec<Mount>> {
-    let parent = SnapshotKey::from(ChainId(args.chain_id));
+fn make(snapshotter: &dyn Snapshotter, args: &Prepare, chain_id: ChainId) -> Result<Vec<Mount>> {
+    let parent = SnapshotKey::from(chain_id);
     let labels = dist::root_label();
     if args.view {
         snapshotter.view(&args.key, Some(&parent), &labels)

@@ -22,6 +22,30 @@ impl std::error::Error for Reported {
     }
 }
 
+/// The cause of an error that some had, and others had not.
+#[derive(Debug)]
+pub(crate) struct Partial(Reported);
+
+impl Partial {
+    /// The error for a command of whose parts some were done, and one failed with `error`, which was
+    /// printed.
+    pub(crate) fn of(error: Error) -> Error {
+        Error::new(error.kind(), "some failed").with_source(Self(Reported(error)))
+    }
+}
+
+impl fmt::Display for Partial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Partial {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
 /// Errors that are printed when they happen; the first one gives the exit code.
 #[derive(Default)]
 pub(crate) struct Failures(Option<Error>);
@@ -44,11 +68,14 @@ impl Failures {
     pub(crate) fn result(self) -> Result<()> {
         match self.0 {
             None => Ok(()),
-            Some(error) => {
-                Err(Error::new(error.kind(), "some failed").with_source(Reported(error)))
-            }
+            Some(error) => Err(reported(error)),
         }
     }
+}
+
+/// The error for one that was printed.
+pub(crate) fn reported(error: Error) -> Error {
+    Error::new(error.kind(), "some failed").with_source(Reported(error))
 }
 
 /// Does `work` for every item, also after one has failed.

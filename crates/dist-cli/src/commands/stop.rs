@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use dist_core::{Container, ContainerId, ErrorKind, Result};
+use dist_core::{Container, ContainerId, ErrorKind, Result, ResultExt as _};
 use dist_run::{Containers, Observed, ProcessId, STOP_SIGNAL, STOP_TIMEOUT, TaskClient};
 
+use super::containers::named;
 use super::run::{block_on, open};
 use super::several::each;
 use crate::config::Config;
 use crate::output;
-use crate::units::parse_duration;
+use crate::units::parse_patience;
 
 /// How long a container has to stop where nobody says.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-const SIGTERM: u32 = 15;
-const SIGKILL: u32 = 9;
+pub(super) const SIGTERM: u32 = 15;
 
 /// The signals by number, from 1.
 const SIGNALS: [&str; 31] = [
@@ -49,7 +49,7 @@ Examples:
   dist stop --time 1m my-redis")]
 pub(crate) struct Stop {
     /// How long it has to end by itself
-    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_patience)]
     time: Option<Duration>,
 
     /// The containers
@@ -95,7 +95,9 @@ pub(crate) struct Unpause {
 pub(crate) fn pause(config: &Config, args: &Pause) -> Result<()> {
     let containers = open(config)?;
     each(&args.ids, |id| {
-        block_on(async { containers.connect(&containers.rows().get(id)?).await?.pause().await })?;
+        let container = named(&containers, id)?;
+        let paused = block_on(async { containers.connect(&container).await?.pause().await });
+        paused.during(|| format!("pause container {id}"))?;
         output::line(id.as_str())
     })
 }
@@ -104,7 +106,9 @@ pub(crate) fn pause(config: &Config, args: &Pause) -> Result<()> {
 pub(crate) fn unpause(config: &Config, args: &Unpause) -> Result<()> {
     let containers = open(config)?;
     each(&args.ids, |id| {
-        block_on(async { containers.connect(&containers.rows().get(id)?).await?.resume().await })?;
+        let container = named(&containers, id)?;
+        let resumed = block_on(async { containers.connect(&container).await?.resume().await });
+        resumed.during(|| format!("unpause container {id}"))?;
         output::line(id.as_str())
     })
 }
@@ -113,10 +117,12 @@ pub(crate) fn unpause(config: &Config, args: &Unpause) -> Result<()> {
 pub(crate) fn kill(config: &Config, args: &Kill) -> Result<()> {
     let containers = open(config)?;
     each(&args.ids, |id| {
-        block_on(async {
-            let client = containers.connect(&containers.rows().get(id)?).await?;
+        let container = named(&containers, id)?;
+        let killed = block_on(async {
+            let client = containers.connect(&container).await?;
             client.kill(ProcessId::First, args.signal, false).await
-        })?;
+        });
+        killed.during(|| format!("send a signal to container {id}"))?;
         output::line(id.as_str())
     })
 }
@@ -125,7 +131,7 @@ pub(crate) fn kill(config: &Config, args: &Kill) -> Result<()> {
 pub(crate) fn stop(config: &Config, args: &Stop) -> Result<()> {
     let containers = open(config)?;
     each(&args.ids, |id| {
-        let container = containers.rows().get(id)?;
+        let container = named(&containers, id)?;
         block_on(stop_one(&containers, &container, args.time))?;
         output::line(id.as_str())
     })
@@ -141,22 +147,31 @@ async fn stop_one(
         Observed::Paused(_) => true,
         Observed::Created | Observed::Exited(_) => return Ok(()),
     };
-    let labels = &container.labels;
-    let signal = labels.get(STOP_SIGNAL).and_then(|text| parse_signal(text).ok());
-    let seconds = labels.get(STOP_TIMEOUT).and_then(|text| text.parse().ok());
-    let time = time.or(seconds.map(Duration::from_secs)).unwrap_or(PATIENCE);
+    let time = time.unwrap_or_else(|| patience(container));
     let client = containers.connect(container).await?;
     if is_paused {
         client.resume().await?;
     }
     let ended = client.wait(ProcessId::First);
     let mut ended = std::pin::pin!(ended);
-    ignore_end(client.kill(ProcessId::First, signal.unwrap_or(SIGTERM), false).await)?;
+    ignore_end(client.kill(ProcessId::First, stop_signal(container), false).await)?;
     if tokio::time::timeout(time, &mut ended).await.is_err() {
-        ignore_end(client.kill(ProcessId::First, SIGKILL, true).await)?;
+        ignore_end(Containers::kill_all(container, &client).await)?;
         ended.await?;
     }
     settle(containers, container, &client).await
+}
+
+/// What asks a container to stop.
+pub(super) fn stop_signal(container: &Container) -> u32 {
+    let signal = container.labels.get(STOP_SIGNAL);
+    signal.and_then(|text| parse_signal(text).ok()).unwrap_or(SIGTERM)
+}
+
+/// How long a container has to stop.
+pub(super) fn patience(container: &Container) -> Duration {
+    let seconds = container.labels.get(STOP_TIMEOUT).and_then(|text| text.parse().ok());
+    seconds.map_or(PATIENCE, Duration::from_secs)
 }
 
 /// Leaves no shim behind for a container that has ended, and no container that is to go then.
@@ -191,7 +206,7 @@ fn ignore_end(result: Result<()>) -> Result<()> {
 pub(crate) fn wait(config: &Config, args: &Wait) -> Result<()> {
     let containers = open(config)?;
     each(&args.ids, |id| {
-        let container = containers.rows().get(id)?;
+        let container = named(&containers, id)?;
         let exit = block_on(async {
             if let Observed::Exited(exit) = containers.observe(&container).await? {
                 return Ok(exit);

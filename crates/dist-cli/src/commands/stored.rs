@@ -1,15 +1,17 @@
 //! Images that are to be in the store, unpacked: found there, or pulled.
 
+use std::sync::Arc;
+
 use clap::ValueEnum;
 use dist::Engine;
 use dist_core::{
-    ChainId, Context as _, Descriptor, Error, ErrorKind, ImageConfig, Platform, Result, ResultExt,
-    SnapshotKey, chain_ids,
+    ChainId, Context as _, Descriptor, Error, ErrorKind, Image, ImageConfig, Manifest, Platform,
+    Result, ResultExt, SnapshotKey, chain_ids,
 };
 use dist_run::{ImageSettings, Rootfs};
 use dist_snapshot::mount::Seen;
 
-use super::documents::Source;
+use super::documents::{self, with_layers};
 use super::rmi::registered;
 use super::transfer;
 use crate::config::Config;
@@ -64,31 +66,36 @@ impl Stored {
         let images = engine.images();
         let found = match choice.pull {
             PullWhen::Always => None,
-            PullWhen::Missing | PullWhen::Never => registered(&images, name)?,
+            PullWhen::Missing | PullWhen::Never => registered(config, &images, name)?,
         };
-        let image = match found {
-            Some(found) => images.get(&found)?,
-            None if choice.pull == PullWhen::Never => {
-                let message = format!("find image {name}: it is not in the store");
-                let error = Error::new(ErrorKind::NotFound, message);
-                return Err(report::advise(error, "--pull missing brings it"));
+        let mut image = match found {
+            Some(found) => {
+                let image = images.get(&found)?;
+                runtime::run(engine.remotes().approve_stored(&image))?;
+                image
             }
+            None if choice.pull == PullWhen::Never => return Err(missing(name, None)),
             None => pull(config, engine, name, choice)?,
         };
         let platform = config.pull_options(choice.platform.as_ref()).platform;
-        let source = Source::Local(std::sync::Arc::new(engine.content()));
-        let (manifest, bytes) = runtime::run(async {
-            let (desc, manifest) = source.manifest(&image.target, &platform).await?;
-            Ok((desc, source.read(&manifest.config).await?))
-        })
-        .during(|| format!("read image {}", image.name))?;
+        let mut read = Documents::read(engine, &image, &platform)?;
+        if read.is_none() {
+            // Of an index, those for other platforms are not pulled.
+            if choice.pull == PullWhen::Never {
+                return Err(missing(name, Some(&platform)));
+            }
+            image = pull(config, engine, name, choice)?;
+            read = Documents::read(engine, &image, &platform)?;
+        }
+        let Documents { desc, manifest, config: bytes } =
+            read.ok_or_else(|| missing(name, Some(&platform)))?;
         let parsed = ImageConfig::parse(&bytes)?;
         let settings = ImageSettings::parse(&bytes)?;
         let Some(chain_id) = chain_ids(&parsed.diff_ids).pop() else {
             let message = format!("run image {}: it has no layers, so no files", image.name);
             return Err(Error::new(ErrorKind::FailedPrecondition, message));
         };
-        unpack(config, engine, &manifest, chain_id, choice)?;
+        unpack(config, engine, (&desc, manifest.layers), chain_id, choice)?;
         Ok(Self { name: image.name.to_string(), settings, chain_id })
     }
 
@@ -112,13 +119,44 @@ impl Stored {
     }
 }
 
-fn pull(config: &Config, engine: &Engine, name: &str, choice: &Choice) -> Result<dist_core::Image> {
-    reference::check(name)?;
+/// What an image says of itself for one platform.
+struct Documents {
+    desc: Descriptor,
+    manifest: Manifest,
+    config: Vec<u8>,
+}
+
+impl Documents {
+    /// Reads them from the store; nothing where the image has them and the store does not.
+    fn read(engine: &Engine, image: &Image, platform: &Platform) -> Result<Option<Self>> {
+        let content = engine.content();
+        let found = documents::stored_manifest(&content, &image.target, platform);
+        let found = found.and_then(|found| {
+            let Some((desc, manifest)) = found else { return Ok(None) };
+            let config = documents::if_there(dist::read_document(&content, &manifest.config))?;
+            Ok(config.map(|config| Self { desc, manifest, config }))
+        });
+        found.during(|| format!("read image {}", image.name))
+    }
+}
+
+fn missing(name: &str, platform: Option<&Platform>) -> Error {
+    let what = match platform {
+        Some(platform) => format!("find image {name} for platform {platform}"),
+        None => format!("find image {name}"),
+    };
+    let error = Error::new(ErrorKind::NotFound, format!("{what}: it is not in the store"));
+    report::advise(error, "--pull missing brings it")
+}
+
+fn pull(config: &Config, engine: &Engine, name: &str, choice: &Choice) -> Result<Image> {
+    let names = reference::meant(config, name)?;
     let options = config.pull_options(choice.platform.as_ref());
-    let what = format!("pull {name}");
+    let (what, names) = (format!("pull {name}"), &names);
     let options = &options;
     transfer::into_store(config, choice.quiet, &what, |progress| async move {
-        let mut pulled = dist::pull(engine, name, options, progress).await?;
+        let pull = async |name: &str| dist::pull(engine, name, options, progress.clone()).await;
+        let mut pulled = reference::first_of(names, pull).await?;
         let warnings = std::mem::take(&mut pulled.warnings);
         Ok((pulled.image, warnings))
     })
@@ -129,7 +167,7 @@ fn pull(config: &Config, engine: &Engine, name: &str, choice: &Choice) -> Result
 fn unpack(
     config: &Config,
     engine: &Engine,
-    manifest: &Descriptor,
+    (manifest, layers): (&Descriptor, Vec<Descriptor>),
     chain_id: ChainId,
     choice: &Choice,
 ) -> Result<()> {
@@ -142,7 +180,14 @@ fn unpack(
     let (options, digest) = (&options, manifest.digest);
     let what = format!("unpack {digest}");
     transfer::into_store(config, choice.quiet, &what, |progress| async move {
-        dist::unpack_manifest(engine, &digest, options, progress).await
+        let unpacked = dist::unpack_manifest(engine, &digest, options, Arc::clone(&progress));
+        match choice.pull {
+            // What was discarded would have to be fetched.
+            PullWhen::Never => unpacked.await,
+            PullWhen::Missing | PullWhen::Always => {
+                with_layers(engine, layers, progress, unpacked).await
+            }
+        }
     })
     .map(drop)
 }

@@ -98,7 +98,8 @@ pub(crate) fn print_pinned(name: &str, digest: &Digest) -> Result<()> {
     output::line(&pinned(name, digest))
 }
 
-fn pinned(name: &str, digest: &Digest) -> String {
+/// A name with what it stands for.
+pub(crate) fn pinned(name: &str, digest: &Digest) -> String {
     let name = printable(name);
     let suffix = format!("@{digest}");
     if name.ends_with(&suffix) { name } else { format!("{name}{suffix}") }

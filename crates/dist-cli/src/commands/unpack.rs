@@ -20,7 +20,7 @@ Examples:
   dist unpack redis:7 rootfs
   dist unpack oci:/srv/layout:v1 rootfs")]
 pub(crate) struct Args {
-    /// Image in a registry, or oci:PATH[:TAG]
+    /// Image in a registry, oci:PATH[:TAG], or https://ADDRESS[#NAME]
     #[arg(value_name = "REF")]
     name: String,
 
@@ -32,14 +32,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    reference::check(&args.name)?;
+    let name = reference::one(config, &args.name)?;
     let remotes = config.remotes()?;
     let options = config.pull_options(args.transfer.platform.as_ref());
     let (remotes, options) = (&remotes, &options);
     let mode = config.progress_unless(args.transfer.quiet);
     let reporter = Reporter::start(mode, &config.terminal);
     let resolved = transfer::run(&reporter, |progress| {
-        dist::unpack_to_directory(remotes, &args.name, &args.dir, options, &config.limits, progress)
+        dist::unpack_to_directory(remotes, &name, &args.dir, options, &config.limits, progress)
     })
     .map_err(|error| {
         let what = || format!("unpack {} into {}", args.name, args.dir.display());

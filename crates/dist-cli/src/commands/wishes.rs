@@ -4,14 +4,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use dist_core::{Context, Error, ErrorKind, Result};
 use dist_run::{
-    Capability, ImageSettings, Mount, Network, Resources, Rootfs, SpecOptions, UserSpec,
+    Capability, Device, ImageSettings, Mount, Network, Resources, Rootfs, SpecOptions, UserSpec,
 };
 
 use crate::config::Config;
-use crate::units::parse_size;
+use crate::report;
+use crate::units::{binary_size, parse_memory};
+
+/// The most letters that the kernel takes for a machine's name.
+pub(super) const MOST_OF_HOSTNAME: usize = 64;
 
 /// Flags for a runtime spec.
 #[derive(Debug, clap::Args)]
@@ -34,7 +37,7 @@ pub(crate) struct Wishes {
     volume: Vec<Mount>,
 
     /// Directory to start in
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", value_parser = parse_dir)]
     workdir: Option<String>,
 
     /// User and group, by name or number, as the image knows them
@@ -49,12 +52,13 @@ pub(crate) struct Wishes {
     #[arg(long)]
     read_only: bool,
 
-    /// Network: that of this machine, or none
-    #[arg(long, alias = "network", value_enum, default_value_t, value_name = "NETWORK")]
+    /// Network: host is that of this machine, none its own loopback, bridge or another name one of
+    /// CNI's plugins
+    #[arg(long, alias = "network", default_value = "host", value_name = "NETWORK", value_parser = parse_network)]
     net: Net,
 
     /// Name of the machine that it sees
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_hostname)]
     hostname: Option<String>,
 
     /// Add a capability, or ALL
@@ -69,12 +73,16 @@ pub(crate) struct Wishes {
     #[arg(long)]
     privileged: bool,
 
-    /// Most memory it may use
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_size)]
+    /// Give it a device, or all below a directory, to do some of rwm with: read, write, make nodes
+    #[arg(long, value_name = "PATH[:TARGET][:ACCESS]")]
+    device: Vec<String>,
+
+    /// Most memory it may use: 512m is 512 MiB
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
     memory: Option<u64>,
 
     /// Most processors it may use, as 1.5
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     cpus: Option<f64>,
 
     /// Most processes it may have; -1 is any number
@@ -86,13 +94,11 @@ pub(crate) struct Wishes {
     init: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Debug)]
 enum Net {
-    /// That of this machine
-    #[default]
     Host,
-    /// None but its own loopback
     None,
+    Named(String),
 }
 
 /// Capabilities that were named by one word.
@@ -127,6 +133,7 @@ impl Wishes {
             cap_add,
             cap_drop,
             privileged: self.privileged,
+            devices: devices(&self.device)?,
             resources: Resources { memory: self.memory, cpus: self.cpus, pids: self.pids_limit },
             mounts: self.volume.iter().chain(&self.mount).cloned().collect(),
             init: self.init.then(find_init).transpose()?,
@@ -134,11 +141,36 @@ impl Wishes {
         })
     }
 
+    /// Says of an error of a runtime what its words do not: which limit did not let it start.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let told = report::one_line(&error);
+        let is_memory = ["memory", "OOM"].iter().any(|word| told.contains(word));
+        let Some(limit) = self.memory.filter(|_| is_memory) else { return error };
+        let message = format!("limit its memory to {}: it can't start in that", binary_size(limit));
+        Error::new(error.kind(), message).with_source(error)
+    }
+
     fn network(&self) -> Network {
         match self.net {
             Net::Host => Network::Host,
             Net::None => Network::None,
+            Net::Named(_) => Network::Joined,
         }
+    }
+
+    /// The network that plugins are to make.
+    pub(crate) fn named_network(&self) -> Option<&str> {
+        match &self.net {
+            Net::Named(name) => Some(name),
+            Net::Host | Net::None => None,
+        }
+    }
+
+    /// Refuses a network that plugins make: only a container that we run can leave it again.
+    pub(crate) fn refuse_named_network(&self) -> Result<()> {
+        let Some(name) = self.named_network() else { return Ok(()) };
+        let message = format!("join network {name}: only `dist run` does; host and none go here");
+        Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
     fn user(&self, image: &ImageSettings) -> Result<Option<UserSpec>> {
@@ -177,6 +209,46 @@ fn variable(text: &str) -> Result<Option<String>> {
     Ok(Config::variable(name)?.map(|value| format!("{name}={value}")))
 }
 
+/// What `PATH[:TARGET][:ACCESS]` names, each.
+fn devices(asked: &[String]) -> Result<Vec<(Device, String)>> {
+    let mut devices = Vec::new();
+    for text in asked {
+        let (path, target, access) = parse_device(text)?;
+        for device in dist_run::devices_at(Path::new(path))? {
+            let below = device.path.strip_prefix(path).unwrap_or(&device.path);
+            let path =
+                if below == Path::new("") { target.into() } else { Path::new(target).join(below) };
+            devices.push((Device { path, ..device }, access.to_owned()));
+        }
+    }
+    Ok(devices)
+}
+
+fn parse_device(text: &str) -> Result<(&str, &str, &str)> {
+    let is_access = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|access| "rwm".contains(access) && part.matches(access).count() == 1)
+    };
+    match text.split(':').collect::<Vec<_>>()[..] {
+        [path] if path.starts_with('/') => Ok((path, path, "rwm")),
+        [path, access] if path.starts_with('/') && is_access(access) => Ok((path, path, access)),
+        [path, target] if path.starts_with('/') && target.starts_with('/') => {
+            Ok((path, target, "rwm"))
+        }
+        [path, target, access]
+            if path.starts_with('/') && target.starts_with('/') && is_access(access) =>
+        {
+            Ok((path, target, access))
+        }
+        _ => {
+            let message = format!("read device {text:?}: write it as PATH[:TARGET][:rwm]");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+    }
+}
+
 fn find_init() -> Result<PathBuf> {
     // Only the static one runs in any image.
     let found = ["/usr/bin/tini-static", "/usr/local/bin/tini-static"].map(Path::new);
@@ -184,6 +256,36 @@ fn find_init() -> Result<PathBuf> {
         let message = "find an init: there is no tini-static; it is in Debian's package tini";
         Error::new(ErrorKind::FailedPrecondition, message)
     })
+}
+
+/// A directory of a container, which has no other to begin at.
+pub(super) fn parse_dir(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    Err("it is no absolute path; write it as it is in the container, with / before it".into())
+}
+
+fn parse_hostname(text: &str) -> Result<String, String> {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_word = !text.is_empty() && text.chars().all(|c| is_letter(c) || matches!(c, '.' | '-'));
+    if !is_word || !text.starts_with(is_letter) {
+        return Err("a machine's name is of letters, digits, '.', '_' and '-'".into());
+    }
+    if text.len() > MOST_OF_HOSTNAME {
+        return Err(format!("a machine's name has {MOST_OF_HOSTNAME} letters at most"));
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_network(text: &str) -> Result<Net, String> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    match text {
+        "host" => Ok(Net::Host),
+        "none" => Ok(Net::None),
+        name if !name.is_empty() && name.chars().all(is_word) => Ok(Net::Named(name.to_owned())),
+        _ => Err("a network's name is of letters, digits, '.', '_' and '-'".into()),
+    }
 }
 
 fn parse_capabilities(text: &str) -> Result<Capabilities, String> {
@@ -253,7 +355,10 @@ fn bind(source: &str, target: &str, read_only: bool) -> Result<Mount, String> {
     if !source.contains('/') {
         return Err(format!("{source:?} is no path; ./{source} would be one"));
     }
-    let source = fs_err::canonicalize(source).map_err(|error| error.to_string())?;
+    let source = fs_err::canonicalize(source).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("{source} is not there"),
+        _ => error.to_string(),
+    })?;
     Ok(Mount::bind(source, target, read_only))
 }
 
@@ -285,6 +390,36 @@ mod tests {
         }
         for text in ["type=bind,dst=/d", "src=/usr", "type=volume,src=/usr,dst=/d", "x=1", ""] {
             assert!(parse_mount(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn devices_and_what_is_done_with_them() {
+        for (text, wanted) in [
+            ("/dev/a", ("/dev/a", "/dev/a", "rwm")),
+            ("/dev/a:r", ("/dev/a", "/dev/a", "r")),
+            ("/dev/a:/dev/b", ("/dev/a", "/dev/b", "rwm")),
+            ("/dev/a:/dev/b:mr", ("/dev/a", "/dev/b", "mr")),
+        ] {
+            assert_eq!(parse_device(text).unwrap(), wanted, "{text}");
+        }
+        for text in ["", "a", "/a:b", "/a:rr", "/a:/b:x", "/a:/b:", "/a:/b:r:w", "/a:"] {
+            assert!(parse_device(text).is_err(), "{text}");
+        }
+        assert_eq!(devices(&["/dev/null:/dev/x".into()]).unwrap()[0].0.path, Path::new("/dev/x"));
+    }
+
+    #[test]
+    fn names_of_machines_and_directories() {
+        for text in ["a", "a.b-c_d", "9", &"x".repeat(64)] {
+            assert_eq!(parse_hostname(text).as_deref(), Ok(text));
+        }
+        for text in ["", "a b", "-a", ".a", "ä", "a\n", &"x".repeat(65)] {
+            assert!(parse_hostname(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_dir("/a").as_deref(), Ok("/a"));
+        for text in ["", "a", "./a"] {
+            assert!(parse_dir(text).is_err(), "{text:?}");
         }
     }
 

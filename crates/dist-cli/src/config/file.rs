@@ -9,7 +9,7 @@ use clap::ValueEnum as _;
 use dist_core::{Context, Error, ErrorKind, Namespace, Result};
 use dist_grpc::server::MetricsSocket;
 use dist_store::Sharing;
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use tracing::level_filters::LevelFilter;
 
@@ -29,6 +29,7 @@ pub(super) struct File {
     pub(super) discard_blobs: Option<bool>,
     pub(super) durability: Option<Text<Durability>>,
     pub(super) jobs: Option<Number<1, { MOST_JOBS }>>,
+    pub(super) policy: Option<Absolute>,
     pub(super) limits: Limits,
     pub(super) network: Network,
     pub(super) daemon: Daemon,
@@ -47,10 +48,14 @@ pub(super) struct Network {
     pub(super) plain_http: Option<bool>,
     pub(super) insecure: Option<bool>,
     pub(super) tls_ca_cert: Option<Vec<Absolute>>,
+    pub(super) hosts_dir: Option<Vec<Absolute>>,
+    pub(super) registries_conf: Option<Text<OrNone>>,
     pub(super) connect_timeout: Option<Text<Time>>,
     pub(super) stall_timeout: Option<Text<Time>>,
     pub(super) retries: Option<Number<0, { MOST_RETRIES }>>,
     pub(super) connections: Option<Number<1, { MOST_CONNECTIONS }>>,
+    pub(super) max_connections: Option<Number<1, { MOST_CONNECTIONS }>>,
+    pub(super) limit_rate: Option<Text<Size>>,
     pub(super) retry_delay: Option<Text<Time>>,
 }
 
@@ -87,27 +92,36 @@ impl File {
     /// # Errors
     /// `NotFound`; `InvalidArgument` with the line of what is wrong.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let what = || format!("read {}", path.display());
-        let text = fs_err::read_to_string(path).map_err(|error| {
-            let missing = error.kind() == std::io::ErrorKind::NotFound;
-            let kind = if missing { ErrorKind::NotFound } else { ErrorKind::InvalidArgument };
-            Error::new(kind, what()).with_source(error)
-        })?;
-        Self::parse(&text).context(ErrorKind::InvalidArgument, what)
+        read_toml(path)
     }
+}
 
-    fn parse(text: &str) -> std::result::Result<Self, FileError> {
-        toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start);
-            let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
-            FileError { line, problem: error.message().replace('\n', " ") }
-        })
-    }
+/// Reads a file of TOML.
+///
+/// # Errors
+/// `NotFound`; `InvalidArgument` with the line of what is wrong.
+pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let what = || format!("read {}", path.display());
+    let text = fs_err::read_to_string(path).map_err(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        let kind = if missing { ErrorKind::NotFound } else { ErrorKind::InvalidArgument };
+        Error::new(kind, what()).with_source(error)
+    })?;
+    parse_toml(&text).context(ErrorKind::InvalidArgument, what)
+}
+
+/// Reads TOML; what is wrong is told with its line.
+pub(crate) fn parse_toml<T: DeserializeOwned>(text: &str) -> std::result::Result<T, FileError> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+        FileError { line, problem: error.message().replace('\n', " ") }
+    })
 }
 
 /// What is wrong with a file, and where.
 #[derive(Debug)]
-pub(super) struct FileError {
+pub(crate) struct FileError {
     line: usize,
     problem: String,
 }
@@ -190,6 +204,11 @@ macro_rules! text {
 }
 
 text! {
+    /// An absolute path, or nothing.
+    OrNone(PathBuf) = |text| match PathBuf::from(text) {
+        path if path.is_absolute() || text.is_empty() => Ok(path),
+        path => Err(format!("{} is no absolute path", path.display())),
+    };
     /// A number of bytes: `64GiB`.
     Size(u64) = parse_size;
     /// A duration: `10s`.
@@ -227,7 +246,7 @@ mod tests {
 
     #[test]
     fn an_empty_file_says_nothing() {
-        let file = File::parse("").unwrap();
+        let file = parse_toml::<File>("").unwrap();
         assert!(file.root.is_none() && file.daemon.mode.is_none());
     }
 
@@ -252,7 +271,7 @@ mod tests {
             ("root = \"/a\"\nroot = \"/b\"", 2, "duplicate key"),
             ("root = ", 1, ""),
         ] {
-            let error = File::parse(text).unwrap_err();
+            let error = parse_toml::<File>(text).unwrap_err();
             assert_eq!(error.line, line, "{text}: {error}");
             assert!(error.problem.contains(words), "{text}: {error}");
             assert!(!error.to_string().contains('\n'), "{error}");

@@ -55,8 +55,16 @@ pub(super) fn local_flags(global: &Global, discard_blobs: bool) -> Vec<LocalFlag
             "limits.max_zstd_window",
             Part::Layers,
         ),
+        (global.policy.is_some(), "--policy", "policy", Part::Registry),
         (network.insecure, "--insecure", "network.insecure", Part::Registry),
         (!network.tls_ca_cert.is_empty(), "--tls-ca-cert", "network.tls_ca_cert", Part::Registry),
+        (!network.hosts_dir.is_empty(), "--hosts-dir", "network.hosts_dir", Part::Registry),
+        (
+            network.registries_conf.is_some(),
+            "--registries-conf",
+            "network.registries_conf",
+            Part::Registry,
+        ),
         (
             network.stall_timeout.is_some(),
             "--stall-timeout",
@@ -65,6 +73,13 @@ pub(super) fn local_flags(global: &Global, discard_blobs: bool) -> Vec<LocalFlag
         ),
         (network.retries.is_some(), "--retries", "network.retries", Part::Registry),
         (network.connections.is_some(), "--connections", "network.connections", Part::Registry),
+        (
+            network.max_connections.is_some(),
+            "--max-connections",
+            "network.max_connections",
+            Part::Registry,
+        ),
+        (network.limit_rate.is_some(), "--limit-rate", "network.limit_rate", Part::Registry),
         (network.retry_delay.is_some(), "--retry-delay", "network.retry_delay", Part::Registry),
     ]
     .into_iter()
@@ -115,6 +130,12 @@ impl Config {
             Some(client) => Ok(Arc::new(client)),
             None => Ok(Arc::new(Local::new(self.store(mode)?, self.namespace.clone()))),
         }
+    }
+
+    /// Where images are that the daemon at a socket has, whatever this command works on.
+    pub(crate) fn host_at(&self, address: &str) -> Result<Arc<dyn Host>> {
+        let (timeout, namespace) = (self.registry.connect_timeout, self.namespace.clone());
+        Ok(Arc::new(Client::connect(address, timeout, namespace)?))
     }
 
     /// The daemon, where one is meant. It does `parts` by its own settings.

@@ -13,6 +13,7 @@ use crate::units::{binary_size, clock};
 pub(super) enum State {
     Waiting,
     Downloading,
+    Uploading,
     Retrying { attempt: u32 },
     Done,
     Exists,
@@ -29,6 +30,7 @@ impl State {
         match self {
             Self::Waiting => "waiting".into(),
             Self::Downloading => "downloading".into(),
+            Self::Uploading => "uploading".into(),
             Self::Retrying { attempt } => format!("retry {attempt}"),
             Self::Done => "done".into(),
             Self::Exists => "exists".into(),
@@ -56,28 +58,37 @@ pub(super) struct Blob {
 #[derive(Debug, Default)]
 pub(super) struct Model {
     name: Option<String>,
+    /// Whether bytes go from here.
+    uploads: bool,
     blobs: Vec<Blob>,
     index: HashMap<Digest, usize>,
 }
 
 impl Model {
+    /// Of blobs that are sent.
+    pub(super) fn uploading() -> Self {
+        Self { uploads: true, ..Self::default() }
+    }
+
     /// Takes an event that happened `now` after the start.
     pub(super) fn take(&mut self, event: &Event<'_>, now: Duration) {
         match event {
             Event::Resolved { name, .. } => self.name = Some(printable(name)),
             Event::Waiting { desc } => self.enter(desc).state = State::Waiting,
             Event::Started { desc, offset } => {
+                let moving = self.moving();
                 let blob = self.enter(desc);
-                blob.state = State::Downloading;
+                blob.state = moving;
                 blob.have = *offset;
                 blob.started = now;
                 blob.ended = now;
             }
             Event::Advanced { digest, bytes } => {
+                let moving = self.moving();
                 if let Some(blob) = self.find(digest) {
                     blob.have = blob.have.saturating_add(*bytes);
                     blob.brought = blob.brought.saturating_add(*bytes);
-                    blob.state = State::Downloading;
+                    blob.state = moving;
                     blob.ended = now;
                 }
             }
@@ -105,6 +116,10 @@ impl Model {
             }
             _ => (),
         }
+    }
+
+    fn moving(&self) -> State {
+        if self.uploads { State::Uploading } else { State::Downloading }
     }
 
     /// The blob, where it is known.
@@ -175,7 +190,7 @@ impl Model {
     fn choose(&self, room: usize) -> Vec<usize> {
         let mut chosen: Vec<usize> = (0..self.blobs.len()).collect();
         chosen.sort_by_key(|&at| match self.blobs[at].state {
-            State::Downloading | State::Retrying { .. } => 0,
+            State::Downloading | State::Uploading | State::Retrying { .. } => 0,
             State::Waiting => 1,
             State::Done | State::Exists | State::Unpacked => 2,
         });

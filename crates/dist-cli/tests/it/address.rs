@@ -119,6 +119,19 @@ fn snapshots_are_made_and_removed_through_a_daemon() {
     assert_eq!(made, through.same(&["snapshots", "mounts", "mine"]));
     dist.ok(&through.args(&["snapshots", "rm", "mine"]));
     dist.run(&["snapshots", "mounts", "mine"]).exit(3);
+    // An image's name does as well, here and there.
+    let name = registry.reference("test/varied:1");
+    dist.ok(&through.args(&["rootfs", "prepare", &name, "mine"]));
+    dist.ok(&["rootfs", "prepare", "--view", &name, "seen"]);
+    let listed = dist.ok(&["snapshots", "ls", "--format", "json"]).json();
+    for key in ["mine", "seen"] {
+        let row = listed.as_array().unwrap().iter().find(|row| row["key"] == key).unwrap();
+        assert_eq!(row["parent"], chain.as_str(), "{key}");
+    }
+    let absent = ["rootfs", "prepare", "no/such", "none"];
+    for args in [absent.to_vec(), through.args(&absent)] {
+        dist.run(&args).exit(3).says("find image no/such: it is not in the store");
+    }
     daemon.stop().ok();
 }
 

@@ -14,7 +14,7 @@ use crate::address::Through;
 use crate::support::{dist, pulled, verify_store, view};
 
 /// What a listing says, but for times.
-fn rows(dist: &Dist, args: &[&str]) -> Value {
+pub(crate) fn rows(dist: &Dist, args: &[&str]) -> Value {
     let mut rows = dist.ok(&[args, &["--format", "json"]].concat()).json();
     for row in rows.as_array_mut().expect("an array") {
         let row = row.as_object_mut().expect("an object");
@@ -196,6 +196,10 @@ fn flags_that_a_daemon_does_not_know_are_refused() {
     for (command, flags, key) in [
         (pull, &["--insecure"][..], "network.insecure"),
         (pull, &["--tls-ca-cert", authority], "network.tls_ca_cert"),
+        (pull, &["--hosts-dir", "/etc"], "network.hosts_dir"),
+        (pull, &["--registries-conf", ""], "network.registries_conf"),
+        (pull, &["--limit-rate", "1M"], "network.limit_rate"),
+        (pull, &["--max-connections", "1"], "network.max_connections"),
         (pull, &["--retries", "1"], "network.retries"),
         (pull, &["--retry-delay", "1s"], "network.retry_delay"),
         (pull, &["--stall-timeout", "1s"], "network.stall_timeout"),

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use dist_testutil::{
-    Auth, Certificates, Fault, FaultProxy, Image, Registry, RegistryOptions, Rule, TokenServer,
-    timed,
+    Auth, Certificates, Fault, FaultProxy, Image, Registry, RegistryOptions, Rule, Scratch,
+    TokenServer, scratch, timed,
 };
 
 use crate::support::{dist, pull, quick, verify_image};
@@ -23,21 +23,16 @@ pub(crate) fn basic() -> (Kept, Image) {
     image.push(&open, "test/private", "1");
     let storage = open.storage().to_owned();
     // The content must outlive the open registry.
-    let kept = dist_testutil::scratch().keep();
-    fs_err::rename(storage, kept.join("registry")).expect("keep the content");
+    let kept = scratch();
+    let storage_kept = kept.path().join("registry");
+    fs_err::rename(storage, &storage_kept).expect("keep the content");
     let auth = Auth::Basic { user: USER.into(), password: PASSWORD.into() };
-    let storage = Some(kept.join("registry"));
-    (Kept(Registry::with(RegistryOptions { storage, auth, ..RegistryOptions::default() })), image)
+    let options = RegistryOptions { storage: Some(storage_kept), auth, ..Default::default() };
+    (Kept(Registry::with(options), kept), image)
 }
 
 /// A registry whose content goes with it.
-pub(crate) struct Kept(pub(crate) Registry);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let _ = fs_err::remove_dir_all(self.0.storage().parent().expect("a parent"));
-    }
-}
+pub(crate) struct Kept(pub(crate) Registry, #[expect(dead_code)] Scratch);
 
 #[test]
 fn basic_by_flag_by_pipe_and_not_at_all() {
@@ -136,8 +131,8 @@ fn files_of_podman_and_helpers_of_docker() {
 /// A registry that wants tokens, with a proxy in front of it.
 fn tokens(seconds: u32) -> (Certificates, TokenServer, Kept, FaultProxy, Image) {
     let image = Image::random(3, &[400_000, 300_000, 2000]);
-    let kept = dist_testutil::scratch().keep();
-    let storage = Some(kept.join("registry"));
+    let kept = scratch();
+    let storage = Some(kept.path().join("registry"));
     let open = Registry::with(RegistryOptions { storage: storage.clone(), ..Default::default() });
     image.push(&open, "test/private", "1");
     drop(open);
@@ -146,7 +141,7 @@ fn tokens(seconds: u32) -> (Certificates, TokenServer, Kept, FaultProxy, Image) 
     let auth = server.auth();
     let registry = Registry::with(RegistryOptions { storage, auth, ..Default::default() });
     let proxy = FaultProxy::start(registry.address());
-    (certificates, server, Kept(registry), proxy, image)
+    (certificates, server, Kept(registry, kept), proxy, image)
 }
 
 #[test]
@@ -180,6 +175,28 @@ fn a_token_that_expires_in_the_middle_is_renewed() {
     let refused = proxy.log().iter().filter(|r| r.status == 401).count();
     assert!(refused >= 2, "no token expired: {:?}", proxy.log());
     assert!(server.requests().len() >= 2, "{:?}", server.requests());
+}
+
+#[test]
+fn a_token_allows_what_is_done_with_it() {
+    let _timed = timed("auth");
+    let (_certificates, server, _registry, proxy, image) = tokens(300);
+    let login = format!("{USER}:{PASSWORD}");
+    let dist = quick().with(&["--user", &login]);
+    let name = proxy.reference("test/private:1");
+    assert_eq!(dist.ok(&["tags", "ls", &proxy.reference("test/private")]).text(), "1\n");
+    assert_eq!(dist.ok(&["repo", "ls", proxy.address()]).text(), "test/private\n");
+    dist.ok(&["pull", &name]);
+    let other = proxy.reference("test/private:2");
+    dist.ok(&["push", &name, &other]);
+    dist.ok(&["tags", "rm", &name]);
+    assert_eq!(dist.ok(&["tags", "ls", &proxy.reference("test/private")]).text(), "2\n");
+    dist.ok(&["pull", &other]);
+    verify_image(&dist, &other, &image);
+    let asked = server.requests();
+    for scope in ["registry:catalog:*", "repository:test/private:delete,pull,push"] {
+        assert!(asked.iter().any(|request| request.to_string().contains(scope)), "{asked:?}");
+    }
 }
 
 fn base64(text: &str) -> String {

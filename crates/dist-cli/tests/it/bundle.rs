@@ -27,7 +27,7 @@ fn a_bundle_runs_as_it_is() {
     let _timed = timed("bundle");
     let (registry, dist) = (Registry::of_images(), dist());
     let redis = format!("localhost:{}/library/redis:7", registry.port());
-    dist.ok(&["bundle", &redis, "redis", "--version"]);
+    dist.ok(&["oci", "bundle", &redis, "redis", "--version"]);
     let moved = dist.dir().join("moved");
     fs_err::rename(dist.dir().join("redis"), &moved).expect("move the bundle");
     for runtime in ["crun", "runc"] {
@@ -50,7 +50,7 @@ fn what_a_process_sees() {
         ls /sys/class/net; grep Seccomp: /proc/self/status; ls -A /sys/firmware | wc -l";
     for runtime in ["crun", "runc"] {
         let mut command =
-            dist.command(&["bundle", "-e", "WHO=me", "-e", "TOLD", "--env-file", "vars"]);
+            dist.command(&["oci", "bundle", "-e", "WHO=me", "-e", "TOLD", "--env-file", "vars"]);
         command
             .env("TOLD", "told")
             .args(["-v", "./mine:/mine:ro", "--workdir", "/srv/new/dir", "--user", "7:8"])
@@ -121,7 +121,7 @@ fn an_image_is_run_as_it_says_and_nothing_leads_out_of_it() {
     let _timed = timed("bundle");
     let (images, registry, dist) = (Registry::of_images(), Registry::start(), dist());
     let reference = push_hostile(&registry, busybox(&dist, &images));
-    let made = dist.ok(&["bundle", &reference, "made"]);
+    let made = dist.ok(&["oci", "bundle", &reference, "made"]);
     assert!(made.stderr.contains("run.oci.hooks.stdout"), "{}", made.stderr);
     assert!(!dist.dir().join("outside").exists() && !dist.dir().join("made/outside").exists());
     let ran = run_bundle(&dist, "runc", &dist.dir().join("made")).ok();
@@ -137,7 +137,7 @@ fn an_image_is_run_as_it_says_and_nothing_leads_out_of_it() {
     // The same from a store, after the registry is gone.
     pull(&dist, &reference);
     drop(registry);
-    dist.ok(&["bundle", &reference, "stored"]);
+    dist.ok(&["oci", "bundle", &reference, "stored"]);
     let config = |bundle: &str| fs_err::read(dist.dir().join(bundle).join("config.json")).unwrap();
     assert!(config("made") == config("stored"));
     assert_eq!(
@@ -167,9 +167,9 @@ fn what_can_not_be_a_bundle_leaves_nothing() {
         (&["--workdir", "/bin/sh/x"], 1, "a file is in the way"),
         (&["--memory", "0"], 2, "limit memory"),
         (&["--cap-add", "FLY"], 2, "FLY"),
-        (&["--volume", "/nowhere/at/all:/x"], 2, "No such file"),
+        (&["--volume", "/nowhere/at/all:/x"], 2, "/nowhere/at/all is not there"),
     ] {
-        let mut all = vec!["bundle"];
+        let mut all = vec!["oci", "bundle"];
         all.extend_from_slice(args);
         all.extend([reference.as_str(), "none"]);
         dist.run(&all).exit(code).says(part);
@@ -177,7 +177,7 @@ fn what_can_not_be_a_bundle_leaves_nothing() {
     }
     fs_err::create_dir(dist.dir().join("full")).unwrap();
     fs_err::write(dist.dir().join("full/x"), "x").unwrap();
-    dist.run(&["bundle", &reference, "full"]).exit(2).says("it is not empty");
+    dist.run(&["oci", "bundle", &reference, "full"]).exit(2).says("it is not empty");
     assert!(dist.dir().join("full/x").exists());
     dist.run(&["oci", "spec", "--pull", "never", &reference]).exit(3).says("not in the store");
 }

@@ -78,6 +78,7 @@ fn go_is_told_of_health_and_of_what_is_served_and_nothing_else() {
     let backend =
         ["containerd.services.content.v1.Content", "containerd.services.snapshots.v1.Snapshots"];
     let more = [
+        "containerd.services.containers.v1.Containers",
         "containerd.services.diff.v1.Diff",
         "containerd.services.events.v1.Events",
         "containerd.services.images.v1.Images",
@@ -85,6 +86,7 @@ fn go_is_told_of_health_and_of_what_is_served_and_nothing_else() {
         "containerd.services.leases.v1.Leases",
         "containerd.services.namespaces.v1.Namespaces",
         "containerd.services.streaming.v1.Streaming",
+        "containerd.services.tasks.v1.Tasks",
         "containerd.services.transfer.v1.Transfer",
         "containerd.services.version.v1.Version",
     ];

@@ -1,114 +1,12 @@
 //! Containers, by containerd's real shim over the real runc and crun.
 
-use std::io::Read as _;
 use std::path::PathBuf;
-use std::process::Command;
 
-use dist_core::Digest;
-use dist_testutil::{Dist, Ran, Registry, require, run, timed, torture};
-use serde_json::{Value, json};
+use dist_testutil::{require, run, timed, torture};
+use serde_json::json;
 
-use crate::support::{ONE_KIND_OF_CGROUPS, dist, pull};
-
-/// A store with an image, and nothing left of it afterwards.
-struct Machine {
-    dist: Dist,
-    image: String,
-    _registry: Registry,
-}
-
-impl Machine {
-    fn new(image: &str) -> Self {
-        require(&["containerd-shim-runc-v2", "runc"]);
-        let (registry, dist) = (Registry::of_images(), dist());
-        let image = format!("localhost:{}/library/{image}", registry.port());
-        pull(&dist, &image);
-        Self { dist, image, _registry: registry }
-    }
-
-    fn busybox() -> Self {
-        Self::new("busybox:1")
-    }
-
-    /// `dist run FLAGS IMAGE ARGS`.
-    fn command(&self, flags: &[&str], args: &[&str]) -> Command {
-        let mut command = self.dist.command(&["run"]);
-        command.args(flags).arg(&self.image).args(args);
-        command
-    }
-
-    fn run(&self, flags: &[&str], args: &[&str]) -> Ran {
-        self.dist.finish(self.command(flags, args))
-    }
-
-    /// `dist run FLAGS IMAGE sh -c SCRIPT`, busybox's tools by their names.
-    fn shell(&self, flags: &[&str], script: &str) -> Ran {
-        self.run(flags, &["sh", "-c", script])
-    }
-
-    /// A pipe that a container can write to when it is as far as a test wants it.
-    fn signal(&self) -> PathBuf {
-        let path = self.dist.dir().join("ready");
-        run("mkfifo", &[path.as_os_str()]);
-        path
-    }
-
-    fn list(&self) -> Value {
-        self.dist.ok(&["containers", "ls", "--format", "json"]).json()
-    }
-
-    /// No process, mount, cgroup, socket, file or row of a container is left.
-    #[track_caller]
-    fn assert_clean(&self, ids: &[&str]) {
-        let root = self.dist.root().to_str().expect("a path in UTF-8");
-        assert_eq!(self.list(), json!([]));
-        for entry in fs_err::read_dir("/proc").expect("list processes").flatten() {
-            // What has ended meanwhile has no command line, nor has one that nobody waited for.
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            assert!(!line.contains("containerd-shim") || !line.contains(root), "{line}");
-        }
-        let mounts = fs_err::read_to_string("/proc/self/mountinfo").expect("read the mounts");
-        assert!(!mounts.contains(root), "{mounts}");
-        let uuid = fs_err::read_to_string(self.dist.root().join("uuid")).expect("read the uuid");
-        let ours = format!("dist-{}", &uuid[..12]);
-        let cgroups =
-            run("find", &["/sys/fs/cgroup", "-name", &format!("{ours}*")].map(AsRef::as_ref));
-        assert_eq!(cgroups, "");
-        for id in ids {
-            let socket = Digest::sha256(format!("{root}/default/{id}").as_bytes());
-            let socket = PathBuf::from("/run/containerd/s").join(socket.hex());
-            assert!(!socket.exists(), "{}", socket.display());
-        }
-        for dir in ["bundles/default", "state/default"] {
-            let dir = self.dist.root().join("containers").join(dir);
-            let left = fs_err::read_dir(&dir).into_iter().flatten().flatten().next();
-            assert!(left.is_none(), "{left:?} is left in {}", dir.display());
-        }
-        let snapshots = self.dist.ok(&["snapshots", "ls", "--format", "json"]).json();
-        let active =
-            snapshots.as_array().expect("a list").iter().any(|row| row["kind"] != "committed");
-        assert!(!active, "{snapshots}");
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let ids = self.dist.run(&["containers", "ls", "-q"]).text();
-        let ids: Vec<&str> = ids.lines().collect();
-        if !ids.is_empty() {
-            let mut rm = vec!["containers", "rm", "--force"];
-            rm.extend(ids);
-            self.dist.run(&rm);
-        }
-    }
-}
-
-/// Waits until a container writes to the pipe.
-fn wait_for(signal: PathBuf) {
-    let mut text = String::new();
-    fs_err::File::open(signal).expect("open the pipe").read_to_string(&mut text).expect("read it");
-}
+use crate::machine::{Machine, wait_for};
+use crate::support::{ONE_KIND_OF_CGROUPS, ten_at_once};
 
 #[test]
 fn a_command_has_our_streams_and_gives_its_exit_code() {
@@ -209,7 +107,10 @@ fn a_detached_container_lives_until_it_is_stopped() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let port = port.to_string();
     machine.run(&["-d", "--name", "my-redis"], &["--port", &port]).ok();
-    machine.run(&["-d", "--name", "my-redis"], &[]).exit(125).says("container \"my-redis\"");
+    let again = machine.run(&["-d", "--name", "my-redis"], &[]).exit(125);
+    again
+        .says("make container my-redis: it exists already")
+        .says("`dist rm --force my-redis` removes that one");
     // It answers once it listens, and each question takes its time.
     let ping = ["exec", "my-redis", "redis-cli", "-p", &port, "ping"];
     let answered = (0..100).any(|_| dist.run(&ping).text() == "PONG\n");
@@ -237,8 +138,10 @@ fn a_detached_container_lives_until_it_is_stopped() {
 
     dist.ok(&["pause", "my-redis"]);
     assert_eq!(machine.list()[0]["state"], "paused");
+    dist.run(&ping).exit(125).says("it is paused").says("`dist unpause my-redis`");
     dist.ok(&["unpause", "my-redis"]);
     assert_eq!(machine.list()[0]["state"], "running");
+    dist.run(&["unpause", "my-redis"]).exit(1).says("unpause container my-redis: ");
 
     // Its snapshot stays, and what it stands on, also without the image's name.
     dist.ok(&["rmi", &machine.image]);
@@ -256,7 +159,11 @@ fn a_detached_container_lives_until_it_is_stopped() {
     dist.run(&ping).exit(125).says("it does not run");
     dist.ok(&["containers", "rm", "my-redis"]);
     machine.assert_clean(&["my-redis"]);
+    for verb in ["rm", "logs", "stop", "wait", "kill", "pause", "stats"] {
+        dist.run(&[verb, "my-redis"]).exit(3).says("find container my-redis: it is not there");
+    }
     dist.run(&["containers", "rm", "my-redis"]).exit(3);
+    dist.run(&["exec", "my-redis", "true"]).exit(125).says("it is not there");
 }
 
 #[test]
@@ -288,8 +195,9 @@ fn one_that_somebody_waits_for_can_be_stopped_by_another() {
     assert_eq!(running.wait().code, Some(137));
     assert_eq!(machine.list()[0]["exit_status"], 137);
     machine.dist.run(&["logs", "w"]).exit(3).says("it was not run with --detach");
-    machine.dist.run(&["rm", "w"]).exit(2).says("`dist containers rm` removes containers");
-    machine.dist.ok(&["containers", "rm", "w"]);
+    machine.dist.run(&["attach", "w"]).exit(125).says("it does not run");
+    machine.dist.run(&["rm", "no:container"]).exit(2).says("`dist rmi` removes names of images");
+    assert_eq!(machine.dist.ok(&["rm", "w"]).text(), "w\n");
     machine.assert_clean(&["w"]);
 }
 
@@ -386,18 +294,35 @@ fn a_terminal_is_one_and_has_our_size() {
 }
 
 #[test]
+fn a_terminal_changes_its_size_with_ours() {
+    let _timed = timed("containers");
+    require(&["script", "stty"]);
+    let machine = Machine::busybox();
+    let (dist, ready) = (machine.dist.binary().display(), machine.signal());
+    let script = "trap 'busybox stty size; exit 6' WINCH; echo >/ready; \
+        busybox sleep 60 & wait; exit 1";
+    // Whoever writes to the pipe waits for a reader, who then changes the size.
+    let inner = format!(
+        "stty rows 45 cols 123; (read ready <{ready}; stty rows 46 cols 124 </dev/tty) & \
+         {dist} run --rm -it --name t -v {ready}:/ready {image} sh -c \"{script}\"",
+        ready = ready.display(),
+        image = machine.image,
+    );
+    let mut command = machine.dist.clean("script");
+    command.args(["-qec", &inner, "/dev/null"]).stdin(std::process::Stdio::null());
+    let ran = machine.dist.finish(command);
+    assert_eq!(ran.code, Some(6), "{}", ran.text());
+    assert!(ran.text().contains("46 124"), "{}", ran.text());
+    machine.assert_clean(&["t"]);
+}
+
+#[test]
 fn many_at_once_leave_nothing() {
     let _timed = timed("containers");
     let machine = Machine::busybox();
-    let ids: Vec<String> = (0..12).map(|n| format!("many-{n}")).collect();
-    std::thread::scope(|scope| {
-        for id in &ids {
-            let machine = &machine;
-            scope.spawn(move || {
-                let ran = machine.shell(&["--rm", "--name", id], "echo $0; exit 4");
-                assert_eq!((ran.code, ran.text().as_str()), (Some(4), "sh\n"), "{}", ran.stderr);
-            });
-        }
+    let ids = ten_at_once(|id| {
+        let ran = machine.shell(&["--rm", "--name", id], "echo $0; exit 4");
+        assert_eq!((ran.code, ran.text().as_str()), (Some(4), "sh\n"), "{}", ran.stderr);
     });
     machine.assert_clean(&ids.iter().map(String::as_str).collect::<Vec<_>>());
 }
@@ -414,5 +339,13 @@ fn crun_runs_what_runc_runs() {
     command.args(["sh", "-c", "echo crun; exit 5"]);
     let ran = machine.dist.finish(command);
     assert_eq!((ran.code, ran.text().as_str()), (Some(5), "crun\n"), "{}", ran.stderr);
+    // It does so without being asked to, where it can: these are its words.
+    let script = format!("{ONE_KIND_OF_CGROUPS} \"$@\" nosuch || echo $?; exec \"$@\" /etc");
+    let mut command = machine.dist.clean("unshare");
+    command.args(["--mount", "sh", "-euc", &script, "sh"]).arg(machine.dist.binary());
+    command.args(["run", "--rm", "--name", "c", &machine.image]);
+    let ran = machine.dist.finish(command).exit(126);
+    assert_eq!(ran.text(), "127\n");
+    ran.says("executable file `nosuch` not found").says("open executable:");
     machine.assert_clean(&["c"]);
 }

@@ -3,6 +3,7 @@
 //! A call is noted with what came back: the facts of an answer, or the code of an error and its
 //! class, which is what follows the last colon. Wording, times and generated names are left out.
 
+mod containers;
 mod content;
 mod different;
 mod images;
@@ -80,6 +81,7 @@ fn all(socket: &Path, fragile: bool) -> Log {
         let server = Server::connect(socket, fragile).await;
         let mut log = Log::default();
         content::calls(&server, &mut log).await;
+        containers::calls(&server, &mut log).await;
         metadata::calls(&server, &mut log).await;
         snapshots::calls(&server, &mut log).await;
         races::calls(&server, &mut log).await;

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use dist_core::Digest;
 use dist_testutil::{
     Dist, Entry, FaultProxy, Form, Image, ImageOptions, Layer, Registry, Tree, blobs_on_disk,
-    timed, torture,
+    scratch, timed, torture,
 };
 
 use crate::support::{chain_of, dist, pull, verify_store, view};
@@ -115,6 +116,37 @@ fn other_snapshotters_fetch_what_they_need() {
 }
 
 #[test]
+fn what_reads_layers_has_them_made_or_fetched_again() {
+    let _timed = timed("discard");
+    for form in [Form::Plain, Form::Gzip] {
+        let registry = Registry::start();
+        let (image, tree) = image_in(&registry, form);
+        let reference = registry.reference("test/discard:1");
+        let dist = erofs();
+        dist.ok(&["pull", "--discard-blobs", &reference]);
+        let file = tree.0.iter().find(|(_, node)| node.contents.is_some_and(|(size, _)| size > 0));
+        let (path, node) = file.expect("a file with something in it");
+        let path = path.to_str().expect("a path in UTF-8");
+        let digest = |bytes: &[u8]| Some((bytes.len() as u64, Digest::sha256(bytes)));
+        assert_eq!(digest(&dist.ok(&["cat", &reference, path]).stdout), node.contents);
+        assert_eq!(listed(&dist), documents(&image));
+
+        let bundle = scratch();
+        let dir = bundle.path().to_str().expect("a path in UTF-8");
+        dist.ok(&["oci", "bundle", &reference, dir, "true"]);
+        let bytes = fs_err::read(bundle.path().join("rootfs").join(path)).expect("read a file");
+        assert_eq!(digest(&bytes), node.contents);
+        assert_eq!(listed(&dist), documents(&image));
+
+        let overlayfs = ["run", "--rm", "--pull", "never", "--snapshotter", "overlayfs"];
+        dist.run(&[&overlayfs[..], &[&reference, "/none"]].concat()).exit(125).says("not in the");
+        let overlayfs = ["run", "--rm", "--snapshotter", "overlayfs"];
+        dist.run(&[&overlayfs[..], &[&reference, "/none"]].concat()).exit(127);
+        assert_eq!(listed(&dist), documents(&image));
+    }
+}
+
+#[test]
 fn a_setting_is_heeded_where_it_can_be() {
     let _timed = timed("discard");
     let registry = Registry::start();
@@ -211,6 +243,29 @@ fn a_damaged_image_is_found_and_made_again() {
     dist.ok(&["fsck", "--deep", "--repair"]);
     dist.ok(&["fsck", "--deep"]);
     view(&dist, &image.digest()).assert_same(&tree, "made again of its blobs");
+}
+
+/// A part of an image is of no use to who needs all of it.
+#[test]
+fn what_was_brought_goes_again_where_the_rest_can_not_be_had() {
+    let _timed = timed("discard");
+    let registry = Registry::start();
+    let layer = |text: &str, form| Layer::new(&[Entry::file(text, text)], form);
+    let first = layer("made again of its tar", Form::Plain);
+    // They are brought in the order of their digests.
+    let mut fetched = (0..).map(|n| layer(&format!("fetched {n}"), Form::Zstd));
+    let fetched = fetched.find(|next| next.blob.digest > first.blob.digest);
+    let layers = [first, fetched.expect("one of many")];
+    let image = Image::new(&layers, &ImageOptions::default());
+    image.push(&registry, "test/half", "1");
+    let dist = erofs();
+    let reference = registry.reference("test/half:1");
+    dist.ok(&["pull", "--discard-blobs", &reference]);
+    assert_eq!(listed(&dist), documents(&image));
+    drop(registry);
+    let ran = dist.run(&["export", "-o", "archive", &reference]);
+    assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(listed(&dist), documents(&image));
 }
 
 #[test]

@@ -157,12 +157,28 @@ fn kill_9_costs_no_part_that_came() {
 fn a_part_that_stalls_is_asked_for_again_while_others_come() {
     let _timed = timed("parts");
     let setup = Setup::new(65, &[SIZE]);
-    let (dist, gate) = (dist().with(&["--stall-timeout", "1s"]), Gate::default());
-    let hold = Fault::Hold(300_000, gate.clone());
+    let (dist, gate) = (dist().with(&["--stall-timeout", "10m"]), Gate::default());
+    let hold = Fault::Hold(3_000_000, gate.clone());
     setup.proxy.add(Rule::get(setup.layer(), hold).parts().after(1).times(1));
     dist.ok(&["pull", &setup.reference()]);
     gate.wait_held(1);
     gate.open();
+    setup.assert_sent_once();
+    verify_image(&dist, &setup.reference(), &setup.image);
+}
+
+#[test]
+fn a_layer_that_stalls_is_asked_for_again_while_another_comes() {
+    let _timed = timed("parts");
+    let setup = Setup::new(70, &[SIZE / 8, SIZE]);
+    let gate = Gate::default();
+    let dist = dist().with(&["--stall-timeout", "10m", "--connections", "1"]);
+    setup.proxy.add(Rule::get(setup.layer(), Fault::Hold(300_000, gate.clone())).times(1));
+    dist.ok(&["pull", &setup.reference()]);
+    gate.wait_held(1);
+    gate.open();
+    let offsets: Vec<_> = setup.gets().iter().map(|get| get.sent).collect();
+    assert_eq!(offsets.len(), 2, "{offsets:?}");
     setup.assert_sent_once();
     verify_image(&dist, &setup.reference(), &setup.image);
 }

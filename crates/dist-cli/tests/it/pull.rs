@@ -147,10 +147,19 @@ fn a_pull_repairs_whatever_is_missing() {
 #[test]
 fn timings_add_up_to_the_whole_time() {
     let _timed = timed("pull");
-    let (registry, dist) = (Registry::of_images(), dist());
+    let registry = Registry::of_images();
     let reference = format!("localhost:{}/library/redis:7", registry.port());
-    let ran = dist.ok(&["pull", "--progress", "none", "--timings", &reference]);
-    let text = &ran.stderr;
+    for snapshotter in ["overlayfs", "native"] {
+        let dist = dist().with(&["--snapshotter", snapshotter]);
+        let ran = dist.ok(&["pull", "--progress", "none", "--timings", &reference]);
+        assert_timings(&ran.stderr);
+    }
+    let missing = format!("localhost:{}/library/redis:none", registry.port());
+    dist().run(&["pull", "--progress", "none", "--timings", &missing]).exit(3).says("total  ");
+    dist().run(&["--address", "/nowhere", "pull", "--timings", &reference]).exit(2);
+}
+
+fn assert_timings(text: &str) {
     let lines = text.lines().map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [stage, seconds, "s"] = words[..] else { panic!("no timing: {line:?}") };
@@ -167,7 +176,6 @@ fn timings_add_up_to_the_whole_time() {
     let sum: f64 = timings.iter().filter(|(stage, _)| stage != "total").map(|(_, time)| time).sum();
     // Each is rounded to a millisecond.
     assert!((sum - of("total")).abs() < 0.001 * timings.len() as f64, "{text}");
-    dist.run(&["--address", "/nowhere", "pull", "--timings", &reference]).exit(2);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use dist_testutil::{Dist, Fault, FaultProxy, Gate, Image, Registry, Rule, timed}
 use crate::support::{dist, verify_image, verify_store};
 
 /// Runs `active` until it shows at least `bytes` of something.
-fn wait_active(dist: &Dist, bytes: u64) -> serde_json::Value {
+pub(crate) fn wait_active(dist: &Dist, bytes: u64) -> serde_json::Value {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let rows = dist.run(&["active", "--format", "json"]);

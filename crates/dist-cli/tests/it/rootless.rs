@@ -107,3 +107,16 @@ fn whom_a_daemon_does_not_answer_hears_whom_it_does() {
     }
     daemon.stop().ok();
 }
+
+/// Nobody but root could ever mount them.
+#[test]
+fn images_of_erofs_are_refused_before_anything_is_fetched() {
+    let _timed = timed("rootless");
+    let nobody = Nobody::new();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for args in [&["pull", "localhost:1/test/user:1"][..], &["rootfs", "unpack", &digest]] {
+        let ran = nobody.run(&[&["--snapshotter", "erofs"], args].concat());
+        ran.exit(2).says("only root may mount its images").says("overlayfs");
+    }
+    assert!(!nobody.dist.root().join("content").exists());
+}

@@ -2,8 +2,11 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dist_testutil::{Bound, Dist, Image, Tree, blobs_on_disk, run, verify_blobs, verify_database};
+use dist_testutil::{
+    Bound, Dist, Image, Tree, blobs_on_disk, run, torture, verify_blobs, verify_database,
+};
 
 /// Flags that let a fault show within a second or two.
 pub(crate) const QUICK: [&str; 8] =
@@ -116,3 +119,21 @@ if mountpoint -q /sys/fs/cgroup/unified; then
     rmdir $view
 fi
 ";
+
+/// Calls `run` with names of their own from ten threads until all are taken, and gives the names:
+/// fifty, or as many as a test has the time for.
+pub(crate) fn ten_at_once(run: impl Fn(&str) + Sync) -> Vec<String> {
+    let count = if torture() { 50 } else { 20 };
+    let ids: Vec<String> = (0..count).map(|n| format!("many-{n}")).collect();
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    run(id);
+                }
+            });
+        }
+    });
+    ids
+}

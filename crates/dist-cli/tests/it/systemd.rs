@@ -31,7 +31,7 @@ fn systemd_finds_no_fault_with_the_units() {
     let ran = verify().ok();
     assert_eq!(ran.stderr, "", "it warns");
     // Judges the judge.
-    let text = unit(names[0], dist.binary()).replace("KillMode=mixed", "KillMode=none-such");
+    let text = unit(names[0], dist.binary()).replace("KillMode=process", "KillMode=none-such");
     fs_err::write(dist.dir().join(names[0]), text).expect("write a unit");
     assert!(verify().stderr.contains("none-such"), "it does not look");
 }

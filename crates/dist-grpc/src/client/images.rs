@@ -1,14 +1,15 @@
 //! Images over `containerd.services.images.v1`.
 
 use dist::Images;
-use dist_core::{Context as _, ErrorKind, Image, ImageName, Result};
+use dist_core::{Context as _, Descriptor, ErrorKind, Image, ImageName, Labels, Result};
 
 use tonic::transport::Channel;
 
 use super::{Client, MESSAGE_LIMIT};
 use crate::api::containerd::services::images::v1::images_client::ImagesClient;
 use crate::api::containerd::services::images::v1::{
-    self as api, DeleteImageRequest, GetImageRequest, ListImagesRequest,
+    self as api, CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest,
+    UpdateImageRequest,
 };
 use crate::translate;
 
@@ -43,6 +44,28 @@ impl Images for RemoteImages {
         let mut images = answer.images.into_iter().map(read).collect::<Result<Vec<_>>>()?;
         images.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(images)
+    }
+
+    fn put(&self, name: &ImageName, target: &Descriptor, labels: &Labels) -> Result<Image> {
+        let image = api::Image {
+            name: name.to_string(),
+            target: Some(translate::api_descriptor(target)),
+            labels: translate::hash_map(labels),
+            ..Default::default()
+        };
+        let create = CreateImageRequest { image: Some(image.clone()), ..Default::default() };
+        let created = self
+            .client
+            .call(create, |channel, request| async move { service(channel).create(request).await });
+        let written = match created {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let update = UpdateImageRequest { image: Some(image), ..Default::default() };
+                let call = |channel, request| async move { service(channel).update(request).await };
+                self.client.call(update, call)?.image
+            }
+            created => created?.image,
+        };
+        read(translate::required(written, "image")?)
     }
 
     fn delete(&self, name: &ImageName) -> Result<()> {

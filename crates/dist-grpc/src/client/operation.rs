@@ -146,10 +146,13 @@ impl Operation for RemoteOperation {
                 contents.label(digest, lacking)?;
             }
         }
+        let names = self.client.images();
+        let put = |(name, target, labels): &(_, _, _)| names.put(name, target, labels);
+        let images = registration.images.iter().map(put).collect::<Result<_>>()?;
         if let Some(lease) = self.lease.take() {
             self.client.delete_lease(&lease, Collection::Later)?;
         }
-        Ok(Vec::new())
+        Ok(images)
     }
 }
 

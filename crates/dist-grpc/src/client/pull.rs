@@ -1,4 +1,4 @@
-//! Pulls over `containerd.services.transfer.v1`: the daemon works, its progress comes on one
+//! Pulls and pushes over `containerd.services.transfer.v1`: the daemon works, its progress comes on one
 //! stream, and what it asks for credentials is answered on another.
 
 use std::collections::HashMap;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dist::{Images as _, PullOptions, Pulled, Puller, Remotes};
+use dist::{Host as _, Images as _, Platforms, PullOptions, Pulled, Puller, PushOptions, Remotes};
 use dist_core::{
-    Context as _, Descriptor, Digest, Error, ErrorKind, Event, ImageName, Progress, Reference,
-    Result,
+    Context as _, Descriptor, Digest, Error, ErrorKind, Event, Image, ImageName, Progress,
+    Reference, Result,
 };
 use dist_registry::Revealed;
 use dist_registry::credentials::registry_name;
@@ -31,7 +31,7 @@ use crate::api::containerd::types::transfer::{
 };
 use crate::translate;
 
-/// Pulls, fetches and unpacks through a daemon.
+/// Pulls, pushes, fetches and unpacks through a daemon.
 pub struct RemotePuller {
     pub(super) client: Client,
     pub(super) remotes: Arc<Remotes>,
@@ -46,66 +46,32 @@ impl RemotePuller {
         Self { client, remotes: Arc::new(remotes), snapshotter }
     }
 
-    fn request(&self, name: &str, options: &PullOptions, streams: &Names) -> TransferRequest {
+    fn registry(&self, name: &str, streams: &Names) -> OciRegistry {
         let plain_http = self.remotes.options().plain_http;
-        let platform = &options.platform;
-        let platform = Platform {
-            os: platform.os.clone(),
-            architecture: platform.architecture.clone(),
-            variant: platform.variant.clone().unwrap_or_default(),
-            ..Platform::default()
-        };
-        let source = OciRegistry {
+        OciRegistry {
             reference: name.to_owned(),
             resolver: Some(RegistryResolver {
                 auth_stream: streams.credentials.clone(),
                 default_scheme: if plain_http { "http".to_owned() } else { String::new() },
                 ..Default::default()
             }),
-        };
-        let destination = ImageStore {
-            name: name.to_owned(),
-            platforms: vec![platform.clone()],
-            unpacks: vec![UnpackConfiguration {
-                platform: Some(platform),
-                snapshotter: self.snapshotter.clone().unwrap_or_default(),
-            }],
-            ..Default::default()
-        };
-        TransferRequest {
-            source: Some(any(&source)),
-            destination: Some(any(&destination)),
-            options: Some(TransferOptions { progress_stream: streams.progress.clone() }),
         }
     }
-}
 
-/// How long the last progress may take after a transfer.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// The names of a pull's streams.
-struct Names {
-    progress: String,
-    credentials: String,
-}
-
-#[async_trait(?Send)]
-impl Puller for RemotePuller {
-    async fn pull(
+    /// Has the daemon do a transfer, shows its progress and answers its questions.
+    async fn transfer(
         &self,
-        name: &str,
-        options: &PullOptions,
+        names: Names,
+        (source, destination): (Any, Any),
         progress: Arc<dyn Progress>,
-    ) -> Result<Pulled> {
-        let name = Reference::parse_familiar(name)
-            .context(ErrorKind::InvalidArgument, || format!("parse reference {name:?}"))?
-            .to_string();
-        let id = uuid::Uuid::new_v4();
-        let streams =
-            Names { progress: format!("progress-{id}"), credentials: format!("credentials-{id}") };
-        let mut told = open(&self.client, &streams.progress).await?;
-        let mut asked = open(&self.client, &streams.credentials).await?;
-        let request = self.client.request(self.request(&name, options, &streams));
+    ) -> Result<()> {
+        let mut told = open(&self.client, &names.progress).await?;
+        let mut asked = open(&self.client, &names.credentials).await?;
+        let request = self.client.request(TransferRequest {
+            source: Some(source),
+            destination: Some(destination),
+            options: Some(TransferOptions { progress_stream: names.progress }),
+        });
         let mut service = TransferClient::new(self.client.channel.clone());
         let transfer = async { service.transfer(request).await.map_err(error) };
         let listen = async {
@@ -140,11 +106,93 @@ impl Puller for RemotePuller {
             }
             () = &mut side => transfer.await,
         };
-        done?;
+        done.map(drop)
+    }
+}
+
+fn platform(platform: &dist_core::Platform) -> Platform {
+    Platform {
+        os: platform.os.clone(),
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone().unwrap_or_default(),
+        ..Platform::default()
+    }
+}
+
+fn full_name(name: &str) -> Result<String> {
+    Reference::parse_familiar(name)
+        .map(|name| name.to_string())
+        .context(ErrorKind::InvalidArgument, || format!("parse reference {name:?}"))
+}
+
+/// How long the last progress may take after a transfer.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The names of a transfer's streams.
+struct Names {
+    progress: String,
+    credentials: String,
+}
+
+impl Names {
+    fn new() -> Self {
+        let id = uuid::Uuid::new_v4();
+        Self { progress: format!("progress-{id}"), credentials: format!("credentials-{id}") }
+    }
+}
+
+#[async_trait(?Send)]
+impl Puller for RemotePuller {
+    async fn pull(
+        &self,
+        name: &str,
+        options: &PullOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Pulled> {
+        let (name, names) = (full_name(name)?, Names::new());
+        let platform = platform(&options.platform);
+        let destination = ImageStore {
+            name: name.clone(),
+            platforms: vec![platform.clone()],
+            unpacks: vec![UnpackConfiguration {
+                platform: Some(platform),
+                snapshotter: self.snapshotter.clone().unwrap_or_default(),
+            }],
+            ..Default::default()
+        };
+        let ends = (any(&self.registry(&name, &names)), any(&destination));
+        self.transfer(names, ends, progress).await?;
         let image_name: ImageName =
             name.parse().context(ErrorKind::InvalidArgument, || format!("read name {name:?}"))?;
         let image = RemoteImages::new(self.client.clone()).get(&image_name)?;
-        Ok(Pulled { image, chain_id: None, others: Vec::new(), warnings: Vec::new() })
+        let (others, warnings, mirrors) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Pulled { image, chain_id: None, others, warnings, mirrors })
+    }
+
+    async fn push(
+        &self,
+        image: &Image,
+        name: &str,
+        options: &PushOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Descriptor> {
+        let (name, names) = (full_name(name)?, Names::new());
+        let source = ImageStore {
+            name: image.name.to_string(),
+            platforms: match &options.platforms {
+                Platforms::All => Vec::new(),
+                Platforms::One(one) => vec![platform(one)],
+                Platforms::Several(several) => several.iter().map(platform).collect(),
+            },
+            ..Default::default()
+        };
+        let ends = (any(&source), any(&self.registry(&name, &names)));
+        self.transfer(names, ends, progress).await?;
+        let (contents, image) = (self.client.contents(), image.clone());
+        let platforms = options.platforms.clone();
+        tokio::task::spawn_blocking(move || dist::pushed(&*contents, &image.target, &platforms))
+            .await
+            .context(ErrorKind::Internal, || "look up what was pushed".into())?
     }
 }
 
@@ -234,7 +282,7 @@ impl Shown {
         let at = u64::try_from(message.progress).unwrap_or(0);
         match message.event.as_str() {
             "waiting" => self.progress.event(Event::Waiting { desc: &desc }),
-            "downloading" => self.advance(&desc, at),
+            "downloading" | "uploading" => self.advance(&desc, at),
             "complete" => {
                 self.advance(&desc, desc.size);
                 self.progress.event(Event::Committed { digest: desc.digest });

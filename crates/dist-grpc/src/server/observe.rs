@@ -228,7 +228,8 @@ impl Record {
         // Not in the request's span, which would say the same once more.
         match status.code() {
             Code::Ok => tracing::debug!(parent: None, id, method, code, ms, peer, "answered"),
-            Code::Unknown | Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
+            // What a runtime could not do is `Unknown`: no defect of ours.
+            Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
                 tracing::error!(parent: None, id, method, code, ms, peer, text, "failed");
             }
             Code::PermissionDenied => {

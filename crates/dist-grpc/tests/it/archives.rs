@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use dist::{DigestNames, ExportOptions, ImportOptions, Naming, Platforms};
+use dist::{DigestNames, ExportOptions, Exported, ImportOptions, Naming, Platforms};
 use dist_core::{Cancel, Digest, ErrorKind};
 use dist_grpc::api::containerd::types::Platform;
 use dist_grpc::api::containerd::types::transfer::{
@@ -32,11 +32,20 @@ async fn holding(image: &Image) -> Served {
     served
 }
 
-fn exported(served: &Served, options: &ExportOptions) -> Vec<u8> {
+fn exported(served: &Served) -> Vec<u8> {
+    exported_for(served, &Platforms::default())
+}
+
+fn exported_for(served: &Served, platforms: &Platforms) -> Vec<u8> {
     let images = served.engine.images().list().unwrap();
-    let images: Vec<_> = images.into_iter().map(|image| (image.name, image.target)).collect();
-    let mut bytes = Vec::new();
-    dist::export(&served.engine, &images, options, &mut bytes, &Cancel::default()).unwrap();
+    let one = |dist_core::Image { name, target, .. }| Exported {
+        name,
+        target,
+        platforms: platforms.clone(),
+    };
+    let images: Vec<_> = images.into_iter().map(one).collect();
+    let (mut bytes, options) = (Vec::new(), ExportOptions::default());
+    dist::export(&served.engine, &images, &options, &mut bytes, &Cancel::default()).unwrap();
     bytes
 }
 
@@ -129,7 +138,7 @@ async fn discarded_layers_are_brought_again_for_whoever_needs_them() {
     for (form, comes_from) in [(Form::Plain, None), (Form::Gzip, None), (Form::Zstd, Some(()))] {
         let (image, registry) = (Image::varied_in(form), Registry::start());
         image.push(&registry, "team/app", "1");
-        let whole = exported(&holding(&image).await, &ExportOptions::default());
+        let whole = exported(&holding(&image).await);
         let engine = served.engine.discarding(true);
         let reference = registry.reference("team/app:1");
         let names = vec![NAME.parse().unwrap()];
@@ -144,13 +153,10 @@ async fn discarded_layers_are_brought_again_for_whoever_needs_them() {
 
         // What is made of the tar again needs no registry.
         let registry = comes_from.map(|()| registry);
-        let images = vec![(
-            NAME.parse().unwrap(),
-            engine.images().get(&NAME.parse().unwrap()).unwrap().target,
-        )];
-        let platforms = Platforms::default();
-        let restored =
-            dist::restore_images(&engine, &images, &platforms, Arc::new(())).await.unwrap();
+        let name: dist_core::ImageName = NAME.parse().unwrap();
+        let target = engine.images().get(&name).unwrap().target;
+        let images = vec![Exported { name, target, platforms: Platforms::default() }];
+        let restored = dist::restore_images(&engine, &images, Arc::new(())).await.unwrap();
         assert!(!restored.is_empty());
         let mut bytes = Vec::new();
         let options = ExportOptions::default();
@@ -161,12 +167,12 @@ async fn discarded_layers_are_brought_again_for_whoever_needs_them() {
 
         let other = Registry::start();
         let options = dist::PushOptions { platforms: Platforms::default(), ..Default::default() };
-        let (target, to) = (&images[0].1, other.reference("team/copy:1"));
+        let (target, to) = (&images[0].target, other.reference("team/copy:1"));
         dist::push(&engine, target, &to, &options, Arc::new(())).await.unwrap();
         assert_eq!(served.engine.content().list().unwrap().len(), there, "{form:?}");
         let elsewhere = Served::new("overlayfs");
         dist::pull(&elsewhere.engine, &to, &Default::default(), Arc::new(())).await.unwrap();
-        assert!(exported(&elsewhere, &ExportOptions::default()).len() > 10_000);
+        assert!(exported(&elsewhere).len() > 10_000);
 
         // Without the registry there is nothing left to do but to say so.
         drop(registry);
@@ -191,7 +197,7 @@ async fn one_platform_of_an_index_is_a_whole_archive() {
     let both = index_of(&[("amd64", None, image.clone()), ("arm64", None, other.clone())]);
     let served = holding(&both).await;
     let platforms = Platforms::One("linux/arm64".parse().unwrap());
-    let bytes = exported(&served, &ExportOptions { platforms, ..ExportOptions::default() });
+    let bytes = exported_for(&served, &platforms);
     let second = Served::new("overlayfs");
     let images = import(&second, &bytes).await.unwrap();
     assert_eq!(images[0].target.digest, both.manifest.digest);
@@ -208,7 +214,7 @@ async fn what_is_whole_is_kept_whatever_platform_was_meant() {
     for (index, wanted) in [(&both, "linux/amd64"), (&one, "linux/amd64"), (&both, "linux/s390x")] {
         let served = holding(index).await;
         let platforms = Platforms::One("linux/arm64".parse().unwrap());
-        let bytes = exported(&served, &ExportOptions { platforms, ..ExportOptions::default() });
+        let bytes = exported_for(&served, &platforms);
         let second = Served::new("overlayfs");
         let platforms = Platforms::One(wanted.parse().unwrap());
         let options = ImportOptions { platforms, ..any_name() };
@@ -225,7 +231,7 @@ async fn what_is_whole_is_kept_whatever_platform_was_meant() {
 async fn a_name_for_all_images_takes_no_labels_from_them() {
     let image = Image::random(1, &[5000]);
     let served = holding(&image).await;
-    let bytes = exported(&served, &ExportOptions::default());
+    let bytes = exported(&served);
     let second = Served::new("overlayfs");
     let unpack = dist::Unpacking {
         platform: dist_core::Platform::host(),
@@ -260,7 +266,7 @@ impl std::io::Read for Stalled {
 #[tokio::test]
 async fn an_import_does_not_wait_for_one_that_stalls() {
     let served = holding(&Image::random(1, &[3_000_000])).await;
-    let bytes = exported(&served, &ExportOptions::default());
+    let bytes = exported(&served);
     let second = Served::new("overlayfs");
     let (first, rest) = bytes.split_at(bytes.len() / 2);
     let (asked, was_asked) = tokio::sync::oneshot::channel();
@@ -340,7 +346,7 @@ async fn other_tools_read_our_archives_and_we_read_theirs() {
     let served = holding(&image).await;
     let dir = dist_testutil::scratch();
     let path = |name: &str| dir.path().join(name);
-    std::fs::write(path("ours.tar"), exported(&served, &ExportOptions::default())).unwrap();
+    std::fs::write(path("ours.tar"), exported(&served)).unwrap();
     let place = |kind: &str, name: &str| format!("{kind}:{}", path(name).display());
     let skopeo = |from: &str, to: &str| {
         // Docker's form has no digests to preserve.
@@ -420,7 +426,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 async fn bad_archives_leave_no_image() {
     let image = Image::random(3, &[5000]);
     let served = holding(&image).await;
-    let whole = exported(&served, &ExportOptions::default());
+    let whole = exported(&served);
     let layout: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
     let digest = image.digest();
     let index = format!(
@@ -472,7 +478,7 @@ async fn an_archive_may_be_compressed_and_in_any_order() {
     let served = holding(&image).await;
     let dir = dist_testutil::scratch();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(path("a.tar"), exported(&served, &ExportOptions::default())).unwrap();
+    std::fs::write(path("a.tar"), exported(&served)).unwrap();
     std::fs::create_dir(path("tree")).unwrap();
     run("tar", &["-xf", &path("a.tar"), "-C", &path("tree")].map(OsStr::new));
     let names = ["oci-layout", "manifest.json", "index.json", "blobs"];

@@ -179,8 +179,9 @@ async fn ctr_2_reaches_registries_as_it_is_told_to() {
     ctr.fails(&["images", "push", "--hosts-dir", hosts, &name], "push");
     section(&server, "skip_verify = true");
     ctr.ok(&as_user("user:hunter2"));
-    section("https://mirror.test", "");
-    ctr.fails(&as_user("user:hunter2"), "not implemented");
+    // A mirror needs neither the certificate nor the password.
+    section(&format!("http://{}", open.address()), "");
+    ctr.ok(&as_user("user:wrong"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -351,4 +352,40 @@ async fn ctr_2_unpacks_to_images_and_mounts_them() {
         assert_eq!(on_disk(), [""; 0]);
         ctr.ok(&["images", "pull", name]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctr_2_runs_containers() {
+    let registry = Registry::of_images();
+    let image = format!("{}/library/busybox:1", registry.address());
+    let served = Served::new("overlayfs");
+    let ctr = Ctr(&served);
+    ctr.ok(&["images", "pull", "--plain-http", &image]);
+    let shell = |flags: &[&str], id: &str, script: &str| {
+        ctr.run(&[&["run"], flags, &[&image, id, "sh", "-c", script]].concat())
+    };
+    let flags = ["--rm", "--env", "A=b", "--user", "7:8", "--memory-limit", "67108864"];
+    let (success, text) = shell(&flags, "first", "echo $A; busybox id -u; busybox id -g");
+    assert!(success && text == "b\n7\n8\n", "{text}");
+    let (success, text) = shell(&["--rm"], "fails", "echo out; exit 7");
+    assert!(!success && text.contains("out\n"), "{text}");
+    ctr.fails(&["run", "--rm", &image, "none", "nosuch"], "not found in $PATH");
+    assert_eq!(ctr.lines(&["containers", "ls", "-q"]), [""; 0]);
+
+    ctr.ok(&["run", "-d", &image, "stays", "busybox", "sleep", "1000"]);
+    assert!(ctr.ok(&["tasks", "ls"]).contains("RUNNING"));
+    let exec = ["tasks", "exec", "--exec-id", "e", "stays", "sh", "-c", "echo in"];
+    assert_eq!(ctr.ok(&exec), "in\n");
+    ctr.ok(&["tasks", "pause", "stays"]);
+    assert!(ctr.ok(&["tasks", "ls"]).contains("PAUSED"));
+    ctr.ok(&["tasks", "resume", "stays"]);
+    assert!(ctr.ok(&["tasks", "ps", "stays"]).lines().count() > 1);
+    assert!(ctr.ok(&["tasks", "metrics", "stays"]).contains("memory"));
+    assert!(ctr.ok(&["containers", "info", "stays"]).contains("busybox"));
+    ctr.fails(&["containers", "rm", "stays"], "non stopped");
+    ctr.ok(&["tasks", "rm", "--force", "stays"]);
+    ctr.ok(&["containers", "rm", "stays"]);
+    assert_eq!(ctr.lines(&["containers", "ls", "-q"]), [""; 0]);
+    assert_eq!(ctr.ok(&["tasks", "ls"]).lines().count(), 1);
+    assert!(!ctr.ok(&["snapshots", "ls"]).contains("Active"));
 }

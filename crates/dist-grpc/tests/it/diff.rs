@@ -49,7 +49,7 @@ fn overlay(upper: &Path, lower: &Path) -> Mount {
 
 /// Two trees with every kind of difference.
 struct Trees {
-    dir: tempfile::TempDir,
+    dir: dist_testutil::Scratch,
 }
 
 impl Trees {

@@ -165,8 +165,8 @@ async fn what_is_not_there_is_named() {
             "unknown method Nothing for service containerd.services.version.v1.Version",
         ),
         (
-            "/containerd.services.containers.v1.Containers/List",
-            "unknown service containerd.services.containers.v1.Containers",
+            "/containerd.services.sandbox.v1.Store/List",
+            "unknown service containerd.services.sandbox.v1.Store",
         ),
     ] {
         let mut client = Grpc::new(served.channel());

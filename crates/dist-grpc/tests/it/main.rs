@@ -4,6 +4,7 @@
 
 mod archives;
 mod backend;
+mod containers;
 mod content;
 #[cfg(ctr2)]
 mod ctr2;

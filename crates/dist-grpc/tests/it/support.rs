@@ -11,7 +11,6 @@ use dist_layer::Limits;
 use dist_registry::RegistryOptions;
 use dist_store::{Durability, OpenMode, Sharing};
 use hyper_util::rt::TokioIo;
-use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -21,7 +20,7 @@ use tonic::{Code, Request, Response, Status};
 /// A daemon that answers as long as the test's runtime lives.
 pub(crate) struct Served {
     pub(crate) engine: Engine,
-    dir: TempDir,
+    dir: dist_testutil::Scratch,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<dist_core::Result<()>>,
 }
@@ -51,6 +50,7 @@ impl Served {
             durability: Durability::default(),
             discard_blobs: false,
             limits: Limits::default(),
+            policy: None,
             registry: RegistryOptions::default(),
         })
         .unwrap();
@@ -59,6 +59,7 @@ impl Served {
             revision: String::new(),
             content_sharing: Sharing::default(),
             gc,
+            programs: std::env::var_os("PATH"),
         };
         let daemon = Daemon::new(engine.clone(), options);
         let bind = |name: &str| {
@@ -77,7 +78,7 @@ impl Served {
     }
 
     /// Ends in order; the store stays for as long as the directory is held.
-    pub(crate) async fn stop(self) -> TempDir {
+    pub(crate) async fn stop(self) -> dist_testutil::Scratch {
         self.stop.send(()).unwrap();
         self.serving.await.unwrap().unwrap();
         self.dir

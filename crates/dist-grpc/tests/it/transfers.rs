@@ -437,7 +437,7 @@ async fn what_cannot_be_done_is_refused_before_anything_is_fetched() {
     let reference = server.reference("app:1");
     let hosts = served.path("hosts");
     std::fs::create_dir_all(hosts.join("_default")).unwrap();
-    std::fs::write(hosts.join("_default/hosts.toml"), "server = 'https://mirror.test'").unwrap();
+    std::fs::write(hosts.join("_default/hosts.toml"), "stargz = true").unwrap();
     let host_dir = hosts.to_str().unwrap().to_owned();
     let mut odd = store("a");
     odd.unpacks[0].snapshotter = "stargz".into();

@@ -12,7 +12,7 @@ use dist_core::{Context, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
 use super::helper::Helper;
-use super::{Credentials, registry_name, server_key};
+use super::{Credentials, Origin, registry_name, server_key};
 
 const MAX_BYTES: u64 = 4 << 20;
 
@@ -150,22 +150,30 @@ impl File {
         registry: &str,
         repository: &str,
         helper_timeout: Duration,
-    ) -> Result<Option<Credentials>> {
-        if let Some(helper) = self.own_helper(registry) {
-            let helper = Helper::new(helper, helper_timeout)?;
-            if let Some(found) = helper.get(server_key(registry)).await? {
-                return Ok(Some(found));
-            }
+    ) -> Result<Option<(Credentials, Origin)>> {
+        let origin = |key: Option<&str>, helper: Option<&str>| Origin {
+            file: Some(self.path.clone()),
+            key: key.map(str::to_owned),
+            helper: helper.map(str::to_owned),
+        };
+        let ask = async |name: &str| {
+            let found = Helper::new(name, helper_timeout)?.get(server_key(registry)).await?;
+            Ok::<_, Error>(found.map(|found| (found, origin(None, Some(name)))))
+        };
+        if let Some(helper) = self.own_helper(registry)
+            && let Some(found) = ask(helper).await?
+        {
+            return Ok(Some(found));
         }
         for key in keys(registry, repository) {
-            for (_, entry) in self.auths().filter(|(filed, _)| normal(filed) == key) {
+            for (filed, entry) in self.auths().filter(|(filed, _)| normal(filed) == key) {
                 if let Some(found) = self.entry(entry, &key)? {
-                    return Ok(Some(found));
+                    return Ok(Some((found, origin(Some(filed), None))));
                 }
             }
         }
         match self.root.get("credsStore").and_then(Value::as_str).filter(|name| !name.is_empty()) {
-            Some(helper) => Helper::new(helper, helper_timeout)?.get(server_key(registry)).await,
+            Some(helper) => ask(helper).await,
             None => Ok(None),
         }
     }
@@ -200,6 +208,13 @@ impl File {
             }
             (None, pair) => pair.map(|(user, password)| Credentials::password(user, password)),
         })
+    }
+
+    /// What there is something about: registries, and paths below them.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let helpers = self.root.get("credHelpers").and_then(Value::as_object);
+        let own = helpers.into_iter().flatten().map(|(key, _)| normal(key));
+        self.auths().map(|(key, _)| normal(key)).chain(own).collect()
     }
 
     fn auths(&self) -> impl Iterator<Item = (&String, &Value)> {

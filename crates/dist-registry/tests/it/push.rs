@@ -6,11 +6,10 @@ use std::sync::Arc;
 use dist_core::{
     Context as _, Descriptor, Digest, ErrorKind, Provider, Pushed, Resolver as _, Result,
 };
-use dist_registry::RegistryResolver;
+use dist_registry::{HeldContent, RegistryResolver};
 use dist_testutil::{
     Auth, Blob, Certificates, Fault, FaultProxy, Image, Registry, Rule, TokenServer, scratch,
 };
-use tempfile::TempDir;
 
 use super::{client, descriptor, fetch, login, resolve};
 
@@ -30,7 +29,7 @@ impl Provider for Blobs {
 
 struct Source {
     image: Image,
-    dir: TempDir,
+    dir: dist_testutil::Scratch,
 }
 
 impl Source {
@@ -57,7 +56,7 @@ impl Source {
         sources: &[String],
     ) -> Result<Pushed> {
         let pusher = client.pusher(name, &self.image.manifest.digest)?;
-        let content = Arc::new(Blobs(self.path().to_owned()));
+        let content = Arc::new(HeldContent::new(Arc::new(Blobs(self.path().to_owned()))));
         pusher.push(desc, content, sources, Arc::new(())).await
     }
 
@@ -180,6 +179,106 @@ async fn broken_uploads_are_begun_anew() {
 }
 
 #[tokio::test]
+async fn an_upload_goes_on_where_the_registry_has_it() {
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.address());
+    let source = Source::new(30);
+    let name = proxy.reference("app:1");
+    proxy.add(Rule::any("digest=", Fault::Keep(300_000)).times(1));
+    let pushed = source.blob(&client(), &name, source.large()).await;
+    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+    let whole = source.large().bytes.len() as u64;
+    let puts: Vec<_> = proxy.log().iter().filter(|r| r.method == "PUT").map(|r| r.length).collect();
+    assert_eq!(puts, [whole, whole - 300_000]);
+    let fetched = fetch(&client(), &name, &descriptor(source.large()), 0).await.unwrap();
+    assert_eq!(fetched, source.large().bytes);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_goes_in_parts() {
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.address());
+    let image = Image::random(31, &[5 << 20]);
+    let dir = scratch();
+    image.write_layout(dir.path(), "1");
+    let source = Source { image, dir };
+    let name = proxy.reference("app:1");
+    proxy.add(Rule::any("/blobs/uploads/", Fault::TooLarge(2 << 20)));
+    let pushed = source.blob(&client(), &name, source.large()).await;
+    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+    assert!(proxy.log().iter().any(|request| request.method == "PATCH"), "{:?}", proxy.log());
+    let fetched = fetch(&client(), &name, &descriptor(source.large()), 0).await.unwrap();
+    assert_eq!(fetched, source.large().bytes);
+
+    // Where even the smallest part is too much, that is the news.
+    proxy.reset();
+    proxy.add(Rule::any("/blobs/uploads/", Fault::TooLarge(1000)));
+    let error = source.blob(&client(), &proxy.reference("b:1"), source.large()).await.unwrap_err();
+    let failure = error.find::<dist_registry::Failure>().unwrap();
+    assert_eq!(failure.status, Some(413), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_large_blob_goes_in_parts_or_whole_where_those_are_refused() {
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.address());
+    let image = Image::random(33, &[81 << 20]);
+    let dir = scratch();
+    image.write_layout(dir.path(), "1");
+    let source = Source { image, dir };
+    let bodies = || {
+        let sent = |request: &dist_testutil::Request| request.length > 0;
+        let log = proxy.log().into_iter().filter(sent);
+        log.map(|request| (request.method, request.length)).collect::<Vec<_>>()
+    };
+    let (whole, part) = (source.large().bytes.len() as u64, 80 << 20);
+    let parts = [("PATCH".to_owned(), part), ("PUT".to_owned(), whole - part)];
+    let pushed = source.blob(&client(), &proxy.reference("app:1"), source.large()).await;
+    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+    assert_eq!(bodies(), parts);
+    // The first part is refused, and then the second.
+    for (name, passing) in [("b:1", 0), ("c:1", 1)] {
+        proxy.reset();
+        proxy.add(Rule::upload(Fault::Status(416, Vec::new())).after(passing).times(1));
+        let pushed = source.blob(&client(), &proxy.reference(name), source.large()).await;
+        assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+        assert_eq!(bodies().last(), Some(&("PUT".to_owned(), whole)), "{:?}", proxy.log());
+    }
+    let fetched = fetch(&client(), &proxy.reference("c:1"), &descriptor(source.large()), 0).await;
+    assert!(fetched.unwrap() == source.large().bytes);
+}
+
+#[tokio::test]
+async fn content_goes_through_from_another_registry_over_its_breaks() {
+    let (there, here) = (Registry::start(), Registry::start());
+    let (from, to) = (FaultProxy::start(there.address()), FaultProxy::start(here.address()));
+    let source = Source::new(32);
+    source.image.push(&there, "app", "1");
+    let desc = descriptor(source.large());
+    let client = client();
+    from.add(Rule::get("/blobs/", Fault::Cut(300_000)).times(1));
+    let name = to.reference("app:1");
+    let pusher = client.pusher(&name, &source.image.manifest.digest).unwrap();
+    let content = client.fetcher(&from.reference("app:1")).unwrap();
+    let pushed = pusher.push(&desc, Arc::clone(&content), &[], Arc::new(())).await.unwrap();
+    assert_eq!(pushed, Pushed::Uploaded);
+    let gets = from.blob_gets(&desc.digest.to_string());
+    assert_eq!(gets.len(), 2, "{gets:?}");
+    assert_eq!(gets[1].range.as_deref(), Some("bytes=300000-"));
+    let puts = to.log().iter().filter(|request| request.method == "PUT").count();
+    assert_eq!(puts, 1, "{:?}", to.log());
+    assert_eq!(fetch(&client, &name, &desc, 0).await.unwrap(), source.large().bytes);
+    assert!(pusher.has(&desc).await.unwrap());
+
+    // Wrong bytes have no end, and make no blob.
+    let small = descriptor(&source.image.blobs[2]);
+    from.add(Rule::get("/blobs/", Fault::Flip(100)));
+    let error = pusher.push(&small, content, &[], Arc::new(())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert!(!pusher.has(&small).await.unwrap());
+}
+
+#[tokio::test]
 async fn content_that_rotted_is_not_taken_for_good() {
     let registry = Registry::start();
     let source = Source::new(6);
@@ -240,8 +339,8 @@ async fn a_password_is_not_sent_to_where_an_upload_is_sent_on() {
     front.add(Rule::any("/blobs/uploads/", found));
     let good = RegistryResolver::new(login("user", "hunter2"));
     let name = front.reference("app:1");
-    // A small one: who refuses a large one closes while it is still sent, and its answer may be lost.
-    let error = source.blob(&good, &name, &source.image.blobs[2]).await.unwrap_err();
+    // A large one: who refuses it closes while it is still sent.
+    let error = source.blob(&good, &name, source.large()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error:?}");
     assert!(front.log().iter().any(|request| request.authorized));
     let sent = other.log();
@@ -250,8 +349,53 @@ async fn a_password_is_not_sent_to_where_an_upload_is_sent_on() {
 }
 
 #[tokio::test]
-async fn nothing_is_pushed_into_a_layout() {
-    let layouts = dist_registry::LayoutResolver::new();
-    let error = layouts.pusher("/tmp/x:1", &Digest::sha256(b"")).err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+async fn a_layout_takes_what_is_pushed_and_goes_on_with_a_part() {
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.address());
+    let source = Source::new(40);
+    source.image.push(&registry, "app", "1");
+    let (client, layouts) = (client(), dist_registry::LayoutResolver::new());
+    let content = client.fetcher(&proxy.reference("app:1")).unwrap();
+    let dir = scratch();
+    let path = dir.path().join("new/layout").display().to_string();
+    let name = format!("{path}:v1");
+    let pusher = layouts.pusher(&name, &source.image.manifest.digest).unwrap();
+    let large = source.large();
+    let blobs = std::path::Path::new(&path).join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let part = blobs.join(format!(".{}.part", large.digest.hex()));
+    std::fs::write(&part, &large.bytes[..400_000]).unwrap();
+    for blob in source.image.blobs.iter().chain([&source.image.manifest]) {
+        let desc = descriptor(blob);
+        let push = || pusher.push(&desc, Arc::clone(&content), &[], Arc::new(()));
+        assert_eq!(push().await.unwrap(), Pushed::Uploaded);
+        assert_eq!(push().await.unwrap(), Pushed::Existed);
+        assert_eq!(std::fs::read(blobs.join(blob.digest.hex())).unwrap(), blob.bytes);
+    }
+    let gets = proxy.blob_gets(&large.digest.to_string());
+    assert_eq!(gets[0].range.as_deref(), Some("bytes=400000-"), "{gets:?}");
+    let resolved = layouts.resolve(&name).await.unwrap();
+    assert_eq!(resolved.target.digest, source.image.manifest.digest);
+
+    // A tag moves; a name without one is another entry.
+    let Source { image: other, dir: kept } = Source::new(41);
+    let desc = descriptor(&other.manifest);
+    let content = Arc::new(HeldContent::new(Arc::new(Blobs(kept.path().to_owned()))));
+    let pusher = layouts.pusher(&name, &desc.digest).unwrap();
+    pusher.push(&desc, content, &[], Arc::new(())).await.unwrap();
+    assert_eq!(layouts.resolve(&name).await.unwrap().target.digest, desc.digest);
+    assert_eq!(layouts.resolve(&path).await.unwrap().target.digest, desc.digest);
+
+    // A part of something else is no beginning, and what is wrong is not kept.
+    let other = descriptor(&other.blobs[2]);
+    std::fs::write(blobs.join(format!(".{}.part", other.digest.hex())), b"wrong").unwrap();
+    let content = Arc::new(HeldContent::new(Arc::new(Blobs(kept.path().to_owned()))));
+    let pushed = pusher.push(&other, content, &[], Arc::new(())).await.unwrap();
+    assert_eq!(pushed, Pushed::Uploaded);
+    std::fs::remove_file(blobs.join(large.digest.hex())).unwrap();
+    proxy.add(Rule::get("/blobs/", Fault::Flip(9)));
+    let content = client.fetcher(&proxy.reference("app:1")).unwrap();
+    let error = pusher.push(&descriptor(large), content, &[], Arc::new(())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert!(!blobs.join(large.digest.hex()).exists() && !part.exists());
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use dist_core::{Container, ContainerId, Context as _, Error, ErrorKind, Exit, Result, Task};
+use dist_core::{Any, Container, ContainerId, Context as _, Error, ErrorKind, Exit, Result, Task};
 use dist_store::LockGuard;
+use tokio::task::JoinHandle;
 
+use super::tasks::runtime_of;
 use super::{ATTACHED, AUTO_REMOVE, Containers, snapshot_key};
 use crate::runtime::find_shim;
 use crate::shim::{Address, Place, State};
-use crate::{ProcessId, Stdio, TaskClient, shim};
+use crate::{ProcessId, Stdio, TaskClient, UserNamespace, cgroup, rootless, shim};
 
 /// The status of a container whose end nobody saw.
 const UNSEEN: u32 = 255;
@@ -28,27 +30,82 @@ pub enum Observed {
     Exited(Exit),
 }
 
+/// A shim that is being started.
+#[derive(Debug)]
+pub struct Starting {
+    address: JoinHandle<Result<Address>>,
+    /// What a runtime will not have to wait for; nobody waits for it.
+    hasten: JoinHandle<()>,
+}
+
+impl Starting {
+    /// Waits until it is started.
+    pub(super) async fn address(self) -> Result<Address> {
+        let started = self.address.await;
+        drop(self.hasten);
+        started.context(ErrorKind::Internal, || "start a shim".into())?
+    }
+}
+
 impl Containers {
-    /// Starts the shim of a container that was made, and makes its first process, which
-    /// [`TaskClient::start`] lets run.
+    /// Makes the first process of a container that was made, by its shim. [`TaskClient::start`] lets it
+    /// run.
     ///
     /// # Errors
     /// What the runtime says; `NotFound` for the shim's program; `FailedPrecondition` for a container
     /// that is not whole.
-    pub async fn begin(&self, container: &Container, stdio: &Stdio) -> Result<TaskClient> {
+    pub async fn begin(
+        &self,
+        container: &Container,
+        shim: Starting,
+        stdio: &Stdio,
+    ) -> Result<TaskClient> {
         let id = container.id.clone();
         let this = self.clone();
         let _life = blocking(move || this.lock_life(&id)).await?;
         let (this, of) = (self.clone(), container.clone());
         let mounts = blocking(move || {
+            if of.snapshot_key.is_empty() {
+                return Ok(Vec::new());
+            }
             let engine = this.engine.with_snapshotter(&of.snapshotter);
-            engine.snapshotter()?.mounts(&snapshot_key(&of)?)
+            let mut mounts = engine.snapshotter()?.mounts(&snapshot_key(&of)?)?;
+            if of.labels.contains_key(AUTO_REMOVE) {
+                dist_snapshot::mount::forget_at_end(&mut mounts);
+            }
+            Ok(mounts)
         })
         .await?;
+        let options = container.runtime_options.as_ref();
+        let client = self.meet(container, shim).await?;
         let bundle = self.bundle(&container.id);
-        let home = self.engine.store().root().to_owned();
-        let place = self.place(container, &bundle, &home)?;
-        let address = place.start(container.runtime_options.as_ref()).await?;
+        match client.create(&bundle, &mounts, stdio, options).await {
+            Ok(_) => Ok(client),
+            Err(error) => {
+                // What the shim has mounted it takes away itself; the rest goes with the container.
+                if let Err(error) = self.end_shim(container, &client).await {
+                    tracing::debug!(?error, "the shim of a failed container");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins to start the shim of a container in its bundle.
+    pub(super) fn start_shim(&self, container: &Container, options: Option<&Any>) -> Starting {
+        let (this, container, options) = (self.clone(), container.clone(), options.cloned());
+        let hasten = tokio::task::spawn_blocking(cgroup::hasten);
+        let start = move || {
+            let home = this.engine.store().root().to_owned();
+            let bundle = this.bundle(&container.id);
+            this.place(&container, &bundle, &home)?.start(options.as_ref())
+        };
+        Starting { address: tokio::task::spawn_blocking(start), hasten }
+    }
+
+    /// Waits until a shim is started, and records where it is.
+    pub(super) async fn meet(&self, container: &Container, shim: Starting) -> Result<TaskClient> {
+        let address = shim.address().await?;
         let task = Task {
             boot_id: self.engine.store().boot_id().to_owned(),
             address: address.address,
@@ -57,19 +114,7 @@ impl Containers {
         };
         let (rows, id, row) = (self.rows(), container.id.clone(), task.clone());
         blocking(move || rows.set_task(&id, &row)).await?;
-        let client =
-            TaskClient::connect(&task.address, task.version, container.id.as_str()).await?;
-        let options = container.runtime_options.as_ref();
-        match client.create(&bundle, &mounts, stdio, options).await {
-            Ok(_) => Ok(client),
-            Err(error) => {
-                // What the shim has mounted it takes away itself; the rest goes with the container.
-                if let Err(error) = client.shutdown().await {
-                    tracing::debug!(?error, "the shim of a failed container");
-                }
-                Err(error)
-            }
-        }
+        TaskClient::connect(&task.address, task.version, container.id.as_str()).await
     }
 
     fn place<'a>(
@@ -79,11 +124,12 @@ impl Containers {
         home: &'a std::path::Path,
     ) -> Result<Place<'a>> {
         Ok(Place {
-            program: find_shim(&container.runtime, self.path.as_deref())?,
+            program: find_shim(&runtime_of(container, bundle), self.path.as_deref())?,
             namespace: self.namespace_name(),
             id: container.id.as_str(),
             bundle,
             home,
+            events: Some(self.events_socket()).filter(|socket| socket.exists()),
         })
     }
 
@@ -137,25 +183,24 @@ impl Containers {
         if let Some(exit) = task.exit {
             return Ok(Observed::Exited(exit));
         }
+        let mut idle = None;
         if self.is_of_this_boot(task) {
-            let client =
-                TaskClient::connect(&task.address, task.version, container.id.as_str()).await;
-            let state = match client {
-                Ok(client) => client.state(ProcessId::First).await.map(|state| (client, state)),
-                Err(error) => Err(error),
-            };
-            match state {
-                Ok((_, (State::Created, _))) => return Ok(Observed::Created),
-                Ok((_, (State::Running, pid))) => return Ok(Observed::Running(pid)),
-                Ok((_, (State::Paused, pid))) => return Ok(Observed::Paused(pid)),
-                Ok((client, (State::Stopped(exit), _))) => {
-                    let life = self.try_life(&container.id).await?;
-                    if life.is_some() {
-                        self.end(container, &client, exit).await?;
-                        client.shutdown().await?;
+            match TaskClient::connect(&task.address, task.version, container.id.as_str()).await {
+                Ok(client) => match client.state(ProcessId::First).await {
+                    Ok((State::Created, _)) => return Ok(Observed::Created),
+                    Ok((State::Running, pid)) => return Ok(Observed::Running(pid)),
+                    Ok((State::Paused, pid)) => return Ok(Observed::Paused(pid)),
+                    Ok((State::Stopped(exit), _)) => {
+                        let life = self.try_life(&container.id).await?;
+                        if life.is_some() {
+                            self.end(container, &client, exit).await?;
+                            client.shutdown().await?;
+                        }
+                        return Ok(Observed::Exited(exit));
                     }
-                    return Ok(Observed::Exited(exit));
-                }
+                    Err(error) if is_gone(&error) => idle = Some(client),
+                    Err(error) => return Err(error),
+                },
                 Err(error) if is_gone(&error) => (),
                 Err(error) => return Err(error),
             }
@@ -168,10 +213,29 @@ impl Containers {
         if let Some(Task { exit: Some(exit), .. }) = blocking(move || rows.get(&id)).await?.task {
             return Ok(Observed::Exited(exit));
         }
-        self.clean_up_after_shim(container, task).await?;
-        let exit = Exit { status: UNSEEN, at: now() };
+        if let Some(client) = idle {
+            // Whoever asked it to make the first process died meanwhile.
+            self.end_shim(container, &client).await?;
+        }
+        let seen = self.clean_up_after_shim(container, task).await?;
+        let exit = seen.unwrap_or_else(|| Exit { status: UNSEEN, at: now() });
         self.record(container, exit).await?;
         Ok(Observed::Exited(exit))
+    }
+
+    /// Kills all processes of a container.
+    ///
+    /// # Errors
+    /// `NotFound` where it has ended; `Unavailable`.
+    pub async fn kill_all(container: &Container, client: &TaskClient) -> Result<()> {
+        // A runtime finds all by their cgroup. Where there is none, they go with the first one.
+        client.kill(ProcessId::First, SIGKILL, Self::has_cgroup(container)).await
+    }
+
+    /// Whether a container has a cgroup: those of ordinary users have none.
+    #[must_use]
+    pub fn has_cgroup(container: &Container) -> bool {
+        UserNamespace::current().is_none() || cgroup_of(container).is_some()
     }
 
     /// Removes a container, whatever it does.
@@ -184,7 +248,7 @@ impl Containers {
         self.remove_locked(container, life).await
     }
 
-    async fn remove_locked(&self, container: &Container, life: LockGuard) -> Result<()> {
+    pub(super) async fn remove_locked(&self, container: &Container, life: LockGuard) -> Result<()> {
         let (rows, id) = (self.rows(), container.id.clone());
         let container = match blocking(move || rows.get(&id)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -204,7 +268,7 @@ impl Containers {
     }
 
     /// The task of a container whose maker died before the shim was in its row.
-    async fn unrecorded_task(&self, container: &Container) -> Result<Option<Task>> {
+    pub(super) async fn unrecorded_task(&self, container: &Container) -> Result<Option<Task>> {
         let bundle = self.bundle(&container.id);
         let found = blocking(move || shim::find(&bundle)).await?;
         let boot_id = self.engine.store().boot_id().to_owned();
@@ -212,12 +276,12 @@ impl Containers {
     }
 
     /// Ends whatever runs, and the shim.
-    async fn stop_task(&self, container: &Container, task: &Task) -> Result<()> {
+    pub(super) async fn stop_task(&self, container: &Container, task: &Task) -> Result<()> {
         if self.is_of_this_boot(task) {
             let client = TaskClient::connect(&task.address, task.version, container.id.as_str());
             match client.await {
                 Ok(client) => {
-                    match kill(&client).await {
+                    match kill(container, &client).await {
                         Err(error) if !is_gone(&error) => return Err(error),
                         _ => (),
                     }
@@ -225,30 +289,57 @@ impl Containers {
                         Err(error) if !is_gone(&error) => return Err(error),
                         _ => (),
                     }
-                    return client.shutdown().await;
+                    return self.end_shim(container, &client).await;
                 }
                 Err(error) if is_gone(&error) => (),
                 Err(error) => return Err(error),
             }
         }
-        self.clean_up_after_shim(container, task).await
+        self.clean_up_after_shim(container, task).await.map(drop)
     }
 
-    /// Ends what a shim left that is gone. What another boot left is files only.
-    async fn clean_up_after_shim(&self, container: &Container, task: &Task) -> Result<()> {
+    /// Ends a shim that has nothing to run any more. What a runtime that was killed left is found by its
+    /// cgroup when the container goes; where there is none, the shim still has it.
+    async fn end_shim(&self, container: &Container, client: &TaskClient) -> Result<()> {
+        let left =
+            if Self::has_cgroup(container) { Vec::new() } else { client.end_children().await? };
+        client.shutdown().await?;
+        let Some(pid) = left.first() else { return Ok(()) };
+        rootless::leave(&self.bundle(&container.id), *pid)?;
+        Err(out_of_reach(container))
+    }
+
+    /// Ends what a shim left that is gone, and tells how that ended, if there was any. What another
+    /// boot left is files only.
+    pub(super) async fn clean_up_after_shim(
+        &self,
+        container: &Container,
+        task: &Task,
+    ) -> Result<Option<Exit>> {
         let bundle = self.bundle(&container.id);
         if !self.is_of_this_boot(task) || !bundle.exists() {
-            return Ok(());
+            return Ok(None);
+        }
+        if rootless::is_out_of_reach(&bundle) {
+            return Err(out_of_reach(container));
         }
         let home = self.engine.store().root().to_owned();
-        self.place(container, &bundle, &home)?.delete().await?;
+        let ended = self.place(container, &bundle, &home)?.delete().await?;
+        if let Some(path) = cgroup_of(container) {
+            // A runtime that was killed before it knew its container leaves it.
+            blocking(move || {
+                cgroup::remove_empty(&path);
+                Ok(())
+            })
+            .await?;
+        }
         // A shim that was killed left its socket.
         let path = task.address.strip_prefix("unix://").unwrap_or(&task.address);
         match tokio::fs::remove_file(path).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).context(ErrorKind::Storage, || format!("remove {path}"))
             }
-            _ => Ok(()),
+            _ => Ok(Some(ended.exit).filter(|exit| exit.at > 0)),
         }
     }
 
@@ -296,42 +387,58 @@ impl Containers {
         }
     }
 
-    async fn try_life(&self, id: &ContainerId) -> Result<Option<LockGuard>> {
+    pub(super) async fn try_life(&self, id: &ContainerId) -> Result<Option<LockGuard>> {
         let (this, id) = (self.clone(), id.clone());
         blocking(move || this.try_lock_life(&id)).await
     }
 
-    fn is_of_this_boot(&self, task: &Task) -> bool {
+    pub(super) fn is_of_this_boot(&self, task: &Task) -> bool {
         task.boot_id == self.engine.store().boot_id()
     }
 
-    fn namespace_name(&self) -> &str {
+    pub(super) fn namespace_name(&self) -> &str {
         self.engine.namespace().as_str()
     }
 }
 
+/// The cgroup that a container's spec names, if it is a path below the root.
+fn cgroup_of(container: &Container) -> Option<String> {
+    let spec: serde_json::Value = serde_json::from_slice(&container.spec.as_ref()?.value).ok()?;
+    let path = spec.get("linux")?.get("cgroupsPath")?.as_str()?;
+    let is_below =
+        path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..");
+    is_below.then(|| path.to_owned())
+}
+
 /// Kills all processes of a container and waits for the end of the first one.
-async fn kill(client: &TaskClient) -> Result<()> {
+async fn kill(container: &Container, client: &TaskClient) -> Result<()> {
     if let (State::Paused, _) = client.state(ProcessId::First).await? {
         // What is frozen does not even die.
         client.resume().await?;
     }
-    client.kill(ProcessId::First, SIGKILL, true).await?;
+    Containers::kill_all(container, client).await?;
     client.wait(ProcessId::First).await.map(drop)
 }
 
+/// What a command says of a container that has lost its shim since the command began.
+fn out_of_reach(container: &Container) -> Error {
+    let message =
+        format!("end container {}: it has lost its shim, the next command can", container.id);
+    Error::new(ErrorKind::Unavailable, message)
+}
+
 /// Whether a shim, or the process that it was asked for, is not there any more.
-fn is_gone(error: &Error) -> bool {
+pub(super) fn is_gone(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable)
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Runs work on the store on a thread for it.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let task = tokio::task::spawn_blocking(work);

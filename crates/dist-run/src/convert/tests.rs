@@ -8,6 +8,8 @@ fn host() -> HostFacts {
         cgroup2: true,
         capabilities: Capability::up_to(40).collect(),
         most_files: 4096,
+        user_namespace: None,
+        cgroups: true,
         devices: Vec::new(),
     }
 }
@@ -168,6 +170,41 @@ fn both_versions_of_cgroups() {
     assert_eq!(kinds(&second), ["pid", "ipc", "uts", "mount", "cgroup"]);
     assert_eq!(kinds(&first), ["pid", "ipc", "uts", "mount", "network"]);
     assert!(has(&second) && !has(&first));
+}
+
+#[test]
+fn what_an_ordinary_user_can_have() {
+    let one = crate::UserNamespace::parse("0 1000 1", "0 1000 1");
+    let guest = HostFacts { cgroup2: false, user_namespace: one, cgroups: false, ..host() };
+    let root = User::default();
+    let plain = SpecOptions {
+        user: root.clone(),
+        cgroups_path: Some("/x".into()),
+        privileged: true,
+        ..SpecOptions::default()
+    };
+    let spec = convert(&image(), &plain, &guest).unwrap().spec;
+    assert_eq!(spec.linux.cgroups_path, None);
+    let of = |spec: &Spec, path: &str| {
+        let mut at = spec.mounts.iter().filter(|mount| mount.destination == path);
+        at.next().map(|mount| (mount.kind.clone(), mount.options.join(",")))
+    };
+    assert_eq!(of(&spec, "/sys").unwrap().0, "bind");
+    assert_eq!(of(&spec, "/sys/fs/cgroup").unwrap().0, "tmpfs");
+    assert!(!of(&spec, "/dev/pts").unwrap().1.contains("gid="));
+    let alone = SpecOptions { network: Network::None, ..plain.clone() };
+    let spec = convert(&image(), &alone, &guest).unwrap().spec;
+    assert_eq!(of(&spec, "/sys").unwrap().0, "sysfs");
+    assert_eq!(of(&spec, "/sys/fs/cgroup"), None);
+
+    let resources = Resources { pids: Some(5), ..Resources::default() };
+    let limited = SpecOptions { resources, ..plain.clone() };
+    let other = SpecOptions { user: User { uid: 5, ..root }, ..plain };
+    for (options, part) in [(limited, "can make no cgroups"), (other, "run as user 5")] {
+        let error = convert(&image(), &options, &guest).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(error.to_string().contains(part), "{error}");
+    }
 }
 
 #[test]

@@ -15,6 +15,10 @@ pub(crate) const DIFFERENT: &[(&str, &[Difference])] = &[
         ],
     ),
     (
+        "what replaces all extensions replaces all; containerd answers so, and keeps the others",
+        &[("extensions after they were replaced", "ok 3", "ok 1")],
+    ),
+    (
         "what is absent is refused as such, and named",
         &[
             (

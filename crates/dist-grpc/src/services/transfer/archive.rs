@@ -1,7 +1,7 @@
 //! Between the store and archives that come and go over streams.
 
-use dist::{DigestNames, ExportOptions, ImportOptions, Naming, Platforms};
-use dist_core::{Cancel, Error, ErrorKind, Platform, Result};
+use dist::{DigestNames, ExportOptions, Exported, ImportOptions, Naming, Platforms};
+use dist_core::{Cancel, Error, ErrorKind, Image, Platform, Result};
 
 use super::progress::Reporter;
 use super::{Job, bytes, pull, store};
@@ -76,25 +76,27 @@ async fn export_told(
         let message = "export all images whose names begin alike: this is not built";
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
+    let platforms = match (to.all_platforms, store::platforms(&to.platforms)) {
+        (true, _) => Platforms::All,
+        (false, Platforms::All) => Platforms::One(Platform::host()),
+        (false, named) => named,
+    };
     let options = ExportOptions {
-        platforms: match (to.all_platforms, store::platforms(&to.platforms)) {
-            (true, _) => Platforms::All,
-            (false, Platforms::All) => Platforms::One(Platform::host()),
-            (false, named) => named,
-        },
         docker_manifest: !to.skip_compatibility_manifest,
         nondistributable: !to.skip_non_distributable,
     };
     let (images, names) = (job.engine.images(), store::names(from)?);
     let targets = blocking(move || {
-        let get = |name| images.get(&name).map(|image| (image.name, image.target));
+        let get = |name| {
+            let Image { name, target, .. } = images.get(&name)?;
+            Ok(Exported { name, target, platforms: platforms.clone() })
+        };
         names.into_iter().map(get).collect::<Result<Vec<_>>>()
     })
     .await?;
     reporter.status("Exporting");
     let progress = reporter.progress();
-    let restored =
-        dist::restore_images(&job.engine, &targets, &options.platforms, progress).await?;
+    let restored = dist::restore_images(&job.engine, &targets, progress).await?;
     let (mut writer, drain) = bytes::outgoing(job.stream(&to.stream)?);
     let (cancel, _guard) = Cancel::guarded();
     let engine = job.engine.clone();

@@ -2,7 +2,6 @@
 
 use dist::{Unpacking, Wanted};
 use dist_core::{Context as _, Error, ErrorKind, Image, Reference, Result};
-use dist_registry::Purpose;
 
 use super::progress::Reporter;
 use super::{Job, registry, registry_name, store};
@@ -25,7 +24,7 @@ async fn pull_told(
     Reference::parse(reference)
         .context(ErrorKind::InvalidArgument, || format!("read reference {reference:?}"))?;
     let wanted = wanted(job, to)?;
-    let options = registry::options(&job.daemon, &job.namespace, from, Purpose::Pull).await?;
+    let options = registry::options(&job.daemon, &job.namespace, from)?;
     let engine = job.engine.with_registry(options);
     let name = registry_name(from);
     reporter.status(format!("Resolving from {name}"));

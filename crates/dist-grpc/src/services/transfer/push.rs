@@ -2,7 +2,6 @@
 
 use dist::PushOptions;
 use dist_core::{Context as _, ErrorKind, Reference, Result};
-use dist_registry::Purpose;
 
 use super::progress::Reporter;
 use super::{Job, registry, registry_name, store};
@@ -27,7 +26,7 @@ async fn push_told(
         .context(ErrorKind::InvalidArgument, || format!("read reference {reference:?}"))?;
     let (images, name) = (job.engine.images(), store::parse(&from.name)?);
     let image = blocking(move || images.get(&name)).await?;
-    let options = registry::options(&job.daemon, &job.namespace, to, Purpose::Push).await?;
+    let options = registry::options(&job.daemon, &job.namespace, to)?;
     let engine = job.engine.with_registry(options);
     let name = registry_name(to);
     reporter.status(format!("Pushing to {name}"));

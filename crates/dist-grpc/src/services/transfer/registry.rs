@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use dist_core::{Context as _, Error, ErrorKind, Namespace, Reference, Result};
-use dist_registry::{CredentialProvider, CredentialSource, Credentials, Purpose, RegistryOptions};
+use dist_core::{Context as _, Error, ErrorKind, Namespace, Result};
+use dist_registry::{CredentialProvider, CredentialSource, Credentials, RegistryOptions};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Mutex;
 
@@ -12,7 +12,6 @@ use crate::Daemon;
 use crate::api::containerd::types::transfer::{
     AuthRequest, AuthResponse, AuthType, HttpDebug, OciRegistry, RegistryResolver,
 };
-use crate::daemon::blocking;
 use crate::streams::Stream;
 use crate::typed;
 
@@ -21,11 +20,10 @@ use crate::typed;
 /// # Errors
 /// `NotFound` where the stream for credentials is not open; `Unsupported` for what the registry
 /// client cannot do: nothing that was asked for is left out silently.
-pub(super) async fn options(
+pub(super) fn options(
     daemon: &Daemon,
     namespace: &Namespace,
     registry: &OciRegistry,
-    purpose: Purpose,
 ) -> Result<RegistryOptions> {
     let mut options = daemon.engine().remotes().options().clone();
     let Some(resolver) = &registry.resolver else { return Ok(options) };
@@ -43,7 +41,9 @@ pub(super) async fn options(
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     options.headers = headers(resolver)?;
-    options = with_host_dir(options, resolver, (&registry.reference, purpose)).await?;
+    if !resolver.host_dir.is_empty() {
+        options.hosts_dirs = vec![PathBuf::from(&resolver.host_dir)];
+    }
     if !resolver.auth_stream.is_empty() {
         let stream = daemon.streams().take(namespace, &resolver.auth_stream)?;
         let reference = registry.reference.clone();
@@ -64,22 +64,6 @@ fn headers(resolver: &RegistryResolver) -> Result<HeaderMap> {
         headers.append(name, value);
     }
     Ok(headers)
-}
-
-/// Adds what the directory that the client names says about the registry.
-async fn with_host_dir(
-    options: RegistryOptions,
-    resolver: &RegistryResolver,
-    (reference, purpose): (&str, Purpose),
-) -> Result<RegistryOptions> {
-    if resolver.host_dir.is_empty() {
-        return Ok(options);
-    }
-    let host = Reference::parse_familiar(reference)
-        .map(|reference| reference.hostname().to_owned())
-        .context(ErrorKind::InvalidArgument, || format!("read reference {reference:?}"))?;
-    let dir = PathBuf::from(&resolver.host_dir);
-    blocking(move || options.with_host_dir(&dir, &host, purpose)).await
 }
 
 /// A client that answers questions for credentials over a stream.

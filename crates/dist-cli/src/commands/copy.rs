@@ -1,0 +1,213 @@
+//! `dist copy`: an image from one remote into another.
+
+use std::sync::Arc;
+
+use dist::{CopyOptions, Platforms, StoredImages};
+use dist_core::{Context as _, ErrorKind, ImageName, Platform, Reference, Result};
+
+use super::transfer;
+use crate::config::Config;
+use crate::progress::Reporter;
+use crate::reference;
+
+/// What is no registry.
+pub(super) const SCHEMES: &[&str] =
+    &["oci", "oci-archive", "docker-archive", "dir", STORE, DAEMON, "http", "https"];
+
+/// The images in the store.
+pub(super) const STORE: &str = "store";
+/// The images that the daemon at a socket has.
+const DAEMON: &str = "daemon";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Images go through memory, not through the store. Into store: they come as `dist pull` brings them,
+without what refers to them, and are not unpacked. What the destination has is not sent; within one
+registry blobs are taken over where they are. An index goes whole, and what refers to the image goes
+along: signatures, attestations, lists of packages. With one --platform its manifest is copied
+instead of the index, with several a smaller index, which has a digest of its own.
+The last line on standard output is NAME@DIGEST of the destination.
+
+Examples:
+  dist copy redis:7 registry.example.com/mirror/redis:7
+  dist copy --platform linux/amd64 --platform linux/arm64 alpine localhost:5000/alpine
+  dist copy redis:7 oci:/srv/layout:7
+  dist copy --platform linux/amd64 redis:7 docker-archive:-:redis:7 | docker load
+  docker save app:1 | dist copy docker-archive:-:app:1 localhost:5000/app:1
+  dist copy store:redis:7 dir:/srv/redis
+  dist copy redis:7 store:
+  dist copy oci:build:v1 store:localhost/app:v1
+  dist copy https://example.com/images/redis.tar localhost:5000/redis:7
+  dist copy https://example.com/layout/#7 oci:/srv/layout:7
+  dist copy --dest-creds robot:secret oci:build:v1 ghcr.io/owner/app:v1")]
+pub(crate) struct Args {
+    /// Image in a registry, oci:PATH[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME],
+    /// dir:PATH, store:NAME, daemon:SOCKET:NAME or https://ADDRESS[#NAME]; - is standard input as
+    /// FILE
+    #[arg(value_name = "SOURCE")]
+    source: String,
+
+    /// Name for it in one of the first five, or store:[NAME]; - is standard output as FILE
+    #[arg(value_name = "DESTINATION")]
+    destination: String,
+
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Only images for this platform; can be repeated
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Vec<Platform>,
+
+    /// Leave what refers to the image: referrers and cosign's tags
+    #[arg(long)]
+    no_referrers: bool,
+
+    /// User at the source
+    #[arg(long, value_name = "NAME[:PASSWORD]")]
+    src_creds: Option<String>,
+
+    /// User at the destination
+    #[arg(long, value_name = "NAME[:PASSWORD]")]
+    dest_creds: Option<String>,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    for name in [&args.source, &args.destination] {
+        if dist_core::scheme(name, SCHEMES).is_none() {
+            reference::check(name)?;
+        }
+    }
+    // A registry could have a repository of that name.
+    if dist_core::scheme(&args.destination, &[DAEMON]).is_some() {
+        return Err(transfer::usage(
+            "copy to a daemon: use --address SOCKET, and store:NAME as the destination",
+        ));
+    }
+    let defaults = CopyOptions::default();
+    let jobs = config.pull_options(None).jobs;
+    let platforms = match args.platform.as_slice() {
+        [] => Platforms::All,
+        [platform] => Platforms::One(platform.clone()),
+        platforms => Platforms::Several(platforms.to_vec()),
+    };
+    let options =
+        CopyOptions { platforms, referrers: defaults.referrers && !args.no_referrers, jobs };
+    let (from, to) = remotes(config, args)?;
+    let from = with_stores(config, from, &args.source)?;
+    if let Some((_, name)) = dist_core::scheme(&args.destination, &[STORE]) {
+        return into_store(config, args, (&from, name), &options);
+    }
+    let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
+    let to = to.as_ref().unwrap_or(&from);
+    let name = source_name(config, args)?;
+    let (source, destination) = ((&from, &*name), (to, &*args.destination));
+    let copied = transfer::run(&reporter, |progress| async move {
+        Ok((dist::copy(source, destination, &options, progress).await?, Vec::new()))
+    })
+    .map_err(|error| {
+        let what = || format!("copy {} to {}", args.source, args.destination);
+        let hint = "what is whole at the destination is not sent again; the tag was not set";
+        transfer::if_stopped(error, what, hint)
+    })?;
+    if is_stdout(&args.destination) {
+        return Ok(()); // the archive is there
+    }
+    transfer::print_pinned(&copied.name, &copied.target.digest)
+}
+
+fn source_name(config: &Config, args: &Args) -> Result<String> {
+    match dist_core::scheme(&args.source, SCHEMES) {
+        Some(_) => Ok(args.source.clone()),
+        None => reference::one(config, &args.source),
+    }
+}
+
+/// Copies into the store, or to where the daemon of `--address` keeps images.
+fn into_store(
+    config: &Config,
+    args: &Args,
+    (from, name): (&dist::Remotes, &str),
+    options: &CopyOptions,
+) -> Result<()> {
+    let source = source_name(config, args)?;
+    let name = match (name, dist_core::scheme(&args.source, SCHEMES)) {
+        ("", None) => source.as_str(),
+        ("", Some((STORE, name))) => name,
+        ("", Some(_)) => return Err(transfer::usage("name the image in the store: store:NAME")),
+        (name, _) => name,
+    };
+    let image: ImageName = reference::parse(name)?
+        .to_string()
+        .parse()
+        .context(ErrorKind::InvalidArgument, || format!("read name {name:?}"))?;
+    let place = config.fetching()?;
+    let (source, to) = ((from, &*source), (&*place, &image));
+    let what = format!("copy {} to {}", args.source, args.destination);
+    let copied = transfer::into_store(config, args.quiet, &what, |progress| async move {
+        Ok((dist::copy_into_store(source, to, options, progress).await?, Vec::new()))
+    })?;
+    transfer::print_pinned(&copied.name, &copied.target.digest)?;
+    place.settle()
+}
+
+/// The remotes with the store that a name is about, if it is about one.
+pub(super) fn with_stores(
+    config: &Config,
+    remotes: dist::Remotes,
+    name: &str,
+) -> Result<dist::Remotes> {
+    let Some((scheme, rest)) = dist_core::scheme(name, &[STORE, DAEMON]) else {
+        return Ok(remotes);
+    };
+    if scheme == STORE {
+        let host = config.host_that_is_there()?;
+        let images = StoredImages::new(move |name| Ok((host.clone(), name.to_owned())));
+        return Ok(remotes.with_scheme(STORE, Arc::new(images)));
+    }
+    let Some((socket, _)) = rest.split_once(':') else {
+        return Err(transfer::usage("name an image of a daemon: daemon:SOCKET:NAME"));
+    };
+    let (host, before) = (config.host_at(socket)?, format!("{socket}:"));
+    let images = StoredImages::new(move |rest| {
+        Ok((host.clone(), rest.strip_prefix(&*before).unwrap_or(rest).to_owned()))
+    });
+    Ok(remotes.with_scheme(DAEMON, Arc::new(images)))
+}
+
+/// Whether what is written goes to standard output.
+fn is_stdout(name: &str) -> bool {
+    let path = dist_core::scheme(name, &SCHEMES[1..3]).map(|(_, rest)| rest);
+    path.and_then(|rest| rest.split(':').next())
+        .is_some_and(|path| matches!(path, "-" | "/dev/stdout"))
+}
+
+/// The remotes for the source, and those for the destination where they are others.
+fn remotes(config: &Config, args: &Args) -> Result<(dist::Remotes, Option<dist::Remotes>)> {
+    let (source, destination) = (args.src_creds.as_deref(), args.dest_creds.as_deref());
+    if source.is_some() || destination.is_some() {
+        if config.has_user() {
+            return Err(transfer::usage(
+                "--user is for both sides: leave it out beside the others",
+            ));
+        }
+        let (from, to) = (config.remotes_as(source)?, config.remotes_as(destination)?);
+        return Ok((from.with_archives(), Some(to.with_archives())));
+    }
+    let host = |name: &str| match dist_core::scheme(name, SCHEMES) {
+        Some(("http" | "https", rest)) => {
+            Some(rest.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned())
+        }
+        Some(_) => None,
+        None => Reference::parse_familiar(name).ok().map(|name| name.hostname().to_owned()),
+    };
+    if let (Some(source), Some(destination)) = (host(&args.source), host(&args.destination))
+        && config.has_user()
+        && source != destination
+    {
+        return Err(transfer::usage(
+            "say whose --user it is: --src-creds or --dest-creds, as there are two registries",
+        ));
+    }
+    Ok((config.remotes()?.with_archives(), None))
+}

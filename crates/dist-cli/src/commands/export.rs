@@ -1,0 +1,163 @@
+//! `dist export`: images of the store into an archive.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+
+use dist::{ExportOptions, Exported};
+use dist_core::{Cancel, Context as _, Error, ErrorKind, Platform, Result};
+use dist_store::{Durability, OpenMode};
+
+use super::push::{chosen, find};
+use super::transfer;
+use crate::config::Config;
+use crate::output;
+use crate::progress::Reporter;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The archive is an OCI layout with docker's manifest.json beside it: `docker load`, `podman load`,
+`ctr images import` and `dist import` take it. The same images make the same bytes. Every byte is
+verified on its way; layers that were discarded are made or fetched again. A FILE appears when it is
+whole, in the place of one that was there.
+
+Of an index, all is exported where all of its manifests are here, else what is for this machine.
+
+Examples:
+  dist export -o redis.tar redis:7
+  dist export redis:7 alpine:3 | ssh node dist import
+  dist export redis:7 | zstd > redis.tar.zst")]
+pub(crate) struct Args {
+    /// Where to; `-` is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+
+    /// Images, as `dist images` shows them or as they were pulled
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+
+    /// Platform whose image is taken from an index
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+
+    /// Every platform of an index
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+
+    /// No manifest.json: docker before 25 can't load it
+    #[arg(long)]
+    oci_only: bool,
+
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Leave out layers whose distribution is restricted
+    #[arg(long)]
+    skip_non_distributable: bool,
+}
+
+pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    let to_stdout = args.output.as_os_str() == "-";
+    if to_stdout && io::stdout().is_terminal() {
+        let message = "export to standard output: it is a terminal; give --output FILE";
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    let engine = config.engine_in(OpenMode::Existing)?;
+    let mut images = Vec::new();
+    for text in &args.images {
+        let (host, name) = find(config, text, "export image")?;
+        let target = host.images().get(&name)?.target;
+        let platforms = chosen(&*host, &target, args.platform.as_ref(), args.all_platforms)?;
+        images.push(Exported { name, target, platforms });
+    }
+    let options = ExportOptions {
+        docker_manifest: !args.oci_only,
+        nondistributable: !args.skip_non_distributable,
+    };
+    let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
+    transfer::run(&reporter, |progress| async {
+        let restored = dist::restore_images(&engine, &images, progress).await?;
+        let (cancel, _guard) = Cancel::guarded();
+        let (engine, file) = (engine.clone(), (!to_stdout).then(|| args.output.clone()));
+        let durable = config.durability != Durability::None;
+        let write = move || match file {
+            None => dist::export(&engine, &images, &options, &mut Stdout(io::stdout()), &cancel),
+            Some(path) => {
+                let mut file = Whole::create(&path)?;
+                dist::export(&engine, &images, &options, &mut file.out, &cancel)?;
+                file.finish(durable)
+            }
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        written.context(ErrorKind::Internal, || "export images".into())??;
+        restored.end().await?;
+        Ok(((), Vec::new()))
+    })
+    .map_err(|error| {
+        let what = || "export images".to_owned();
+        transfer::if_stopped(error, what, "nothing of it was kept")
+    })
+}
+
+/// Standard output, whose reader may go away.
+struct Stdout(io::Stdout);
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(|error| output::output_error(error).into_io())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(|error| output::output_error(error).into_io())
+    }
+}
+
+/// A file that appears when it is whole. What is no file, such as a pipe, is written as it is.
+struct Whole {
+    out: fs_err::File,
+    path: PathBuf,
+    /// Where it is until then.
+    partial: Option<PathBuf>,
+}
+
+impl Whole {
+    fn create(path: &Path) -> Result<Self> {
+        let what = || format!("export to {}", path.display());
+        let special = fs_err::metadata(path).is_ok_and(|there| !there.is_file());
+        let partial = match path.file_name() {
+            Some(name) if !special => {
+                let mut partial = std::ffi::OsString::from(".");
+                partial.push(name);
+                partial.push(format!(".{}.partial", std::process::id()));
+                Some(path.with_file_name(partial))
+            }
+            _ => None,
+        };
+        let out = fs_err::File::create(partial.as_deref().unwrap_or(path))
+            .context(ErrorKind::Storage, what)?;
+        Ok(Self { out, path: path.to_owned(), partial })
+    }
+
+    fn finish(mut self, durable: bool) -> Result<()> {
+        let Some(partial) = &self.partial else { return Ok(()) };
+        let finish = || {
+            if durable {
+                self.out.sync_all()?;
+            }
+            fs_err::rename(partial, &self.path)
+        };
+        finish().context(ErrorKind::Storage, || format!("export to {}", self.path.display()))?;
+        self.partial = None;
+        Ok(())
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial
+            && let Err(error) = fs_err::remove_file(partial)
+        {
+            tracing::warn!(%error, "a part of an archive stays");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What refers to an image, and the other places that images are copied from and to.
+
+use std::ffi::OsStr;
+
+use dist_testutil::{Image, ReferrersRegistry, Registry, Response, index_of, request, run, timed};
+use serde_json::Value;
+
+use crate::copy::attach;
+use crate::support::{pulled, quick};
+
+fn manifest(registry: &Registry, name: &str, object: &str) -> Response {
+    let accept =
+        "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+    let path = format!("/v2/{name}/manifests/{object}");
+    request(registry.address(), "GET", &path, &[("Accept", accept)], b"")
+}
+
+#[test]
+fn files_are_attached_and_listed_as_a_tree() {
+    let _timed = timed("artifacts");
+    let registry = Registry::start();
+    let image = Image::random(1, &[1000]);
+    image.push(&registry, "app", "1");
+    let (signature, packages) = attach(&registry, &image);
+    let dist = quick();
+    let name = registry.reference("app:1");
+    fs_err::write(dist.dir().join("a.json"), b"{\"a\":1}").expect("write");
+    fs_err::write(dist.dir().join("notes"), b"text").expect("write");
+    let args = ["attach", "--type", "application/vnd.example.scan", "--annotation", "by=me", &name];
+    let files = ["a.json:application/json", "notes"];
+    let scan = pulled(&dist.ok(&[&args[..], &files].concat()).text());
+    // The same files are the same artifact, and listed once.
+    assert_eq!(pulled(&dist.ok(&[&args[..], &files].concat()).text()), scan);
+    let bytes = manifest(&registry, "app", &scan).body;
+    let document: Value = serde_json::from_slice(&bytes).expect("a manifest");
+    assert_eq!(document["subject"]["digest"], image.digest());
+    assert_eq!(document["annotations"]["by"], "me");
+    assert_eq!(document["layers"][0]["annotations"]["org.opencontainers.image.title"], "a.json");
+    let digest = document["layers"][1]["digest"].as_str().expect("a digest");
+    let blob = request(registry.address(), "GET", &format!("/v2/app/blobs/{digest}"), &[], b"");
+    assert_eq!(blob.body, b"text");
+
+    // What refers to that is below it.
+    let above = registry.reference(&format!("app@{scan}"));
+    let review = ["attach", "--type", "application/vnd.example.review", &above, "notes"];
+    let review = pulled(&dist.ok(&review).text());
+    let tree = dist.ok(&["referrers", &name]).text();
+    let lines: Vec<&str> = tree.lines().collect();
+    assert_eq!(lines.len(), 5, "{tree}");
+    assert!(lines[1].starts_with("├── application/spdx+json") && lines[1].contains(&packages));
+    assert!(lines[2].starts_with("├── application/vnd.example.scan") && lines[2].contains(&scan));
+    assert!(lines[3].starts_with("│   └── application/vnd.example.review"), "{tree}");
+    assert!(lines[4].starts_with("└── tag sha256-") && lines[4].contains(&signature), "{tree}");
+    let kind = ["referrers", "--type", "application/vnd.example.review", "--format", "json", &name];
+    let listed = dist.ok(&kind).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1));
+    assert_eq!(listed[0]["digest"], review);
+
+    // All of it goes along.
+    let here = Registry::start();
+    dist.ok(&["copy", &name, &here.reference("new:1")]);
+    for digest in [&scan, &review, &packages, &signature] {
+        assert_eq!(manifest(&here, "new", digest).status, 200, "{digest}");
+    }
+    dist.ok(&["copy", &name, "oci:layout:one"]);
+    dist.ok(&["attach", "--type", "application/vnd.example.late", "oci:layout:one", "notes"]);
+    assert!(dist.ok(&["referrers", "oci:layout:one"]).text().contains("vnd.example.late"));
+
+    dist.run(&["attach", "--type", "scan", &name, "notes"]).exit(2).says("media type");
+    dist.run(&["attach", "--type", "a/b", &name, "none"]).exit(3);
+    dist.run(&["attach", "--type", "a/b", &name]).exit(2);
+    dist.run(&["attach", "--type", "a/b", &registry.reference("app:2"), "notes"]).exit(3);
+    dist.run(&["referrers", &registry.reference("app:2")]).exit(3);
+}
+
+#[test]
+fn plain_directories_are_written_and_read_as_skopeo_does() {
+    let _timed = timed("artifacts");
+    let (there, here) = (Registry::start(), Registry::start());
+    let image = index_of(&[
+        ("amd64", None, Image::random(2, &[3000])),
+        ("arm64", None, Image::random(3, &[20])),
+    ]);
+    image.push(&there, "app", "1");
+    let dist = quick();
+    dist.ok(&["copy", &there.reference("app:1"), "dir:ours"]);
+    let theirs = format!("dir:{}", dist.dir().join("theirs").display());
+    let source = format!("docker://{}", there.reference("app:1"));
+    let args = ["copy", "-q", "--all", "--src-tls-verify=false", &source, &theirs];
+    run("skopeo", &args.map(OsStr::new));
+    let list = |name: &str| {
+        let entries = fs_err::read_dir(dist.dir().join(name)).expect("list");
+        let mut files: Vec<_> = entries
+            .map(|entry| entry.expect("an entry"))
+            .map(|entry| (entry.file_name(), fs_err::read(entry.path()).expect("read")))
+            .collect();
+        files.sort();
+        files
+    };
+    assert!(list("ours") == list("theirs"), "the directories differ");
+    dist.ok(&["copy", "dir:theirs", &here.reference("app:1")]);
+    assert_eq!(manifest(&here, "app", "1").body, image.manifest.bytes);
+    for child in &image.children {
+        assert_eq!(manifest(&here, "app", &child.digest.to_string()).body, child.bytes);
+    }
+    dist.run(&["copy", "dir:none", &here.reference("app:2")]).exit(3);
+    dist.run(&["copy", "dir:", &here.reference("app:2")]).exit(2);
+    let blob = dist.dir().join("ours").join(image.blobs[0].digest.hex());
+    let mut bytes = fs_err::read(&blob).expect("read");
+    bytes[0] ^= 1;
+    fs_err::write(&blob, bytes).expect("write");
+    dist.run(&["copy", "dir:ours", &here.reference("bad:2")]).exit(6);
+}
+
+#[test]
+fn stores_and_daemons_are_copied_from() {
+    let _timed = timed("artifacts");
+    let (there, here) = (Registry::start(), Registry::start());
+    let image = Image::random(4, &[3000]);
+    image.push(&there, "app", "1");
+    let dist = quick();
+    let name = there.reference("app:1");
+    dist.run(&["copy", &format!("store:{name}"), &here.reference("a:1")]).exit(3);
+    dist.ok(&["pull", &name]);
+    dist.ok(&["copy", &format!("store:{name}"), &here.reference("a:1")]);
+    assert_eq!(manifest(&here, "a", "1").body, image.manifest.bytes);
+    dist.run(&["copy", &format!("store:{name}x"), &here.reference("a:2")]).exit(3);
+    dist.run(&["copy", &name, "daemon:/none:x"]).exit(2).says("--address");
+    dist.run(&["copy", "daemon:/none", &here.reference("a:2")]).exit(2);
+    dist.run(&["copy", "daemon:/none:x", &here.reference("a:2")]).exit(5);
+}
+
+#[test]
+fn archives_arrive_through_a_pipe_and_compressed() {
+    let _timed = timed("artifacts");
+    let (there, here) = (Registry::start(), Registry::start());
+    let image = Image::random(5, &[300_000]);
+    image.push(&there, "app", "1");
+    let (from, to) = (there.reference("app:1"), here.reference("app:1"));
+    let dist = quick();
+    dist.script(&format!(
+        "dist copy {from} docker-archive:-:app:1 | dist copy docker-archive:-:app:1 {to}"
+    ))
+    .ok();
+    assert_eq!(manifest(&here, "app", "1").body, image.manifest.bytes);
+    let to = here.reference("zipped:1");
+    dist.script(&format!("dist copy {from} oci-archive:-:x | gzip > a.tgz; dist copy oci-archive:a.tgz:x {to}; cat a.tgz | dist copy oci-archive:/dev/stdin {to}"))
+        .ok();
+    assert_eq!(manifest(&here, "zipped", "1").body, image.manifest.bytes);
+    dist.feed(&["copy", "oci-archive:-", &to], b"no archive").exit(6);
+}
+
+#[test]
+fn a_list_of_referrers_has_an_end() {
+    let _timed = timed("artifacts");
+    let behind = Registry::start();
+    let lists = ReferrersRegistry::start(&behind);
+    let image = Image::random(8, &[1000]);
+    image.push(&behind, "app", "1");
+    let name = lists.reference("app:1");
+    let (address, _) = name.split_once('/').expect("a host");
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    for number in 0..9 {
+        let document = serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type, "artifactType": "a/b",
+            "config": image.blobs[0].descriptor(), "layers": [],
+            "subject": image.manifest.descriptor(),
+            "annotations": { "long": number.to_string().repeat(1_900_000) },
+        });
+        let bytes = document.to_string();
+        let digest = dist_core::Digest::sha256(bytes.as_bytes());
+        let path = format!("/v2/app/manifests/{digest}");
+        let done =
+            request(address, "PUT", &path, &[("Content-Type", media_type)], bytes.as_bytes());
+        assert_eq!(done.status, 201);
+        if number == 7 {
+            let listed = quick().ok(&["referrers", "--format", "json", &name]).json();
+            assert_eq!(listed.as_array().map(Vec::len), Some(8));
+        }
+    }
+    // Pages of two entries are within the limit of each, and all together are not.
+    quick().run(&["referrers", &name]).exit(6).says("the limit for referrers-size is 16777216");
+}
+
+#[test]
+fn a_registry_that_lists_referrers_gets_no_tag_for_them() {
+    let _timed = timed("artifacts");
+    let (behind, plain, other) = (Registry::start(), Registry::start(), Registry::start());
+    let (from, to) = (ReferrersRegistry::start(&behind), ReferrersRegistry::start(&other));
+    let image = Image::random(6, &[1000]);
+    image.push(&behind, "app", "1");
+    let dist = quick();
+    let name = from.reference("app:1");
+    let tag = format!("sha256-{}", image.manifest.digest.hex());
+    let mut attached: Vec<String> = Vec::new();
+    for kind in ["a/x", "a/y", "a/z"] {
+        fs_err::write(dist.dir().join("notes"), kind).expect("write");
+        attached.push(pulled(&dist.ok(&["attach", "--type", kind, &name, "notes"]).text()));
+    }
+    assert_eq!(manifest(&behind, "app", &tag).status, 404, "a tag was made");
+    // The list has two pages.
+    let listed = dist.ok(&["referrers", "--format", "json", &name]).json();
+    let digests: Vec<_> = listed.as_array().expect("a list").iter().map(|e| &e["digest"]).collect();
+    assert_eq!(digests, attached.iter().collect::<Vec<_>>());
+    assert_eq!(listed[0]["artifactType"], "a/x");
+
+    // Where there is no list the tag comes to be, and where there is one it does not.
+    dist.ok(&["copy", &name, &plain.reference("app:1")]);
+    assert_eq!(manifest(&plain, "app", &tag).status, 200);
+    dist.ok(&["copy", &plain.reference("app:1"), &to.reference("app:1")]);
+    assert_eq!(manifest(&other, "app", &tag).status, 404, "a tag was copied");
+    let listed = dist.ok(&["referrers", "--format", "json", &to.reference("app:1")]).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(3), "{listed}");
+    for digest in &attached {
+        assert_eq!(manifest(&other, "app", digest).body, manifest(&behind, "app", digest).body);
+    }
+    dist.ok(&["bundle", "create", "a.tar", &name]);
+    let place = to.reference("carried");
+    dist.ok(&["bundle", "load", "--to", &place, "a.tar"]);
+    let listed = dist.ok(&["referrers", "--format", "json", &format!("{place}/app:1")]).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(3), "{listed}");
+}

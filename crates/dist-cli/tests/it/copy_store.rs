@@ -1,0 +1,120 @@
+//! Images copied into a store: what a pull leaves, but for the snapshots.
+
+use dist_testutil::{Fault, FaultProxy, Gate, Image, Registry, Rule, index_of, timed};
+use serde_json::Value;
+
+use crate::address::Through;
+use crate::address_work::rows;
+use crate::resume::wait_active;
+use crate::support::{chain_of, pulled, quick, verify_store};
+
+/// The blobs with their labels, without what unpacking says.
+fn blobs(dist: &dist_testutil::Dist) -> Value {
+    let mut rows = rows(dist, &["list"]);
+    for row in rows.as_array_mut().expect("an array") {
+        let labels = row["labels"].as_object_mut().expect("labels");
+        labels.retain(|key, _| !key.contains("gc.ref.snapshot") && !key.contains("uncompressed"));
+    }
+    rows
+}
+
+#[test]
+fn a_copy_into_the_store_leaves_what_a_pull_leaves_but_snapshots() {
+    let _timed = timed("copy");
+    let registry = Registry::start();
+    let image = Image::varied();
+    image.push(&registry, "team/app", "1");
+    let name = registry.reference("team/app:1");
+    let (pulls, copies, through) = (quick(), quick(), quick());
+    pulls.ok(&["pull", "-q", &name]);
+    let said = copies.ok(&["copy", &name, "store:"]).text();
+    assert_eq!(said, format!("{name}@{}\n", image.digest()));
+    assert_eq!(blobs(&copies), blobs(&pulls));
+    assert_eq!(rows(&copies, &["snapshots", "ls"]), Value::Array(Vec::new()));
+    let names = |dist| rows(dist, &["images"])[0]["name"].clone();
+    assert_eq!(names(&copies), names(&pulls));
+    assert_eq!(copies.ok(&["gc"]).text(), "removed nothing, 0 B\n");
+    verify_store(&copies);
+    // A daemon's store is filled in the same way.
+    let daemon = through.daemon();
+    assert_eq!(
+        through.ok(&Through::new(&through, &daemon).args(&["copy", &name, "store:"])).text(),
+        said
+    );
+    assert_eq!(daemon.ctr(&["leases", "ls", "-q"]).ok().text(), "");
+    drop(daemon);
+    assert_eq!(blobs(&through), blobs(&pulls));
+    assert_eq!(names(&through), names(&pulls));
+    // It needs nobody any more.
+    drop(registry);
+    assert_eq!(chain_of(&copies, &image.digest()), chain_of(&pulls, &image.digest()));
+}
+
+#[test]
+fn layouts_archives_and_parts_of_indexes_go_into_the_store() {
+    let _timed = timed("copy");
+    let dist = quick();
+    let image = index_of(&[
+        ("amd64", None, Image::random(1, &[30_000])),
+        ("arm64", Some("v8"), Image::random(2, &[20_000])),
+        ("s390x", None, Image::random(3, &[1000])),
+    ]);
+    let layout = image.write_layout(&dist.dir().join("layout"), "1").reference("1");
+    dist.ok(&["copy", "-q", &layout, "oci-archive:app.tar:1"]);
+    let said = dist.ok(&["copy", "oci-archive:app.tar", "store:mine/app:1"]).text();
+    assert_eq!(said, format!("docker.io/mine/app:1@{}\n", image.digest()));
+    let two = ["--platform", "linux/amd64", "--platform", "linux/s390x"];
+    let said = dist.ok(&[&["copy"], &two[..], &[&layout, "store:mine/app:two"]].concat());
+    assert_ne!(pulled(&said.text()), image.digest());
+    assert!(said.stderr.contains(&image.digest()), "{}", said.stderr);
+    let one = dist.ok(&["copy", "--platform", "linux/arm64", &layout, "store:mine/app:one"]);
+    assert_eq!(pulled(&one.text()), image.children[1].digest.to_string());
+    let again = dist.ok(&["copy", "store:mine/app:one", "store:other"]).text();
+    assert_eq!(pulled(&again), pulled(&one.text()));
+    assert_eq!(dist.ok(&["gc"]).text(), "removed nothing, 0 B\n");
+    verify_store(&dist);
+    dist.run(&["copy", &layout, "store:"]).exit(2).says("store:NAME");
+    dist.run(&["copy", &layout, "store:UPPER"]).exit(2);
+    dist.run(&["copy", &layout, "daemon:/run/x.sock:app"]).exit(2).says("--address");
+    dist.run(&["copy", "--platform", "linux/riscv64", &layout, "store:none"]).exit(3);
+    assert_eq!(rows(&dist, &["images"]).as_array().expect("rows").len(), 4);
+}
+
+#[test]
+fn what_a_policy_refuses_does_not_come_into_the_store() {
+    let _timed = timed("copy");
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.address());
+    Image::random(4, &[30_000]).push(&registry, "team/app", "1");
+    let dist = quick();
+    fs_err::write(dist.dir().join("policy.json"), r#"{"default":[{"type":"reject"}]}"#)
+        .expect("write a policy");
+    let dist = dist.with(&["--policy", "policy.json"]);
+    dist.run(&["copy", &proxy.reference("team/app:1"), "store:"]).exit(10);
+    assert!(proxy.log().iter().all(|r| !r.path.contains("/blobs/")), "{:?}", proxy.log());
+    assert_eq!(dist.ok(&["images", "-q"]).text(), "");
+}
+
+#[test]
+fn a_copy_into_the_store_goes_on_where_a_kill_left_it() {
+    let _timed = timed("copy");
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.address());
+    let image = Image::random(5, &[3_000_000]);
+    image.push(&registry, "team/app", "1");
+    let dist = quick();
+    let (gate, part) = (Gate::default(), format!("/blobs/{}", image.layer(0)));
+    proxy.add(Rule::get(part, Fault::Hold(2_500_000, gate.clone())).times(1));
+    let name = proxy.reference("team/app:1");
+    let running = dist.spawn(&["copy", &name, "store:app:1"]);
+    gate.wait_held(1);
+    wait_active(&dist, 2_000_000);
+    running.kill();
+    gate.open();
+    assert_eq!(dist.ok(&["images", "-q"]).text(), "");
+    proxy.reset();
+    dist.ok(&["copy", &name, "store:app:1"]);
+    let gets = proxy.blob_gets(&image.layer(0));
+    assert!(gets[0].range.is_some() && gets[0].sent < 1_100_000, "{gets:?}");
+    verify_store(&dist);
+}
