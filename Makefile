@@ -39,6 +39,7 @@ bench: images
 	$(CARGO) build --release --locked -p dist-layer -p dist-testutil --example floor --example shape
 	benches/compare --dist target/release/dist $(BENCH)
 	benches/daemon --dist target/release/dist $(BENCH_DAEMON)
+	benches/run --dist target/release/dist
 
 check:
 	$(CARGO) fmt --all --check

@@ -34,12 +34,18 @@ class Bars:
         wall = self.middle(scene, tool, "wall")
         return wall / median(floor_of(run, self.results.facts["cores"], key) for run in floors) if floors and wall else None
 
+    def cpu_to_floor(self, scene):
+        """CPU seconds for each of the floor, of steady runs alone."""
+        runs, floors = (self.results.accepted(scene, tool) for tool in (NONE, "floor"))
+        return median(run["cpu"] for run in runs) / median(run["busy"] for run in floors) if runs and floors else None
+
     def rows(self):
         for peer, bar in PEERS.items():
             yield row(f"wall, none ÷ `{peer}`", bar, self.ratio(REAL, "wall", NONE, peer))
         for peer in dict.fromkeys(run["tool"] for run in self.results.runs if run["tool"].endswith(", tuned")):
             yield row(f"wall, none ÷ {peer}", 0.48, self.ratio(REAL, "wall", NONE, peer))
         yield row("wall, default durability ÷ none", 1.15, self.ratio(REAL, "wall", DEFAULT, NONE))
+        yield row("the same, synthetic images", 1.15, self.ratio([image for image in IMAGES if image not in REAL], "wall", DEFAULT, NONE))
         yield row("CPU, none ÷ `ctr images pull`", 0.3, self.ratio(REAL, "cpu", NONE, "ctr images pull"))
         others = [image for image in REAL if image != "node-app:1"]
         yield row("wall, erofs ÷ overlayfs", 0.8, self.ratio(["node-app:1"], "wall", EROFS, DEFAULT))
@@ -56,6 +62,8 @@ class Bars:
             scenes = [s for s in colds if s.image in self.results.facts["sizes"] and (self.results.facts["sizes"][s.image][1] > 1) == several]
             yield row(f"wall ÷ L, none, {what}", bar, {s.image: self.to_floor(s, NONE) for s in scenes})
             yield row("the same, L of a pass with the other cores idle", None, {s.image: self.to_floor(s, NONE, "cpu") for s in scenes})
+        beyond = {s.image: self.cpu_to_floor(s) for s in colds}
+        yield row("CPU, none ÷ the floor's: network, store and metadata cost", 1.05, beyond)
         for peer in PEERS:
             least = {image: self.to_floor(Scene(image, "loopback", "cold"), peer) for image in REAL}
             yield row(f"L ÷ `{peer}`: no pull with these libraries gets below", None, {image: ratio and 1 / ratio for image, ratio in least.items()})

@@ -43,15 +43,27 @@ def status(pid):
         return ""
 
 
-def cpu_of(pid):
+def cpu_of(pid, children=True):
     """CPU seconds of a process and of those of its children that ended."""
     fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    return sum(int(f) for f in fields[11:15]) / TICKS
+    return sum(int(f) for f in fields[11:15 if children else 13]) / TICKS
+
+
+def of_machine():
+    """Seconds that cores did nothing, and that were taken from them, since the machine is up."""
+    with open("/proc/stat") as f:
+        times = [int(time) / TICKS for time in f.readline().split()[1:]]
+    return {"idle": times[3] + times[4], "stolen": times[7]}
+
+
+def around():
+    """What else there is in a run: the cores' idle time, and what the registry and the measuring cost."""
+    return of_machine() | {"others": sum(cpu_of(pid, children=False) for pid in others if os.path.exists(f"/proc/{pid}"))}
 
 
 def measure(command, daemon=None, **more):
     """Runs a command, for which a daemon may work; returns what both cost."""
-    before = cpu_of(daemon) if daemon else 0
+    before, machine = cpu_of(daemon) if daemon else 0, around()
     sampler = Sampler()
     started = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
@@ -59,13 +71,14 @@ def measure(command, daemon=None, **more):
     out, message = read_both(process)
     _, code, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - started
+    spent = {key: value - machine[key] for key, value in around().items()}
     process.returncode = os.waitstatus_to_exitcode(code)
     sampler.done.set()
     sampler.join()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}: {message.decode(errors='replace')[-800:]}")
     cpu = usage.ru_utime + usage.ru_stime + (cpu_of(daemon) - before if daemon else 0)
-    return {"wall": wall, "cpu": cpu, "peak": sampler.peak * 1024, "processes": sorted(filter(None, sampler.names))}, out.decode(errors="replace")
+    return spent | {"wall": wall, "cpu": cpu, "peak": sampler.peak * 1024, "processes": sorted(filter(None, sampler.names))}, out.decode(errors="replace")
 
 
 def read_both(process):

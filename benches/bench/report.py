@@ -4,6 +4,7 @@ from statistics import median
 
 from .bars import DEFAULT, NONE, Bars, floor_of
 from .machine import span
+from .missed import missed
 from .network import NAMES, transfer_seconds
 from .plot import Plot
 from .scenes import Scene
@@ -22,7 +23,7 @@ class Report:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         stem = path.removesuffix(".md")
         plots = [f"![{what}]({os.path.basename(name)})" for what, name in self.plots(stem)]
-        text = "\n".join([*self.head(), *self.set_bars(), *plots, "", *(line for scene in self.scenes for line in self.scene(scene))]) + "\n"
+        text = "\n".join([*self.head(), *self.set_bars(), *missed(self), *self.beyond_floor(), *plots, "", *(line for scene in self.scenes for line in self.scene(scene))]) + "\n"
         with open(path, "w") as f:
             f.write(text)
         return text
@@ -55,7 +56,7 @@ class Report:
         if calibrators:
             steady = sum(c <= self.results.limit() for c in calibrators)
             yield (f"- calibrator (all cores inflate and hash 64 MiB): {span(calibrators, 3)} s; {steady} of {len(calibrators)} runs were at most "
-                   "10 % over its best tenth and count\n")
+                   f"10 % over its best tenth and count; where a tool has fewer than {self.wanted} of these, its steadiest others stand in and are called unsteady\n")
 
     def times(self, runs):
         ends = [datetime.datetime.fromtimestamp(end(run["at"] for run in runs)) for end in (min, max)] if runs else []
@@ -68,6 +69,30 @@ class Report:
     def set_bars(self):
         yield "## Bars\n\n| measure | bar, at most | measured | |\n|---|--:|---|---|"
         yield from filter(None, self.bars.rows())
+        yield ""
+
+    def beyond_floor(self):
+        """What wall time consists of, where L is not reached: all that all cores did meanwhile."""
+        cores, rows = self.results.facts["cores"], []
+        for scene in (scene for scene in self.scenes if (scene.network, scene.state) == ("loopback", "cold")):
+            runs = [run for run in self.results.accepted(scene, NONE) if "idle" in run]
+            floors = self.results.accepted(scene, "floor")
+            if not runs or not floors:
+                continue
+            wall, cpu, others, idle, stolen = (median(run[key] for run in runs) for key in ("wall", "cpu", "others", "idle", "stolen"))
+            busy = median(run["busy"] for run in floors)
+            rest = wall * cores - cpu - others - idle - stolen
+            parts = (busy, cpu - busy, others, rest, idle, stolen)
+            rows.append(f"| {scene.image} | {len(runs)} | {wall:.2f} | " + " | ".join(f"{part / cores:.2f}" for part in parts) + f" | {wall * cores / busy:.2f} |")
+        if not rows:
+            return
+        yield "## What wall time has beyond L\n"
+        yield (f"`dist --durability none`, medians, seconds of wall time: core seconds ÷ {cores}. The floor's pass reads layers from the page cache, in one thread "
+               "a core, and has no registry beside it: the second column of parts is what dist does more (sockets, HTTP, rings between threads, a store, a database), "
+               "the third what the registry on the same cores took to send the bytes, with what measuring took, the fourth the kernel's own threads (writeback, interrupts).\n")
+        yield "| image | runs | wall | the floor's CPU | dist's CPU beyond it | registry, measuring | kernel | idle | stolen | wall × cores ÷ the floor's CPU |"
+        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+        yield from rows
         yield ""
 
     def plots(self, stem):

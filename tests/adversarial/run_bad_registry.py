@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pulls from every fault mode of bad_registry.py and judges what the client does.  python3, stdlib only.
+"""Pulls from, or pushes to, every fault mode of bad_registry.py and judges what the client does.  python3, stdlib only.
 
   run_bad_registry.py --dist BINARY [--work DIR] [--only MODE[,MODE]] [--jobs 8] [--seconds 20] [-- FLAG...]
 
@@ -31,9 +31,10 @@ CODES = {
     "digest-header-other": {6}, "swap": {6}, "mt-lie": {6}, "html": {5, 6}, "html-401": {4}, "json-error": {3},
     "realm-file": {4}, "realm-meta": {4}, "realm-other": {4}, "realm-huge": {4, 5}, "realm-none": {4}, "realm-loop": {4},
     "realm-param": {4, 5}, "realm-scope": {0, 4}, "foreign": {3}, "basic-down": {4, 5}, "header-inject": {3, 5},
-    "tag-moves": {0, 6}, "status-100": {0, 5},
+    "tag-moves": {0, 6}, "status-100": {0, 5}, "up-digest": {6}, "up-413": {5, 6}, "up-lost": {3, 5},
 }
-LEFT_OUT = re.compile(r"^(up-|tags-|mount-lie$)")
+LEFT_OUT = re.compile(r"^tags-")
+PUSHES = re.compile(r"^(up-|mount-lie$)")
 LOGIN = base64.b64encode(b"user:secret").decode()
 
 
@@ -45,7 +46,7 @@ def loopback_up():
             fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", flags | 1))
 
 
-def make_layout(path):
+def make_layout(path, seed=0):
     """Two layers; the second is the one the modes spoil."""
     def blob(data):
         digest = hashlib.sha256(data).hexdigest()
@@ -59,7 +60,7 @@ def make_layout(path):
         with tarfile.open(fileobj=out, mode="w") as tar:
             info = tarfile.TarInfo(name)
             info.size, info.mtime = size, 1500000000
-            tar.addfile(info, io.BytesIO(random.Random(size).randbytes(size)))
+            tar.addfile(info, io.BytesIO(random.Random(size + seed).randbytes(size)))
         return out.getvalue()
 
     prefix = "application/vnd.oci.image."
@@ -132,6 +133,17 @@ def bad_blobs(root):
     return wrong, count
 
 
+def make_store(path):
+    """A store with an image that the bad registry has nothing of."""
+    make_layout(f"{path}/other", 1)
+    with tarfile.open(f"{path}/other.tar", "w") as tar:
+        for name in sorted(os.listdir(f"{path}/other")):
+            tar.add(f"{path}/other/{name}", name)
+    environment = {"PATH": os.environ["PATH"], "HOME": path, "DIST_ROOT": f"{path}/store"}
+    subprocess.run([args.dist, "import", "--no-unpack", "--base-name", "localhost/other", f"{path}/other.tar"], env=environment,
+                   check=True, capture_output=True)
+
+
 def judge(mode, expect, server, manifest, blobs, big):
     root = tempfile.mkdtemp(dir=args.work, prefix=mode + ".")
     host = f"127.0.0.1:{server.port}"
@@ -140,12 +152,18 @@ def judge(mode, expect, server, manifest, blobs, big):
         json.dump({"auths": {host: {"auth": LOGIN}}}, f)
     os.chmod(f"{root}/home/.docker/config.json", 0o600)
     environment = {"PATH": os.environ["PATH"], "HOME": f"{root}/home", "DIST_ROOT": f"{root}/store"}
+    pushes = bool(PUSHES.match(mode))
+    if pushes:
+        shutil.copytree(f"{args.work}/store", f"{root}/store")
+    if mode == "mount-lie":  # what was sent to another repository is taken from there
+        subprocess.run([args.dist, *args.flags, "push", "localhost/other:t", f"{host}/ok/img:other"], env=environment, cwd=root,
+                       check=True, capture_output=True)
     server.as_mode(mode)
     seen = len(server.lines())
     name = f"{host}/{mode}/img" + (f"@{manifest}" if mode == "swap" else ":t")
     with open(f"{root}/out", "wb") as out, open(f"{root}/err", "wb") as err:
         start = time.monotonic()
-        process = subprocess.Popen([args.dist, *args.flags, "pull", name], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+        process = subprocess.Popen([args.dist, *args.flags, *(["push", "localhost/other:t"] if pushes else ["pull"]), name], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                                    env=environment, cwd=root, start_new_session=True)
         hang = False
         while True:
@@ -193,16 +211,16 @@ def judge(mode, expect, server, manifest, blobs, big):
         bad.append(f"wrong bytes under {wrong}")
     if code == 0 and count < blobs:
         bad.append(f"exit 0 with {count} of {blobs} blobs")
-    if code and not hang:
+    if code and not hang and not pushes:
         named = subprocess.run([args.dist, "images", "-q"], env=environment, capture_output=True, text=True).stdout.strip()
         if named:
             bad.append(f"failed, and registered {named}")
     if usage.ru_maxrss >> 10 > args.rss_mib:
         bad.append(f"{usage.ru_maxrss >> 10} MiB of memory")
     for line in lines:
-        if line["at"] == "OTHER" and (line["auth"] or line["cookie"] or int(line["len"] or 0)):
+        if line["at"] == "OTHER" and (line["auth"] or line["cookie"] or (int(line["len"] or 0) and not pushes)):  # content may go where a registry says
             bad.append(f"LEAK: {line['method']} {line['path'][:60]} with {line['auth'] or line['cookie'] or 'a body'}")
-        if "/token" in line["path"] and re.search("secret|push", line["path"]):
+        if "/token" in line["path"] and re.search("secret" if pushes else "secret|push", line["path"]):
             bad.append(f"asked for a token for {line['path'][:80]}")
     gets = [l for l in lines if l["at"] == "registry" and l["method"] == "GET" and big in l["path"]]
     if mode == "ok-cutresume" and not any(l["range"] for l in gets):
@@ -224,6 +242,7 @@ def main():
     os.makedirs(args.work, exist_ok=True)
     layout = f"{args.work}/layout"
     manifest, blobs, big = make_layout(layout)
+    make_store(args.work)
     modes = json.loads(subprocess.run([sys.executable, f"{HERE}/bad_registry.py", "--list"], capture_output=True, check=True).stdout)
     modes = {m: v["expect"] for m, v in modes.items() if not LEFT_OUT.match(m) and (not args.only or m in args.only.split(","))}
     servers = queue.SimpleQueue()

@@ -41,7 +41,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 )
 
-const unserved = "containerd.services.containers.v1.Containers"
+const unserved = "containerd.services.sandbox.v1.Store"
 
 func dial(t *testing.T, more ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
@@ -233,7 +233,7 @@ func TestReflection(t *testing.T) {
 				return true
 			})
 			compare(t, files)
-			for _, name := range []string{unserved, "containerd.services.containers.v1.Container"} {
+			for _, name := range []string{unserved, "containerd.services.sandbox.v1.StoreCreateRequest"} {
 				answer, err := describe(t, conn, version).symbol(name)
 				if answer.GetErrorResponse().GetErrorCode() != int32(codes.NotFound) && status.Code(err) != codes.NotFound {
 					t.Errorf("%s: %v, %v", name, answer, err)
