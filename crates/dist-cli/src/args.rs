@@ -107,7 +107,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, hide_short_help = true, help_heading = LIMITS)]
     pub(crate) max_zstd_window: Option<u64>,
 
-    /// Blobs that are worked on at once, at most 64 [default: 3 or 4, by the number of cores]
+    /// Blobs that are worked on at once, at most 64 [default: 3 or 4, by the number of cores; to send, up to 8 while more help]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_JOBS)), hide_short_help = true, help_heading = LIMITS)]
     pub(crate) jobs: Option<u16>,
 }

@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dist::{Engine, EngineConfig, PolicyFile, PullOptions, Remotes};
+use dist::{CopyOptions, Engine, EngineConfig, PolicyFile, PullOptions, Remotes};
 use dist_core::{Context, Error, ErrorKind, Namespace, Platform, Result};
 use dist_grpc::GcSchedule;
 use dist_layer::Limits;
@@ -63,6 +63,8 @@ pub(crate) struct Config {
     /// Whether the command line asks for that.
     must_discard: bool,
     jobs: usize,
+    /// The most blobs that are sent at once.
+    sending_jobs: usize,
     user: Option<String>,
     password_stdin: bool,
     registry: RegistryOptions,
@@ -147,6 +149,7 @@ impl Config {
         let must_discard = discards(&args.command);
         let discard_blobs = Sources::new(must_discard.then_some(true), file.discard_blobs);
         let discard_blobs = to.take("discard_blobs", discard_blobs, false);
+        let given_jobs = global.jobs.or(file.jobs.as_ref().map(|jobs| jobs.0));
         let jobs = Sources::new(global.jobs, file.jobs.map(|jobs| jobs.0));
         let usual_jobs = u16::try_from(PullOptions::default().jobs).unwrap_or(MOST_JOBS);
         let jobs = to.take("jobs", jobs, usual_jobs);
@@ -155,6 +158,7 @@ impl Config {
         let policy = policy(to, global, file.policy.map(|path| path.0), (&environment, is_root));
         let (daemon, log) =
             daemon(to, (global, daemon_args), file.daemon, environment.default_address(is_root))?;
+        let within = |jobs: usize| registry.budget.bodies().map_or(jobs, |most| most.min(jobs));
         let config = Self {
             root,
             address: client_address,
@@ -173,7 +177,8 @@ impl Config {
             snapshotter,
             discard_blobs,
             must_discard,
-            jobs: registry.budget.bodies().map_or(jobs.into(), |most| most.min(jobs.into())),
+            jobs: within(jobs.into()),
+            sending_jobs: within(given_jobs.map_or(CopyOptions::default().jobs, usize::from)),
             user: global.network.user.clone().filter(|_| !args.command.runs_image()),
             password_stdin: global.network.password_stdin,
             registry,
@@ -332,6 +337,11 @@ impl Config {
     pub(crate) fn pull_options(&self, platform: Option<&Platform>) -> PullOptions {
         let defaults = PullOptions::default();
         PullOptions { platform: platform.cloned().unwrap_or(defaults.platform), jobs: self.jobs }
+    }
+
+    /// How many blobs are sent at once, at most.
+    pub(crate) fn sending_jobs(&self) -> usize {
+        self.sending_jobs
     }
 
     /// The form of progress.

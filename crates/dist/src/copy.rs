@@ -25,7 +25,8 @@ use self::referrers::Attached;
 pub(crate) use self::referrers::{entry, tag_of};
 pub(crate) use self::turns::Turns;
 use crate::Remotes;
-use crate::fetch::{Platforms, default_jobs};
+use crate::fetch::Platforms;
+use crate::streams::{self, Counted};
 
 /// Choices for [`copy`].
 #[derive(Clone, Debug)]
@@ -35,13 +36,13 @@ pub struct CopyOptions {
     pub platforms: Platforms,
     /// Whether what refers to the image comes along: referrers, and what cosign keeps under tags.
     pub referrers: bool,
-    /// How many blobs at once.
+    /// How many blobs at once, at most: there are fewer where more bring no more.
     pub jobs: usize,
 }
 
 impl Default for CopyOptions {
     fn default() -> Self {
-        Self { platforms: Platforms::All, referrers: true, jobs: default_jobs() }
+        Self { platforms: Platforms::All, referrers: true, jobs: streams::USUAL }
     }
 }
 
@@ -107,7 +108,7 @@ pub(crate) async fn copy_along(
         source: resolved.name,
         destination: name,
         documents,
-        progress,
+        progress: Counted::new(progress),
         jobs: options.jobs,
         turns,
     };
@@ -135,7 +136,7 @@ struct Copying<'a> {
     destination: String,
     documents: Arc<Documents>,
     pusher: Arc<dyn Pusher>,
-    progress: Arc<dyn Progress>,
+    progress: Arc<Counted>,
     jobs: usize,
     turns: Option<&'a Turns>,
 }
@@ -174,7 +175,7 @@ impl Copying<'_> {
         // The largest first, so that they do not end alone.
         plan.blobs.sort_by_key(|desc| std::cmp::Reverse(desc.size));
         let pushes: Vec<_> = plan.blobs.iter().map(|desc| self.push(desc)).collect();
-        futures_util::stream::iter(pushes).buffer_unordered(self.jobs).try_collect().await
+        streams::all(pushes, self.jobs, &self.progress).await
     }
 
     /// Pushes all documents but the root: manifests, and after them indexes, which may name them.
@@ -200,7 +201,7 @@ impl Copying<'_> {
 
     async fn push(&self, desc: &Descriptor) -> Result<()> {
         let content: Arc<dyn Fetcher> = Arc::clone(&self.documents) as _;
-        let (mut sources, progress) = (self.mount_from(), Arc::clone(&self.progress));
+        let (mut sources, progress) = (self.mount_from(), Arc::clone(&self.progress) as _);
         let there = self.to.reference(&self.destination).filter(|_| !is_document(desc));
         let turn = match (&there, self.turns) {
             (Some(there), Some(turns)) => {

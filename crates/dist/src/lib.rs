@@ -48,6 +48,7 @@ mod servers;
 mod session;
 mod sources;
 mod stored;
+mod streams;
 mod survey;
 mod sync;
 mod there;

@@ -9,13 +9,13 @@ use dist_core::{
 };
 use dist_registry::HeldContent;
 use dist_store::Registration;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::blocking::blocking;
-use crate::fetch::{Platforms, default_jobs};
+use crate::fetch::Platforms;
 use crate::layers::find_manifest;
 use crate::references::source;
 use crate::restore::{Restored, restore};
+use crate::streams::{self, Counted};
 use crate::{Engine, sources};
 
 /// Choices for [`push`].
@@ -25,13 +25,13 @@ pub struct PushOptions {
     /// name instead of the index; the images for several platforms and the index as it is, which
     /// not every registry takes unless it has the others.
     pub platforms: Platforms,
-    /// How many blobs at once.
+    /// How many blobs at once, at most: there are fewer where more bring no more.
     pub jobs: usize,
 }
 
 impl Default for PushOptions {
     fn default() -> Self {
-        Self { platforms: Platforms::All, jobs: default_jobs() }
+        Self { platforms: Platforms::All, jobs: streams::USUAL }
     }
 }
 
@@ -64,7 +64,7 @@ pub async fn push(
         host: Reference::parse(&name).ok().map(|name| name.hostname().to_owned()),
         engine: engine.clone(),
         restored: tokio::sync::Mutex::default(),
-        progress,
+        progress: Counted::new(progress),
     };
     pushing.progress.event(Event::Resolved { name: &name, target: &order.root });
     for (desc, children) in &order.parents {
@@ -73,8 +73,10 @@ pub async fn push(
     for desc in order.blobs.iter().chain(&order.documents) {
         pushing.progress.event(Event::Waiting { desc });
     }
-    let pushes: Vec<_> = order.blobs.iter().map(|desc| pushing.push(desc)).collect();
-    futures_util::stream::iter(pushes).buffer_unordered(options.jobs).try_collect::<()>().await?;
+    let mut blobs: Vec<&Descriptor> = order.blobs.iter().collect();
+    blobs.sort_by_key(|desc| std::cmp::Reverse(desc.size));
+    let pushes: Vec<_> = blobs.into_iter().map(|desc| pushing.push(desc)).collect();
+    streams::all(pushes, options.jobs, &pushing.progress).await?;
     for desc in &order.documents {
         pushing.push(desc).await?;
     }
@@ -118,7 +120,7 @@ struct Pushing {
     engine: Engine,
     /// What had been discarded and was brought again.
     restored: tokio::sync::Mutex<Vec<Restored>>,
-    progress: Arc<dyn Progress>,
+    progress: Arc<Counted>,
 }
 
 impl Pushing {
@@ -131,12 +133,13 @@ impl Pushing {
             None => Vec::new(),
         };
         let content: Arc<dyn Fetcher> = Arc::new(HeldContent::new(Arc::new(self.engine.content())));
-        let push =
-            || self.pusher.push(desc, Arc::clone(&content), &sources, Arc::clone(&self.progress));
+        let push = || {
+            self.pusher.push(desc, Arc::clone(&content), &sources, Arc::clone(&self.progress) as _)
+        };
         match push().await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let layers = vec![desc.clone()];
-                let beside = Arc::new(Beside(Arc::clone(&self.progress)));
+                let beside = Arc::new(Beside(Arc::clone(&self.progress) as _));
                 let restored = restore(&self.engine, layers, beside).await?;
                 if restored.is_empty() {
                     return Err(error);

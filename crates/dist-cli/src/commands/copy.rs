@@ -85,7 +85,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         ));
     }
     let defaults = CopyOptions::default();
-    let jobs = config.pull_options(None).jobs;
+    let jobs = config.sending_jobs();
     let platforms = match args.platform.as_slice() {
         [] => Platforms::All,
         [platform] => Platforms::One(platform.clone()),

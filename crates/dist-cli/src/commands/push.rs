@@ -50,7 +50,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let platforms =
         chosen(&*host, &image.target, args.transfer.platform.as_ref(), args.all_platforms)?;
     let puller = config.puller()?;
-    let options = PushOptions { platforms, jobs: config.pull_options(None).jobs };
+    let options = PushOptions { platforms, jobs: config.sending_jobs() };
     let mode = config.progress_unless(args.transfer.quiet);
     let reporter = Reporter::start_uploading(mode, &config.terminal);
     let pushed = transfer::run(&reporter, |progress| {

@@ -150,7 +150,7 @@ impl Copying<'_> {
         let name = self.to.beside(&self.destination, tag)?;
         let pusher = self.to.pusher(&name, &target.digest)?;
         let content = std::sync::Arc::clone(&self.documents) as _;
-        let progress = std::sync::Arc::clone(&self.progress);
+        let progress = std::sync::Arc::clone(&self.progress) as _;
         pusher.push(target, content, &[], progress).await.map(drop)
     }
 }

@@ -195,7 +195,7 @@ fn load_into_registry(config: &Config, args: &Load, place: &str) -> Result<()> {
     // A registry alone is a place, and no reference.
     reference::parse(&format!("{}/x", place.trim_end_matches('/')))?;
     let remotes = config.remotes()?;
-    let jobs = config.pull_options(None).jobs;
+    let jobs = config.sending_jobs();
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
     let loaded = transfer::run(&reporter, |progress| async {
         let place = (&remotes, place);
