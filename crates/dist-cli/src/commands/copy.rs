@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dist::{CopyOptions, Platforms, StoredImages};
+use dist::{CopyOptions, Operations, Platforms, StoredImages};
 use dist_core::{Context as _, ErrorKind, ImageName, Platform, Reference, Result};
 
 use super::transfer;
@@ -21,8 +21,8 @@ const DAEMON: &str = "daemon";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Images go through memory, not through the store. Into store: they come as `dist pull` brings them,
-without what refers to them, and are not unpacked. What the destination has is not sent; within one
+Images go through memory, not through the store. Into store: and daemon: they come as `dist pull`
+brings them, without what refers to them, and are not unpacked. What the destination has is not sent; within one
 registry blobs are taken over where they are. An index goes whole, and what refers to the image goes
 along: signatures, attestations, lists of packages. With one --platform its manifest is copied
 instead of the index, with several a smaller index, which has a digest of its own.
@@ -36,6 +36,7 @@ Examples:
   docker save app:1 | dist copy docker-archive:-:app:1 localhost:5000/app:1
   dist copy store:redis:7 dir:/srv/redis
   dist copy redis:7 store:
+  dist copy oci-archive:redis.tar daemon:/run/containerd/containerd.sock:redis:7
   dist copy oci:build:v1 store:localhost/app:v1
   dist copy https://example.com/images/redis.tar localhost:5000/redis:7
   dist copy https://example.com/layout/#7 oci:/srv/layout:7
@@ -47,7 +48,8 @@ pub(crate) struct Args {
     #[arg(value_name = "SOURCE")]
     source: String,
 
-    /// Name for it in one of the first five, or store:[NAME]; - is standard output as FILE
+    /// Name for it in one of the first five, store:[NAME] or daemon:SOCKET:[NAME]; - is standard
+    /// output as FILE
     #[arg(value_name = "DESTINATION")]
     destination: String,
 
@@ -78,12 +80,6 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             reference::check(name)?;
         }
     }
-    // A registry could have a repository of that name.
-    if dist_core::scheme(&args.destination, &[DAEMON]).is_some() {
-        return Err(transfer::usage(
-            "copy to a daemon: use --address SOCKET, and store:NAME as the destination",
-        ));
-    }
     let defaults = CopyOptions::default();
     let jobs = config.sending_jobs();
     let platforms = match args.platform.as_slice() {
@@ -95,8 +91,20 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         CopyOptions { platforms, referrers: defaults.referrers && !args.no_referrers, jobs };
     let (from, to) = remotes(config, args)?;
     let from = with_stores(config, from, &args.source)?;
-    if let Some((_, name)) = dist_core::scheme(&args.destination, &[STORE]) {
-        return into_store(config, args, (&from, name), &options);
+    match dist_core::scheme(&args.destination, &[STORE, DAEMON]) {
+        Some((STORE, name)) => {
+            return into_store(config, args, (&from, &*config.fetching()?, name), &options);
+        }
+        Some((_, rest)) => {
+            let (socket, name) = rest.split_once(':').unwrap_or((rest, ""));
+            return into_store(
+                config,
+                args,
+                (&from, &*config.fetching_at(socket)?, name),
+                &options,
+            );
+        }
+        None => {}
     }
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
     let to = to.as_ref().unwrap_or(&from);
@@ -123,26 +131,29 @@ fn source_name(config: &Config, args: &Args) -> Result<String> {
     }
 }
 
-/// Copies into the store, or to where the daemon of `--address` keeps images.
+/// Copies to `place`, where a store or a daemon keeps images, under a name or the source's.
 fn into_store(
     config: &Config,
     args: &Args,
-    (from, name): (&dist::Remotes, &str),
+    (from, place, name): (&dist::Remotes, &dyn Operations, &str),
     options: &CopyOptions,
 ) -> Result<()> {
     let source = source_name(config, args)?;
     let name = match (name, dist_core::scheme(&args.source, SCHEMES)) {
         ("", None) => source.as_str(),
         ("", Some((STORE, name))) => name,
-        ("", Some(_)) => return Err(transfer::usage("name the image in the store: store:NAME")),
+        ("", Some((DAEMON, rest))) => rest.split_once(':').map_or("", |(_, name)| name),
+        ("", Some(_)) => {
+            let wanted = "name the image at the destination: store:NAME, daemon:SOCKET:NAME";
+            return Err(transfer::usage(wanted));
+        }
         (name, _) => name,
     };
     let image: ImageName = reference::parse(name)?
         .to_string()
         .parse()
         .context(ErrorKind::InvalidArgument, || format!("read name {name:?}"))?;
-    let place = config.fetching()?;
-    let (source, to) = ((from, &*source), (&*place, &image));
+    let (source, to) = ((from, &*source), (place, &image));
     let what = format!("copy {} to {}", args.source, args.destination);
     let copied = transfer::into_store(config, args.quiet, &what, |progress| async move {
         Ok((dist::copy_into_store(source, to, options, progress).await?, Vec::new()))

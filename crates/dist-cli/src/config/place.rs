@@ -134,8 +134,22 @@ impl Config {
 
     /// Where images are that the daemon at a socket has, whatever this command works on.
     pub(crate) fn host_at(&self, address: &str) -> Result<Arc<dyn Host>> {
-        let (timeout, namespace) = (self.registry.connect_timeout, self.namespace.clone());
-        Ok(Arc::new(Client::connect(address, timeout, namespace)?))
+        Ok(Arc::new(self.client_at(address)?))
+    }
+
+    /// Where this process fetches to that has the daemon at a socket keep it.
+    pub(crate) fn fetching_at(&self, address: &str) -> Result<Arc<dyn Operations>> {
+        Ok(Arc::new(RemotePuller::new(self.client_at(address)?, self.remotes()?, None)))
+    }
+
+    fn client_at(&self, address: &str) -> Result<Client> {
+        let timeout = self.registry.connect_timeout;
+        Client::connect(address, timeout, self.namespace.clone()).map_err(|error| {
+            match error.kind() {
+                ErrorKind::PermissionDenied => report::advise(error, who_may_connect(address)),
+                _ => error,
+            }
+        })
     }
 
     /// The daemon, where one is meant. It does `parts` by its own settings.
@@ -149,13 +163,7 @@ impl Config {
             );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let timeout = self.registry.connect_timeout;
-        match Client::connect(address, timeout, self.namespace.clone()) {
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                Err(report::advise(error, who_may_connect(address)))
-            }
-            client => client.map(Some),
-        }
+        self.client_at(address).map(Some)
     }
 
     /// The daemon, where one is meant, for what it does by itself.

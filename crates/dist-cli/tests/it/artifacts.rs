@@ -125,7 +125,7 @@ fn stores_and_daemons_are_copied_from() {
     dist.ok(&["copy", &format!("store:{name}"), &here.reference("a:1")]);
     assert_eq!(manifest(&here, "a", "1").body, image.manifest.bytes);
     dist.run(&["copy", &format!("store:{name}x"), &here.reference("a:2")]).exit(3);
-    dist.run(&["copy", &name, "daemon:/none:x"]).exit(2).says("--address");
+    dist.run(&["copy", &name, "daemon:/none:x"]).exit(5);
     dist.run(&["copy", "daemon:/none", &here.reference("a:2")]).exit(2);
     dist.run(&["copy", "daemon:/none:x", &here.reference("a:2")]).exit(5);
 }

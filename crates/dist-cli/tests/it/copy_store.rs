@@ -1,6 +1,8 @@
 //! Images copied into a store: what a pull leaves, but for the snapshots.
 
-use dist_testutil::{Fault, FaultProxy, Gate, Image, Registry, Rule, index_of, timed};
+use dist_testutil::{
+    Containerd, Fault, FaultProxy, Gate, Image, Registry, Rule, Served, index_of, timed,
+};
 use serde_json::Value;
 
 use crate::address::Through;
@@ -75,7 +77,8 @@ fn layouts_archives_and_parts_of_indexes_go_into_the_store() {
     verify_store(&dist);
     dist.run(&["copy", &layout, "store:"]).exit(2).says("store:NAME");
     dist.run(&["copy", &layout, "store:UPPER"]).exit(2);
-    dist.run(&["copy", &layout, "daemon:/run/x.sock:app"]).exit(2).says("--address");
+    dist.run(&["copy", &layout, "daemon:/none.sock:app"]).exit(5).says("/none.sock");
+    dist.run(&["copy", &layout, "daemon:"]).exit(2);
     dist.run(&["copy", "--platform", "linux/riscv64", &layout, "store:none"]).exit(3);
     assert_eq!(rows(&dist, &["images"]).as_array().expect("rows").len(), 4);
 }
@@ -96,25 +99,76 @@ fn what_a_policy_refuses_does_not_come_into_the_store() {
 }
 
 #[test]
-fn a_copy_into_the_store_goes_on_where_a_kill_left_it() {
+fn a_copy_into_a_store_goes_on_where_a_kill_left_it() {
     let _timed = timed("copy");
     let registry = Registry::start();
     let proxy = FaultProxy::start(registry.address());
     let image = Image::random(5, &[3_000_000]);
     image.push(&registry, "team/app", "1");
-    let dist = quick();
-    let (gate, part) = (Gate::default(), format!("/blobs/{}", image.layer(0)));
-    proxy.add(Rule::get(part, Fault::Hold(2_500_000, gate.clone())).times(1));
     let name = proxy.reference("team/app:1");
-    let running = dist.spawn(&["copy", &name, "store:app:1"]);
-    gate.wait_held(1);
-    wait_active(&dist, 2_000_000);
-    running.kill();
-    gate.open();
-    assert_eq!(dist.ok(&["images", "-q"]).text(), "");
-    proxy.reset();
-    dist.ok(&["copy", &name, "store:app:1"]);
-    let gets = proxy.blob_gets(&image.layer(0));
-    assert!(gets[0].range.is_some() && gets[0].sent < 1_100_000, "{gets:?}");
+    let (alone, behind) = (quick(), quick());
+    let daemon = behind.daemon();
+    for (dist, to) in
+        [(&alone, "store:app:1".to_owned()), (&behind, format!("{}:app:1", address(&daemon)))]
+    {
+        let (gate, part) = (Gate::default(), format!("/blobs/{}", image.layer(0)));
+        proxy.add(Rule::get(part, Fault::Hold(2_500_000, gate.clone())).times(1));
+        let running = dist.spawn(&["copy", &name, &to]);
+        gate.wait_held(1);
+        wait_active(dist, 1_000_000);
+        running.kill();
+        gate.open();
+        assert_eq!(dist.ok(&["images", "-q"]).text(), "");
+        proxy.reset();
+        dist.ok(&["copy", &name, &to]);
+        let gets = proxy.blob_gets(&image.layer(0));
+        assert!(gets[0].range.is_some() && gets[0].sent < 2_250_000, "{to}: {gets:?}");
+        verify_store(dist);
+        proxy.reset();
+    }
+}
+
+/// What goes before the name of an image of a daemon.
+fn address(daemon: &Served<'_>) -> String {
+    format!("daemon:{}", daemon.address().display())
+}
+
+#[test]
+fn daemons_and_containerds_are_copied_into() {
+    let _timed = timed("copy");
+    let (registry, dist, behind) = (Registry::start(), quick(), quick());
+    let image = Image::varied();
+    image.push(&registry, "team/app", "1");
+    let name = registry.reference("team/app:1");
+    let (containerd, daemon) = (Containerd::start(), behind.daemon());
+    let (ours, theirs) = (address(&daemon), format!("daemon:{}", containerd.socket().display()));
+    let pinned = format!("{name}@{}\n", image.digest());
+    for to in [&theirs, &ours] {
+        // The name is the source's, whatever the source is.
+        assert_eq!(dist.ok(&["copy", &name, &format!("{to}:")]).text(), pinned);
+        assert_eq!(dist.ok(&["copy", &name, to]).text(), pinned);
+    }
+    drop(registry);
+    // Nothing is collected that the image needs, and no lease is left.
+    containerd.ctr(&["leases", "create", "--id", "end"]);
+    containerd.ctr(&["leases", "delete", "--sync", "end"]);
+    assert_eq!(containerd.ctr(&["leases", "ls", "-q"]), "");
+    let checked = containerd.ctr(&["images", "check", &format!("name=={name}")]);
+    assert!(checked.contains("complete"), "{checked}");
+    assert_eq!(behind.ok(&["gc"]).text(), "removed nothing, 0 B\n");
+    let back = format!("{theirs}:{name}");
+    dist.ok(&["copy", &back, &format!("{ours}:mine:2")]);
+    dist.ok(&["copy", &back, &ours]);
+    assert_eq!(
+        dist.ok(&["copy", &format!("{ours}:mine:2"), "store:"]).text(),
+        format!("docker.io/library/mine:2@{}\n", image.digest())
+    );
     verify_store(&dist);
+    assert_eq!(dist.ok(&["list", "-q"]).text(), behind.ok(&["list", "-q"]).text());
+    // Each namespace has its own.
+    dist.run(&["--namespace", "k8s.io", "copy", &back, "oci:out:1"]).exit(3);
+    dist.ok(&["copy", &back, "oci:out:1"]);
+    dist.ok(&["--namespace", "k8s.io", "copy", "oci:out:1", &format!("{theirs}:app:1")]);
+    let names = containerd.ctr(&["--namespace", "k8s.io", "images", "ls", "-q"]);
+    assert_eq!(names, "docker.io/library/app:1\n");
 }
