@@ -26,7 +26,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use crate::escape;
-use crate::failure::Problem;
+use crate::failure::{Again, Failed, Problem};
 use crate::payload::Payload;
 use crate::registry::{Access, Ask, Registry};
 use crate::resolver::DIGEST_HEADER;
@@ -183,11 +183,21 @@ impl RegistryPusher {
         progress.event(Event::Started { desc, offset: 0 });
         let mut ask = self.ask(Method::PUT, self.object(&desc.digest));
         ask.payload = Payload::Document(desc.media_type.as_str().to_owned(), bytes);
-        let answer = self.registry.ask_once(&ask, tries.deadline()).await?;
+        let answer = self.registry.ask_once(&ask, tries.deadline()).await.map_err(doubted)?;
         check(desc, &answer)?;
         progress.event(Event::Advanced { digest: desc.digest, bytes: desc.size });
         Ok(Pushed::Uploaded)
     }
+}
+
+/// Some other digest may be meant than that of the document, which was right here: docker-registry says the
+/// same where the link of what an index names is being written by somebody else. Once more will tell.
+fn doubted(mut failed: Box<Failed>) -> Box<Failed> {
+    if failed.failure.code.as_deref() == Some("DIGEST_INVALID") {
+        failed.kind = ErrorKind::Corrupt;
+        failed.again = Again::Once;
+    }
+    failed
 }
 
 /// Reads a manifest or an index, which must be what its digest says.

@@ -21,6 +21,8 @@ pub enum Fault {
     Reset(u64),
     /// This status instead of the answer, with these headers.
     Status(u16, Vec<(&'static str, String)>),
+    /// This status instead of the answer, with this code in its body (distribution-spec, "Error Codes").
+    Code(u16, &'static str),
     /// So many bytes at a time, with this pause between them.
     Slow(usize, Duration),
     /// The byte at this offset of the body is another one.
@@ -337,18 +339,24 @@ fn serve(client: &TcpStream, upstream: &str, state: &Mutex<State>) -> std::io::R
     });
     match &fault {
         Some(Fault::Refuse) => return reset(client),
-        Some(Fault::Status(code, headers)) => {
+        Some(Fault::Status(..) | Fault::Code(..)) => {
+            let (status, said, headers) = match &fault {
+                Some(Fault::Status(status, headers)) => (status, "UNKNOWN", headers.as_slice()),
+                Some(Fault::Code(status, said)) => (status, *said, &[][..]),
+                _ => return Ok(()),
+            };
             // So that the answer is not lost with a connection that breaks.
             std::io::copy(&mut reader, &mut std::io::sink())?;
-            entry.update(|request| request.status = *code);
-            let mut answer = format!("HTTP/1.1 {code} Fault\r\nConnection: close\r\n");
+            entry.update(|request| request.status = *status);
+            let mut answer = format!("HTTP/1.1 {status} Fault\r\nConnection: close\r\n");
             for (name, value) in headers {
                 answer.push_str(&format!("{name}: {value}\r\n"));
             }
-            let body = "{\"errors\":[{\"code\":\"UNKNOWN\",\"message\":\"on purpose\"}]}";
+            let body =
+                format!("{{\"errors\":[{{\"code\":\"{said}\",\"message\":\"on purpose\"}}]}}");
             answer.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
             if method != "HEAD" {
-                answer.push_str(body);
+                answer.push_str(&body);
             }
             return (&*client).write_all(answer.as_bytes());
         }

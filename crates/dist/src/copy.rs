@@ -13,14 +13,14 @@ mod turns;
 use std::sync::Arc;
 
 use dist_core::{
-    Descriptor, ErrorKind, Event, Fetcher, Progress, Pusher, Reference, Resolved, Resolver as _,
-    Result,
+    Descriptor, Digest, ErrorKind, Event, Fetcher, Progress, Pusher, Reference, Resolved,
+    Resolver as _, Result,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use self::documents::Documents;
 pub use self::into_store::copy_into_store;
-use self::plan::{Plan, Walk, is_document};
+use self::plan::{Plan, Walk};
 use self::referrers::Attached;
 pub(crate) use self::referrers::{entry, tag_of};
 pub(crate) use self::turns::Turns;
@@ -103,6 +103,7 @@ pub(crate) async fn copy_along(
     tell_of_part(&resolved, &root, &*progress);
     let copying = Copying {
         pusher: to.pusher(&name, &root.digest)?,
+        root: root.digest,
         from,
         to,
         source: resolved.name,
@@ -135,6 +136,7 @@ struct Copying<'a> {
     source: String,
     destination: String,
     documents: Arc<Documents>,
+    root: Digest,
     pusher: Arc<dyn Pusher>,
     progress: Arc<Counted>,
     jobs: usize,
@@ -202,7 +204,9 @@ impl Copying<'_> {
     async fn push(&self, desc: &Descriptor) -> Result<()> {
         let content: Arc<dyn Fetcher> = Arc::clone(&self.documents) as _;
         let (mut sources, progress) = (self.mount_from(), Arc::clone(&self.progress) as _);
-        let there = self.to.reference(&self.destination).filter(|_| !is_document(desc));
+        // A tag has to be given, whoever sent what it stands for.
+        let there = self.to.reference(&self.destination);
+        let there = there.filter(|there| desc.digest != self.root || there.tag().is_none());
         let turn = match (&there, self.turns) {
             (Some(there), Some(turns)) => {
                 let turn = turns.wait(there.hostname(), &desc.digest).await;

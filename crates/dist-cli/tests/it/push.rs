@@ -122,6 +122,26 @@ fn a_push_that_breaks_goes_on_when_it_is_run_again() {
 }
 
 #[test]
+fn a_document_whose_digest_is_doubted_is_sent_once_more() {
+    let _timed = timed("push");
+    let registry = Registry::start();
+    let image = Image::random(9, &[3000]);
+    let dist = quick();
+    let layout = image.write_layout(&dist.dir().join("layout"), "1").reference("1");
+    let proxy = FaultProxy::start(registry.address());
+    let doubt = || Rule::any("/manifests/1", Fault::Code(400, "DIGEST_INVALID")).by("PUT");
+    proxy.add(doubt().times(1));
+    dist.ok(&["copy", &layout, &proxy.reference("app:1")]);
+    assert_eq!(count(&proxy, "PUT", "/manifests/1"), 2);
+    assert_eq!(digest_by_skopeo(&dist, &registry.reference("app:1")), image.digest());
+    // Twice is the registry's last word.
+    proxy.reset();
+    proxy.add(doubt());
+    dist.run(&["copy", &layout, &proxy.reference("other:1")]).exit(6).says("DIGEST_INVALID");
+    assert_eq!(count(&proxy, "PUT", "/manifests/1"), 2);
+}
+
+#[test]
 fn a_layer_that_was_discarded_is_pushed() {
     let _timed = timed("push");
     let (registry, images) = (Registry::start(), Registry::of_images());

@@ -1,7 +1,9 @@
 //! Many tags of many repositories, and what a second run costs.
 
+use std::time::Duration;
+
 use dist_testutil::{
-    Dist, Fault, FaultProxy, Gate, Image, Registry, Response, Rule, request, timed,
+    Dist, Fault, FaultProxy, Gate, Image, Registry, Response, Rule, index_of, request, timed,
 };
 use serde_json::Value;
 
@@ -196,6 +198,44 @@ fn what_several_tags_hold_is_sent_once() {
         let fetched =
             from.log().iter().filter(|r| r.method == "GET" && r.path.contains(&path)).count();
         assert_eq!(fetched, 1, "{}", blob.digest);
+    }
+}
+
+#[test]
+fn what_indexes_of_several_tags_name_is_put_once() {
+    let _timed = timed("sync");
+    let (there, here) = (Registry::start(), Registry::start());
+    let to = FaultProxy::start(here.address());
+    let index = index_of(&[
+        ("amd64", None, Image::random(21, &[3000])),
+        ("arm64", Some("v8"), Image::random(22, &[2000])),
+    ]);
+    let tags: Vec<String> = (0..8).map(|at| format!("1.{at}")).collect();
+    tags.iter().for_each(|tag| index.push(&there, "app", tag));
+    let dist = quick();
+    write(
+        &dist,
+        &format!(
+            "destination = '{}'\nat_once = 8\n[[repository]]\nsource = '{}'",
+            to.reference("m"),
+            there.reference("app")
+        ),
+    );
+    // All are at it at once.
+    to.add(Rule::any("/manifests/", Fault::Delay(Duration::from_millis(50))));
+    dist.ok(&["sync", "sync.toml"]);
+    let log = to.log();
+    let puts =
+        |object: &str| log.iter().filter(|r| r.method == "PUT" && r.path.ends_with(object)).count();
+    for child in &index.children {
+        assert_eq!(puts(&child.digest.to_string()), 1, "{log:?}");
+    }
+    for tag in &tags {
+        assert_eq!(puts(&format!("/manifests/{tag}")), 1, "{log:?}");
+        let accept = [("Accept", "application/vnd.oci.image.index.v1+json")];
+        let path = format!("/v2/m/app/manifests/{tag}");
+        let whole = request(here.address(), "GET", &path, &accept, b"").body;
+        assert_eq!(whole, index.manifest.bytes, "{tag}");
     }
 }
 

@@ -1,4 +1,7 @@
-//! Blobs that several copies want at once: one sends each, and the others find it there.
+//! Blobs and manifests that several copies want at once: one sends each, and the others find it there.
+//!
+//! It is less to do, and docker-registry does not bear that a manifest is put while an index that names
+//! it is: it may read a link that is being written.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,11 +20,11 @@ struct Known {
     likely: Vec<String>,
 }
 
-/// Who may send which blob to which registry.
+/// Who may send what to which registry.
 #[derive(Default)]
 pub(crate) struct Turns(Mutex<HashMap<(String, Digest), Place>>);
 
-/// The right to send a blob, until it is dropped.
+/// The right to send one, until it is dropped.
 pub(super) struct Turn(OwnedMutexGuard<Known>);
 
 impl Turns {
@@ -34,7 +37,7 @@ impl Turns {
         }
     }
 
-    /// Waits until nobody else sends this blob to this registry.
+    /// Waits until nobody else sends this to this registry.
     pub(super) async fn wait(&self, host: &str, digest: &Digest) -> Turn {
         let place = {
             let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
