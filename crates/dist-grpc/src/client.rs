@@ -3,6 +3,7 @@
 //! The traits block, the API does not: calls run on a runtime of the client's own and are waited
 //! for by channel, so that they can be made from any thread.
 
+mod calls;
 mod contents;
 mod error;
 mod images;
@@ -23,10 +24,10 @@ use dist_core::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use self::calls::Calls;
 use self::contents::RemoteContents;
 use self::error::error;
 pub use self::error::{Answered, Reason};
@@ -40,7 +41,7 @@ use crate::{LEASE_HEADER, NAMESPACE_HEADER};
 /// A connection to a daemon, in one namespace. Clones share it.
 #[derive(Clone)]
 pub struct Client {
-    runtime: Arc<Runtime>,
+    calls: Arc<Calls>,
     channel: Channel,
     namespace: Namespace,
     /// Where what is made is kept.
@@ -57,19 +58,15 @@ impl Client {
         let path = socket_path(address)?;
         let shown = path.display().to_string();
         let what = || format!("connect to {shown}");
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("client")
-            .enable_all()
-            .build()
-            .context(ErrorKind::Internal, || "start the client".into())?;
-        let connecting = async {
+        let calls = Calls::start()?;
+        let to = path.clone();
+        let connecting = async move {
             // Asked first and alone: its error says more than the transport's.
-            tokio::time::timeout(timeout, reach(&path)).await.map_err(|_| unanswered(timeout))?
+            tokio::time::timeout(timeout, reach(&to)).await.map_err(|_| unanswered(timeout))?
         };
-        runtime.block_on(connecting).during(what)?;
+        calls.wait(connecting).during(what)?;
         // The runtime has to be entered: the channel keeps a task on it.
-        let _entered = runtime.enter();
+        let _entered = calls.handle().enter();
         let channel = Endpoint::from_static("http://localhost")
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
@@ -81,14 +78,17 @@ impl Client {
         // A process that was stopped still has its connections accepted: whether it answers is
         // known by an answer, whatever that says.
         let mut version = VersionClient::new(channel.clone());
-        let asking = async { tokio::time::timeout(timeout, version.version(())).await };
-        let answer = runtime.block_on(asking).map_err(|_| unanswered(timeout)).during(what)?;
+        let asking = async move {
+            let answer = tokio::time::timeout(timeout, version.version(())).await;
+            answer.map_err(|_| unanswered(timeout))
+        };
+        let answer = calls.wait(asking).during(what)?;
         if let Err(status) = answer
             && status.code() == Code::PermissionDenied
         {
             return Err(error(status)).during(what);
         }
-        Ok(Self { runtime: Arc::new(runtime), channel, namespace, lease: None })
+        Ok(Self { calls: Arc::new(calls), channel, namespace, lease: None })
     }
 
     /// Waits for a call, from whatever thread.
@@ -97,11 +97,7 @@ impl Client {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        self.runtime.spawn(async move {
-            let _gone = answer.send(call.await); // the caller may have been stopped
-        });
-        answered.recv().context(ErrorKind::Internal, || "wait for the daemon".into())?
+        self.calls.wait(call)
     }
 
     /// Makes one call and waits for its answer.

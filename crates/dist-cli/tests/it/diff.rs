@@ -1,7 +1,7 @@
 //! How two images differ: manifests, configs, files, and what is fetched for it.
 
 use dist_testutil::{
-    Blob, Dist, Entry, FaultProxy, Form, Image, ImageOptions, Layer, Registry, timed,
+    Blob, Dist, Entry, FaultProxy, Form, Image, ImageOptions, Layer, Registry, WebServer, timed,
 };
 use serde_json::{Value, json};
 
@@ -136,11 +136,16 @@ fn equal_images_differ_in_nothing_wherever_they_are() {
     dist.ok(&["copy", &name, "oci:layout:1"]);
     dist.ok(&["copy", &name, "oci-archive:oci.tar:1"]);
     pull(&dist, &name);
-    for other in ["oci:layout:1", "oci-archive:oci.tar:1", &a.digest()] {
+    let (daemon, server) = (dist.daemon(), WebServer::start());
+    fs_err::copy(dist.dir().join("oci.tar"), server.files().join("oci.tar")).expect("copy");
+    let there = format!("daemon:{}:{name}", daemon.address().display());
+    let address = format!("http://{}/oci.tar", server.address());
+    for other in ["oci:layout:1", "oci-archive:oci.tar:1", &a.digest(), &there, &address] {
         let said = dist.ok(&["diff", "--exit-code", &name, other]).text();
         assert!(said.ends_with("nothing differs\n"), "{said}");
         assert_eq!(files(&dist, &["--remote", &name, other]), [""; 0]);
     }
+    daemon.stop().ok();
     // The same files in another compression are the same files.
     let packed = image(&[base()], json!({})).write_layout(&dist.dir().join("p"), "1");
     let other = image(&[base_in(Form::Zstd)], json!({})).write_layout(&dist.dir().join("q"), "1");

@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 
 use dist_testutil::{
     Blob, Dist, Entry, Fault, FaultProxy, Form, Image, ImageOptions, Layer, Registry, Rule,
-    index_of, scratch, timed,
+    WebServer, index_of, scratch, timed,
 };
 use serde_json::{Value, json};
 
+use crate::address::Through;
 use crate::support::{dist, project, pull, quick, script};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -56,6 +57,20 @@ fn a_sound_image_is_sound_wherever_it_is() {
     drop(registry);
     assert_eq!(found(&dist, &name, 0), notes);
     assert_eq!(found(&dist, &format!("store:{name}"), 0), notes);
+    let daemon = dist.daemon();
+    let there = format!("daemon:{}:{name}", daemon.address().display());
+    assert_eq!(found(&dist, &there, 0), notes);
+    let through = Through::new(&dist, &daemon);
+    through.same(&["validate", "-q", &name]);
+    through.same(&["diff", "-q", &name, &there]);
+    daemon.stop().ok();
+    let server = WebServer::start();
+    for place in ["layout", "oci.tar"] {
+        fs_err::rename(dist.dir().join(place), server.files().join(place)).expect("move");
+    }
+    for address in ["layout/#1", "oci.tar"] {
+        assert_eq!(found(&dist, &format!("http://{}/{address}", server.address()), 0), notes);
+    }
     assert_eq!(found(&dist, &image.digest(), 0), notes);
     assert_eq!(found(&dist, &image.blobs[0].digest.to_string(), 0), [""; 0]);
     assert_eq!(found(&dist, &image.layer(0), 0), notes);

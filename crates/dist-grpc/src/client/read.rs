@@ -28,7 +28,7 @@ pub(super) fn pipe(
     let reader = File::from(std::os::fd::OwnedFd::from(reader));
     let (blob, break_off) = Blob::arriving(reader, size);
     let (send, mut chunks) = tokio::sync::mpsc::channel(4);
-    client.runtime.spawn(async move {
+    client.calls.handle().spawn(async move {
         loop {
             match answer.message().await {
                 Ok(Some(chunk)) => {
@@ -44,7 +44,7 @@ pub(super) fn pipe(
             }
         }
     });
-    client.runtime.spawn_blocking(move || {
+    client.calls.handle().spawn_blocking(move || {
         let mut writer = File::from(std::os::fd::OwnedFd::from(writer));
         while let Some(chunk) = chunks.blocking_recv() {
             if writer.write_all(&chunk).is_err() {
