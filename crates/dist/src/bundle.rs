@@ -65,6 +65,15 @@ pub struct BundleOptions {
     pub add: bool,
 }
 
+/// An image for a bundle.
+#[derive(Clone, Debug)]
+pub struct ToBundle {
+    /// Where it is: a name in a registry, or of a scheme.
+    pub source: String,
+    /// What it is called in the bundle: a name as registries have them.
+    pub name: String,
+}
+
 /// What is in a bundle that was written.
 #[derive(Clone, Debug)]
 pub struct Bundled {
@@ -87,7 +96,7 @@ pub struct Bundled {
 pub async fn write_bundle(
     from: &Remotes,
     path: &Path,
-    names: &[String],
+    wanted: &[ToBundle],
     options: &BundleOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Bundled> {
@@ -117,14 +126,15 @@ pub async fn write_bundle(
         }
     }
     let mut images = Vec::new();
-    for name in names {
+    for ToBundle { source, name } in wanted {
         if from.scheme(name).is_some() {
-            let message = format!("bundle {name}: it is no name in a registry");
+            let message = format!("bundle {source} as {name}: that is no name in a registry");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let full = from.canonical(name)?;
         let mut copied =
-            along((from, full.clone()), (&to, &write::name(&full)), &one, &progress).await?;
+            along((from, from.canonical(source)?), (&to, &write::name(&full)), &one, &progress)
+                .await?;
         copied.name = full;
         images.push(copied);
     }

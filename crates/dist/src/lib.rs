@@ -58,8 +58,8 @@ mod validate;
 pub use addresses::read_address;
 pub use artifacts::{Artifact, Attachment, attach, referrers};
 pub use bundle::{
-    BundleOptions, Bundled, CheckedBundle, Loaded, load_bundle, missing_of_bundle, open_bundle,
-    verify_bundle, write_bundle,
+    BundleOptions, Bundled, CheckedBundle, Loaded, ToBundle, load_bundle, missing_of_bundle,
+    open_bundle, verify_bundle, write_bundle,
 };
 pub use collect::collect;
 pub use compare::{

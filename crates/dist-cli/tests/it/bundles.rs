@@ -7,6 +7,7 @@ use dist_testutil::{
     Dist, Fault, FaultProxy, Gate, Image, Registry, Response, Rule, request, run, timed,
 };
 
+use crate::address::Through;
 use crate::copy::attach;
 use crate::support::{dist, quick, verify_store};
 
@@ -69,6 +70,38 @@ fn a_bundle_is_a_registry_in_a_file() {
     verify_store(&dist);
     let listed = dist.ok(&["images", "-q"]).text();
     assert!(names.iter().all(|name| listed.lines().any(|line| line == name)), "{listed}");
+}
+
+#[test]
+fn what_a_store_holds_is_bundled_with_its_signature() {
+    let _timed = timed("bundles");
+    let registry = Registry::start();
+    let (first, _) = two(&registry);
+    attach(&registry, &first);
+    let (name, plain) = (registry.reference("app:1"), registry.reference("team/other:2"));
+    let (dist, other) = (quick(), quick());
+    dist.ok(&["bundle", "create", "a.tar", &name]);
+    dist.ok(&["bundle", "load", "a.tar"]);
+    dist.ok(&["pull", &plain]);
+    drop(registry);
+    let listed = |dist: &Dist| dist.ok(&["list", "-q"]).text();
+    let stored = [format!("store:{name}"), format!("store:{plain}")];
+    let said = dist.ok(&["bundle", "create", "b.tar", &stored[0], &stored[1]]).text();
+    assert_eq!(said.lines().next(), Some(&*format!("{name}@{}", first.digest())));
+    let daemon = dist.daemon();
+    let through = Through::new(&dist, &daemon);
+    dist.ok(&through.args(&["bundle", "create", "c.tar", &stored[0], &stored[1]]));
+    daemon.stop().ok();
+    for file in ["b.tar", "c.tar"] {
+        let path = dist.dir().join(file).display().to_string();
+        other.ok(&["bundle", "load", &path]);
+        assert_eq!(listed(&other), listed(&dist), "{file}");
+        let images = other.ok(&["images", "-q"]).text();
+        other.ok(&[&["rmi"], &images.lines().collect::<Vec<_>>()[..]].concat());
+        other.ok(&["gc"]);
+    }
+    dist.run(&["bundle", "create", "d.tar", "store:none:1"]).exit(3);
+    dist.run(&["bundle", "create", "d.tar", "oci:none:1"]).exit(2);
 }
 
 #[test]

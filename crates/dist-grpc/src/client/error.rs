@@ -109,9 +109,19 @@ pub(super) fn error(status: Status) -> Error {
     let kind = said(KIND_HEADER).find_map(ErrorKind::named).unwrap_or(kind);
     let reasons = said(REASON_HEADER).filter_map(Reason::named).collect();
     let text = status.message();
-    let text = text.strip_suffix(class).and_then(|text| text.strip_suffix(": ")).unwrap_or(text);
+    let text = match text.strip_suffix(class).and_then(|text| text.strip_suffix(": ")) {
+        Some(bare) if status.code() != Code::NotFound || says_what_is_missing(bare) => bare,
+        _ => text,
+    };
     let text = if text.is_empty() { class } else { text };
     Error::new(kind, text.to_owned()).with_source(Answered { reasons })
+}
+
+/// Whether more is said than a name: containerd's words for an image that it has not are `image "x"` and
+/// the class.
+fn says_what_is_missing(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["not ", "no ", "none", "n't "].iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]
@@ -127,13 +137,20 @@ mod tests {
             (error.kind(), error.to_string().as_str()),
             (ErrorKind::NotFound, "blob x is not there")
         );
+        let text = |message| super::error(Status::not_found(message)).to_string();
+        assert_eq!(text("image \"a:1\": not found"), "image \"a:1\": not found");
+        assert_eq!(
+            text("find x: there is none of that name: not found"),
+            "find x: there is none of that name"
+        );
+        assert_eq!(text("x"), "x");
     }
 
     #[test]
     fn every_kind_comes_through_and_other_servers_have_codes() {
         for kind in ErrorKind::ALL {
-            let through = error(translate::status(&Error::new(kind, "do x")));
-            assert_eq!((through.kind(), through.to_string().as_str()), (kind, "do x"));
+            let through = error(translate::status(&Error::new(kind, "can't do x")));
+            assert_eq!((through.kind(), through.to_string().as_str()), (kind, "can't do x"));
         }
         let mut later = translate::status(&Error::new(ErrorKind::UnsafeLayer, "x"));
         let name = tonic::metadata::MetadataValue::from_static("of-a-later-version");

@@ -4,9 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use dist::{BundleOptions, CopyOptions, DigestNames, ImportOptions, Naming, Platforms};
+use dist::{BundleOptions, CopyOptions, DigestNames, ImportOptions, Naming, Platforms, ToBundle};
 use dist_core::{Context as _, Digest, Error, ErrorKind, Platform, Provider as _, Result};
 
+use crate::commands::copy::{STORE, with_stores};
 use crate::commands::transfer;
 use crate::config::Config;
 use crate::progress::Reporter;
@@ -38,7 +39,7 @@ Prints NAME@DIGEST for each image.
 
 Examples:
   dist bundle create images.tar redis:7 registry.example.com/app:2
-  dist bundle create --platform linux/amd64 images.tar redis:7
+  dist bundle create --platform linux/amd64 images.tar redis:7 store:localhost/app:v1
   dist bundle create --since images.tar more.tar redis:7.2
   dist bundle add images.tar busybox")]
 pub(super) struct Create {
@@ -46,7 +47,7 @@ pub(super) struct Create {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Images in registries
+    /// Images in registries, or store:NAME for one in the store
     #[arg(required = true, value_name = "REF")]
     names: Vec<String>,
 
@@ -127,10 +128,15 @@ pub(super) fn run(config: &Config, command: &Command) -> Result<()> {
     }
 }
 
+/// A name in a registry, or behind `store:` that of an image in the store.
+fn to_bundle(source: &str) -> Result<ToBundle> {
+    let name = dist_core::scheme(source, &[STORE]).map_or(source, |(_, name)| name);
+    reference::parse(name)?;
+    Ok(ToBundle { source: source.to_owned(), name: name.to_owned() })
+}
+
 fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
-    for name in &args.names {
-        reference::parse(name)?;
-    }
+    let wanted = args.names.iter().map(|name| to_bundle(name)).collect::<Result<Vec<_>>>()?;
     let platforms = match args.platform.as_slice() {
         [] => Platforms::All,
         [platform] => Platforms::One(platform.clone()),
@@ -138,11 +144,15 @@ fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
     };
     let copy = CopyOptions { platforms, referrers: !args.no_referrers, ..CopyOptions::default() };
     let options = BundleOptions { copy, since: args.since.clone(), add };
-    let remotes = config.remotes()?;
+    let stored = args.names.iter().find(|name| dist_core::scheme(name, &[STORE]).is_some());
+    let remotes = match stored {
+        Some(name) => with_stores(config, config.remotes()?, name)?,
+        None => config.remotes()?,
+    };
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
-    let (file, names) = (&*args.file, &*args.names);
+    let (file, wanted) = (&*args.file, &*wanted);
     let bundled = transfer::run(&reporter, |progress| async {
-        Ok((dist::write_bundle(&remotes, file, names, &options, progress).await?, Vec::new()))
+        Ok((dist::write_bundle(&remotes, file, wanted, &options, progress).await?, Vec::new()))
     })
     .map_err(|error| {
         let hint = "what was written is kept; the same command goes on from there";
