@@ -26,10 +26,12 @@ use std::time::Duration;
 
 use dist_core::{Context as _, Digest, Error, ErrorKind, Reference, Result, ResultExt as _};
 use serde::Deserialize;
+use url::Url;
 
 use crate::policy::{Cosign, Notation, read_key};
 use crate::{
-    CertificateSubject, Identity, Policy, Programs, Requirement, Rule, Transport, TrustStore,
+    CertificateSubject, Identity, Policy, Programs, Requirement, Rule, Subject, Transport,
+    TrustStore,
 };
 
 #[derive(Deserialize)]
@@ -116,8 +118,11 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidArgument, message)
 }
 
-/// Reads `host/repository` with a tag or without, `*.example.com`, or a path with its scheme.
+/// Reads `host/repository` with a tag or without, `*.example.com`, a path with its scheme, or an address.
 fn scope(text: &str) -> Result<(Transport, String)> {
+    if let Some(("http" | "https", rest)) = text.split_once(':') {
+        return Ok((Transport::Address, address_scope(text, rest)?));
+    }
     for transport in [Transport::Layout, Transport::LayoutArchive, Transport::DockerArchive] {
         let prefix = transport.scheme().map(|scheme| format!("{scheme}:"));
         if let Some(path) = prefix.and_then(|prefix| text.strip_prefix(&prefix)) {
@@ -133,6 +138,21 @@ fn scope(text: &str) -> Result<(Transport, String)> {
     }
     check_registry_scope(text)?;
     Ok((Transport::Registry, text.to_owned()))
+}
+
+/// The scope of an address as [`Subject::scopes`](crate::Subject::scopes) has it.
+fn address_scope(text: &str, rest: &str) -> Result<String> {
+    if rest.is_empty() {
+        return Ok(text.to_owned());
+    }
+    let what = || format!("{text:?} is no address without user, query and fragment");
+    let url: Url = text.parse().context(ErrorKind::InvalidArgument, what)?;
+    let plain = url.username().is_empty() && url.password().is_none();
+    if !plain || url.query().is_some() || url.fragment().is_some() || !rest.starts_with("//") {
+        return Err(invalid(what()));
+    }
+    let scopes = Subject::at_address(url).scopes();
+    scopes.into_iter().next().ok_or_else(|| invalid(what()))
 }
 
 /// Fails for what no image is in.

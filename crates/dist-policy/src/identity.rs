@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dist_core::{Context as _, Digest, ErrorKind, Reference, Result};
+use url::Url;
 
 /// Where a name leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,14 +16,16 @@ pub enum Transport {
     LayoutArchive,
     /// An archive for docker.
     DockerArchive,
+    /// A web server: a file or a directory by its address.
+    Address,
 }
 
 impl Transport {
-    /// The scheme of names, which registries have not.
+    /// The scheme before the names, which registries have not, and which scopes of addresses begin with.
     #[must_use]
     pub fn scheme(self) -> Option<&'static str> {
         match self {
-            Self::Registry => None,
+            Self::Registry | Self::Address => None,
             Self::Layout => Some("oci"),
             Self::LayoutArchive => Some("oci-archive"),
             Self::DockerArchive => Some("docker-archive"),
@@ -44,6 +47,8 @@ pub enum Subject {
         /// The tag in it.
         tag: Option<String>,
     },
+    /// At an address, without query and fragment.
+    Address(Url),
 }
 
 impl Subject {
@@ -53,6 +58,7 @@ impl Subject {
         match self {
             Self::Registry(_) => Transport::Registry,
             Self::Path { transport, .. } => *transport,
+            Self::Address(_) => Transport::Address,
         }
     }
 
@@ -81,6 +87,17 @@ impl Subject {
             Self::Path { path, tag, .. } => {
                 scopes.extend(tag.as_ref().map(|tag| format!("{}:{tag}", path.display())));
                 scopes.extend(path.ancestors().map(|path| path.display().to_string()));
+            }
+            Self::Address(url) => {
+                let origin = url.origin().ascii_serialization();
+                let path = unescaped(url.path());
+                let mut path = path.trim_end_matches('/');
+                loop {
+                    scopes.push(format!("{origin}{path}"));
+                    let Some((parent, _)) = path.rsplit_once('/') else { break };
+                    path = parent;
+                }
+                scopes.push(format!("{}:", url.scheme()));
             }
         }
         scopes.push(String::new());
@@ -180,7 +197,7 @@ impl Subject {
                 tag: reference.tag().map(str::to_owned),
                 digest: reference.digest().copied(),
             }),
-            Self::Path { .. } => None,
+            Self::Path { .. } | Self::Address(_) => None,
         }
     }
 }
@@ -225,6 +242,25 @@ impl Name {
     }
 }
 
+/// A path of an address in which everything that need not be escaped is not (RFC 3986, 6.2.2.2): a rule is
+/// for it however it is written.
+fn unescaped(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part.get(..2).filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match code.and_then(|code| u8::from_str_radix(code, 16).ok()).map(char::from) {
+            Some(sign) if sign.is_ascii_alphanumeric() || "-._~".contains(sign) => plain.push(sign),
+            Some(_) => {
+                plain.extend(['%'].into_iter().chain(part[..2].to_ascii_uppercase().chars()))
+            }
+            None => plain.push('%'),
+        }
+        plain.push_str(if code.is_some() { &part[2..] } else { part });
+    }
+    plain
+}
+
 /// Makes a path absolute, without links, as far as it is there.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
     fs_err::canonicalize(path)
@@ -237,6 +273,14 @@ impl Subject {
     #[must_use]
     pub fn unnamed(name: &str) -> Self {
         Self::Path { transport: Transport::DockerArchive, path: name.into(), tag: None }
+    }
+
+    /// An image at an address.
+    #[must_use]
+    pub fn at_address(mut url: Url) -> Self {
+        url.set_query(None);
+        url.set_fragment(None);
+        Self::Address(url)
     }
 
     /// An image in a directory or an archive; the path is made absolute.
@@ -267,6 +311,13 @@ mod tests {
         let layout = Subject::at(Transport::Layout, Path::new("/no/such/dir"), Some("1"));
         let wanted = ["/no/such/dir:1", "/no/such/dir", "/no/such", "/no", "/", ""];
         assert_eq!(layout.scopes(), wanted);
+        let address = |text: &str| Subject::at_address(text.parse().unwrap()).scopes();
+        let wanted = ["https://h.io/a/b.tar", "https://h.io/a", "https://h.io", "https:", ""];
+        assert_eq!(address("https://H.io:443/a/b.tar?token=1#7"), wanted);
+        assert_eq!(address("https://h.io/x/../a/b.tar/"), wanted);
+        assert_eq!(address("https://h.io/%61/b%2etar"), wanted);
+        assert_eq!(address("https://h.io/a%2f%zz%")[0], "https://h.io/a%2F%zz%");
+        assert_eq!(address("http://h.io:81/"), ["http://h.io:81", "http:", ""]);
     }
 
     #[test]

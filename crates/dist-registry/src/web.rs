@@ -77,6 +77,12 @@ impl WebAddress {
         Ok(Self { url, object })
     }
 
+    /// The address of the file.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// What of it is meant.
     #[must_use]
     pub fn object(&self) -> Option<&str> {

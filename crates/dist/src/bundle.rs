@@ -465,6 +465,10 @@ impl Scheme for Reading {
     fn beside(&self, name: &str, tag: &str) -> Result<String> {
         beside(name, tag)
     }
+
+    fn judged_as(&self, name: &str) -> Option<String> {
+        Some(rest(name).to_owned()) // what it was in its registry
+    }
 }
 
 /// A name without its scheme.

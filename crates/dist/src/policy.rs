@@ -16,12 +16,12 @@ use dist_core::{
     Result, ResultExt as _,
 };
 use dist_policy::{Judged, Policy, Rule, Subject, Transport};
+use dist_registry::WebAddress;
 use jiff::Timestamp;
 
 use crate::Remotes;
 use crate::archives::{DOCKER_ARCHIVE, OCI_ARCHIVE};
 use crate::blocking::blocking;
-use crate::bundle::SCHEME as BUNDLE;
 use crate::remotes::OCI;
 
 pub use sign::{SignForm, SignOptions, sign};
@@ -88,8 +88,11 @@ impl Remotes {
     /// Fails where the policy allows nothing of this name, or can't be read: then nobody need be
     /// asked.
     pub(crate) async fn check_possible(&self, name: &str) -> Result<()> {
-        let Some((policy, path)) = self.read_policy().await? else { return Ok(()) };
         let name = self.canonical(name)?;
+        if self.judged_as(&name).is_none() {
+            return Ok(());
+        }
+        let Some((policy, path)) = self.read_policy().await? else { return Ok(()) };
         let (_, rule) = self.rule(&policy, &name);
         rule.check_possible().during(|| format!("use {name}: policy {}", path.display()))
     }
@@ -132,6 +135,9 @@ impl Remotes {
         target: &Descriptor,
         known: Option<&str>,
     ) -> Result<Approval> {
+        if self.judged_as(name).is_none() {
+            return Ok(Approval::default());
+        }
         let Some((policy, path)) = self.read_policy().await? else {
             return Ok(Approval::default());
         };
@@ -171,16 +177,16 @@ impl Remotes {
         rule.judge(&judged).map(|accepted| accepted.reasons)
     }
 
-    /// What a policy calls an image; `None` for an address, and for the name of an image in a store
-    /// that is no reference: then its default counts.
+    /// What a policy calls an image; `None` for the name of an image in a store that is no reference:
+    /// then its default counts.
     #[must_use]
     pub fn subject(&self, name: &str) -> Option<Subject> {
         let known = [OCI, OCI_ARCHIVE, DOCKER_ARCHIVE];
-        // What is in a bundle is judged as what it was in its registry.
-        let name = match self.scheme(name) {
-            Some((BUNDLE, rest)) => rest,
-            _ => name,
-        };
+        let judged = self.judged_as(name)?;
+        let name = judged.as_str();
+        if let Ok(address) = WebAddress::parse(name) {
+            return Some(Subject::at_address(address.url().clone()));
+        }
         let Some((scheme, rest)) = dist_core::scheme(name, &known) else {
             return Reference::parse_familiar(name).ok().map(Subject::Registry);
         };

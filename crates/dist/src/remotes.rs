@@ -81,6 +81,11 @@ pub trait Scheme: Resolver {
         true
     }
 
+    /// The name by which a policy judges an image; `None` where it was judged when it came.
+    fn judged_as(&self, name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
     /// Ends what was written. Called when all of a copy is pushed.
     ///
     /// # Errors
@@ -221,6 +226,14 @@ impl Remotes {
     /// The scheme of a name that is none in a registry, and the rest of it.
     pub(crate) fn scheme<'a>(&self, name: &'a str) -> Option<(&'a str, &'a str)> {
         name.split_once(':').filter(|(scheme, _)| self.schemes.contains_key(*scheme))
+    }
+
+    /// As [`Scheme::judged_as`], of any name.
+    pub(crate) fn judged_as(&self, name: &str) -> Option<String> {
+        match self.scheme(name).and_then(|(scheme, _)| self.schemes.get(scheme)) {
+            Some(scheme) => scheme.judged_as(name),
+            None => Some(name.to_owned()),
+        }
     }
 
     /// As [`Resolver::fetcher`], where what was pushed is seen at once.

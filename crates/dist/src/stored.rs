@@ -18,7 +18,11 @@ type Find = dyn Fn(&str) -> Result<(Arc<dyn Host>, String)> + Send + Sync;
 ///
 /// Which store a name is about, and the image's name in it, is said by a function of the text behind the
 /// scheme. The image's name is the end of that text.
-pub struct StoredImages(Arc<Find>);
+#[derive(Clone)]
+pub struct StoredImages {
+    find: Arc<Find>,
+    judged: bool,
+}
 
 impl StoredImages {
     /// Makes the remote; opens nothing.
@@ -26,12 +30,19 @@ impl StoredImages {
     pub fn new(
         find: impl Fn(&str) -> Result<(Arc<dyn Host>, String)> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(find))
+        Self { find: Arc::new(find), judged: false }
+    }
+
+    /// Has the images judged by a policy as those of their names: the store is somebody else's. What is
+    /// in a store of one's own was judged when it came.
+    #[must_use]
+    pub fn judged(self) -> Self {
+        Self { judged: true, ..self }
     }
 
     fn find(&self, name: &str) -> Result<(Arc<dyn Host>, String)> {
         let (_, rest) = name.split_once(':').unwrap_or(("", name));
-        (self.0)(rest)
+        (self.find)(rest)
     }
 }
 
@@ -43,7 +54,7 @@ fn full(name: &str) -> Result<Reference> {
 #[async_trait]
 impl Resolver for StoredImages {
     async fn resolve(&self, name: &str) -> Result<Resolved> {
-        let (find, text) = (Self(Arc::clone(&self.0)), name.to_owned());
+        let (find, text) = (self.clone(), name.to_owned());
         blocking(move || {
             let (host, image) = find.find(&text)?;
             let what = || format!("find image {image}");
@@ -71,5 +82,13 @@ impl Scheme for StoredImages {
         let (_, image) = self.find(name)?;
         let place = name.strip_suffix(&*image).unwrap_or_default();
         Ok(format!("{place}{}:{tag}", full(&image)?.locator()))
+    }
+
+    fn judged_as(&self, name: &str) -> Option<String> {
+        if !self.judged {
+            return None;
+        }
+        let full = self.find(name).and_then(|(_, image)| full(&image));
+        Some(full.map_or_else(|_| name.to_owned(), |full| full.to_string()))
     }
 }

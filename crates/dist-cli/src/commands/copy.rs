@@ -183,7 +183,7 @@ pub(super) fn with_stores(
     let images = StoredImages::new(move |rest| {
         Ok((host.clone(), rest.strip_prefix(&*before).unwrap_or(rest).to_owned()))
     });
-    Ok(remotes.with_scheme(DAEMON, Arc::new(images)))
+    Ok(remotes.with_scheme(DAEMON, Arc::new(images.judged())))
 }
 
 /// Whether what is written goes to standard output.

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use dist_core::Digest;
 use dist_testutil::{
-    Dist, Fault, FaultProxy, Image, Registry, Response, Rule, index_of, request, timed,
+    Dist, Fault, FaultProxy, Image, Registry, Response, Rule, WebServer, index_of, request, timed,
 };
 use serde_json::{Value, json};
 
@@ -409,6 +409,50 @@ fn what_is_in_the_store_is_asked_about_when_it_is_run() {
     assert_eq!(place.proxy.log().len(), 0, "{:?}", place.proxy.log());
     let other = place.policy("keys = [\"other.pub\"]");
     spec(&other).exit(10).says("another key made it");
+}
+
+#[test]
+fn addresses_and_what_others_store_have_scopes() {
+    let _timed = timed("policy");
+    let place = Place::new();
+    let (name, server) = (place.reference(), WebServer::start());
+    for at in ["good", "bad"] {
+        fs_err::create_dir(server.files().join(at)).expect("make a directory");
+        let archive = server.files().join(at).join("app.tar");
+        place.dist.ok(&["copy", "-q", &name, &format!("oci-archive:{}:1", archive.display())]);
+    }
+    place.write(
+        "policy.toml",
+        format!(
+            "default = 'reject'
+            [[rule]]
+            scope = 'http://{}/good/'
+            require = 'accept'
+            [[rule]]
+            scope = '{}'
+            keys = ['key.pub']",
+            server.address(),
+            place.proxy.address()
+        ),
+    );
+    let run = |args: &[&str]| place.dist.run(&[&["--policy", "policy.toml"], args].concat());
+    let address = |path: &str| format!("http://{}/{path}/app.tar", server.address());
+    run(&["copy", &address("good"), "oci:out:1"]).ok();
+    run(&["copy", &address("b%61d"), "oci:out:2"]).exit(10);
+    run(&["copy", &address("good/../bad"), "oci:out:2"]).exit(10);
+    run(&["policy", "explain", &address("good")]).ok();
+    // What is in the store was judged when it came; what another has is judged by its name.
+    place.dist.ok(&["pull", "-q", &name]);
+    run(&["copy", &format!("store:{name}"), "oci:out:3"]).ok();
+    let daemon = place.dist.daemon();
+    let theirs = format!("daemon:{}:{name}", daemon.address().display());
+    run(&["copy", &theirs, "oci:out:4"]).exit(10).says("there is no such signature");
+    place.dist.ok(&["sign", "--key", "key.key", &name]);
+    place.dist.ok(&["bundle", "create", "-q", "b.tar", &name]);
+    place.dist.ok(&["bundle", "load", "-q", "b.tar"]);
+    run(&["copy", &theirs, "oci:out:4"]).ok();
+    daemon.stop().ok();
+    assert_eq!(place.dist.ok(&["validate", "-q", "oci:out:4"]).code, Some(0));
 }
 
 #[test]
