@@ -56,7 +56,11 @@ impl Descriptor {
     /// for one another.
     #[must_use]
     pub fn ingest_key(&self) -> crate::IngestKey {
-        crate::IngestKey::for_content(self.media_type.noun(), &self.digest)
+        let noun = match self.media_type.noun() {
+            "blob" => "unknown", // as containerd's clients have it
+            noun => noun,
+        };
+        crate::IngestKey::for_content(noun, &self.digest)
     }
 }
 

@@ -164,8 +164,8 @@ impl MediaType {
         matches!(self, Self::NondistributableLayer(_) | Self::DockerForeignLayer(_))
     }
 
-    /// The word for it in ingest keys and progress: `index`, `manifest`, `config`, `layer` or
-    /// `unknown`.
+    /// The word for it in messages and progress: `index`, `manifest`, `config`, `layer` or
+    /// `blob` for all others.
     #[must_use]
     pub fn noun(&self) -> &'static str {
         if self.is_index() {
@@ -177,7 +177,7 @@ impl MediaType {
         } else if self.layer_compression().is_some() {
             "layer"
         } else {
-            "unknown"
+            "blob"
         }
     }
 

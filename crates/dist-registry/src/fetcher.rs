@@ -88,7 +88,7 @@ impl Fetcher for RegistryFetcher {
         let opened = match download.open().await {
             // A manifest of a kind that is not known here is no blob to the registry.
             Err(failed)
-                if failed.kind == ErrorKind::NotFound && desc.media_type.noun() == "unknown" =>
+                if failed.kind == ErrorKind::NotFound && desc.media_type.noun() == "blob" =>
             {
                 download.ask = ask("manifests");
                 download.open().await.map_err(|_| failed)

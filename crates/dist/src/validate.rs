@@ -32,7 +32,7 @@ pub struct Flaw {
     pub severity: Severity,
     /// The document or layer that it is in.
     pub digest: Digest,
-    /// What that is: `index`, `manifest`, `config`, `layer` or `unknown`.
+    /// What that is: `index`, `manifest`, `config`, `layer` or `blob`.
     pub noun: &'static str,
     /// Where in it: a path into the JSON, or the path of an entry; empty for the whole.
     pub place: String,

@@ -7,7 +7,7 @@ use dist::{Artifact, Attachment};
 use dist_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-use super::transfer;
+use super::{origin, transfer};
 use crate::config::Config;
 use crate::output::{self, Format};
 use crate::progress::Reporter;
@@ -25,7 +25,7 @@ Examples:
   dist referrers ghcr.io/owner/app:1
   dist referrers --type application/spdx+json --format json oci:build:v1")]
 pub(crate) struct Referrers {
-    /// Image in a registry, or oci:PATH[:TAG]
+    /// Image in a registry, or as `dist copy` names them (oci:, store:, daemon:, ...)
     #[arg(value_name = "REF")]
     name: String,
 
@@ -40,9 +40,8 @@ pub(crate) struct Referrers {
 
 /// Prints what refers to an image.
 pub(crate) fn referrers(config: &Config, args: &Referrers) -> Result<()> {
-    reference::check(&args.name)?;
-    let remotes = config.remotes()?;
-    let (resolved, mut found) = runtime::run(dist::referrers(&remotes, &args.name))?;
+    let (remotes, name) = origin::elsewhere(config, &args.name)?;
+    let (resolved, mut found) = runtime::run(dist::referrers(&remotes, &name))?;
     if let Some(kind) = &args.kind {
         found = of_kind(found, kind);
     }

@@ -3,12 +3,12 @@
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
-use dist_core::{Context as _, ErrorKind, Platform, Resolved, Resolver as _, Result};
+use dist_core::{Context as _, ErrorKind, Platform, Resolver as _, Result};
 
 use super::documents::{Source, with_layers_of};
-use super::inspect::find_local;
+use super::origin;
 use crate::config::Config;
-use crate::{output, reference, runtime};
+use crate::{output, runtime};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -23,7 +23,8 @@ Examples:
   dist cat https://example.com/images/redis.tar etc/os-release
   diff <(dist cat app:1 etc/app.conf) <(dist cat app:2 etc/app.conf)")]
 pub(crate) struct Args {
-    /// Image, or the digest of a manifest in the store
+    /// Image in the store, a registry, or as `dist copy` names them (oci:, store:, daemon:, ...), or the
+    /// digest of a manifest in the store
     #[arg(value_name = "REF")]
     name: String,
 
@@ -41,15 +42,18 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let found = if args.remote { None } else { find_local(config, &args.name)? };
-    if found.is_none() {
-        reference::check(&args.name)?;
-    }
+    let found = match origin::stored(config, &args.name, args.remote)? {
+        Some(found) => Ok(found),
+        None => Err(origin::elsewhere(config, &args.name)?),
+    };
     let platform = config.pull_options(args.platform.as_ref()).platform;
     let mut file = runtime::run(async {
         let (resolved, source) = match found {
-            Some(found) => found,
-            None => remote(config, &reference::one(config, &args.name)?).await?,
+            Ok(found) => found,
+            Err((remotes, name)) => {
+                let resolved = remotes.admit(&name).await?;
+                (resolved, Source::Remote(remotes.fetcher(&name)?))
+            }
         };
         let (_, manifest) = source.manifest(&resolved.target, &platform).await?;
         let layers = manifest.layers;
@@ -66,11 +70,4 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         }
         out.write_all(&buffer[..count]).map_err(output::output_error)?;
     }
-}
-
-async fn remote(config: &Config, name: &str) -> Result<(Resolved, Source)> {
-    let remotes = config.remotes()?;
-    let resolved = remotes.admit(name).await?;
-    let source = Source::Remote(remotes.fetcher(name)?);
-    Ok((resolved, source))
 }

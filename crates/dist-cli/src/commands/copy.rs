@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use dist::{CopyOptions, Operations, Platforms, StoredImages};
-use dist_core::{Context as _, ErrorKind, ImageName, Platform, Reference, Result};
+use dist_core::{
+    Context as _, Error, ErrorKind, ImageName, Platform, Reference, Resolver as _, Result,
+};
 
 use super::transfer;
 use crate::config::Config;
 use crate::progress::Reporter;
-use crate::reference;
+use crate::{reference, report, runtime};
 
 /// What is no registry.
 pub(super) const SCHEMES: &[&str] =
@@ -116,12 +118,27 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     .map_err(|error| {
         let what = || format!("copy {} to {}", args.source, args.destination);
         let hint = "what is whole at the destination is not sent again; the tag was not set";
-        transfer::if_stopped(error, what, hint)
+        tell_part(transfer::if_stopped(error, what, hint), &from, &name, &args.platform)
     })?;
     if is_stdout(&args.destination) {
         return Ok(()); // the archive is there
     }
     transfer::print_pinned(&copied.name, &copied.target.digest)
+}
+
+/// Says what to do where a store has an image for some platforms alone.
+pub(super) fn tell_part(
+    error: Error,
+    from: &dist::Remotes,
+    name: &str,
+    platforms: &[Platform],
+) -> Error {
+    let stored = dist_core::scheme(name, &[STORE, DAEMON]).is_some() && platforms.is_empty();
+    if error.kind() != ErrorKind::NotFound || !stored || runtime::run(from.resolve(name)).is_err() {
+        return error;
+    }
+    let hint = "the store may have the image for one platform alone: choose that with --platform";
+    report::advise(error, hint)
 }
 
 fn source_name(config: &Config, args: &Args) -> Result<String> {

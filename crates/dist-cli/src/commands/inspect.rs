@@ -10,14 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::containers;
 use super::documents::Source;
 use super::rmi::registered;
+use super::{containers, origin};
 use crate::config::Config;
 use crate::output::{self, Format};
 use crate::table::{Table, printable};
 use crate::units::binary_size;
-use crate::{reference, report, runtime};
+use crate::{report, runtime};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -34,7 +34,8 @@ Examples:
   dist inspect --config redis:7 | jq .config.Cmd
   dist inspect --raw redis:7 | sha256sum")]
 pub(crate) struct Args {
-    /// Image, the digest of a manifest in the store, or a container
+    /// Image in the store, a registry, or as `dist copy` names them (oci:, store:, daemon:, ...), the
+    /// digest of a manifest in the store, or a container
     #[arg(value_name = "REF")]
     name: String,
 
@@ -76,7 +77,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     if args.is_of_anything() && containers::inspect_if_there(config, &args.name)? {
         return Ok(());
     }
-    let found = if args.remote { None } else { find_local(config, &args.name)? };
+    let found = origin::stored(config, &args.name, args.remote)?;
     let (resolved, source) = match found {
         Some(found) => found,
         None if args.local => {
@@ -84,8 +85,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         None => {
-            let name = reference::one(config, &args.name)?;
-            let remotes = config.remotes()?;
+            let (remotes, name) = origin::elsewhere(config, &args.name)?;
             let work = async {
                 let resolved = remotes.resolve(&name).await?;
                 let source = Source::Remote(remotes.fetcher(&name)?);

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use dist_core::{Descriptor, Digest, Error, ErrorKind, Resolver as _, Result};
+use dist::Remotes;
+use dist_core::{Descriptor, Digest, Error, ErrorKind, Resolved, Resolver as _, Result};
 
 use super::copy::{self, SCHEMES};
 use super::documents::Source;
@@ -52,30 +53,41 @@ pub(crate) async fn find(config: &Config, text: &str, remote: bool) -> Result<Or
         let (name, source) = (text.to_owned(), Source::Remote(fetcher));
         return Ok(Origin { name, targets, source, partial: false, left_out });
     }
-    let scheme = dist_core::scheme(text, SCHEMES);
-    let stored = match scheme {
-        Some((copy::STORE, name)) => Some(name),
-        Some(_) => None,
-        None => (!remote).then_some(text),
-    };
-    if let Some(name) = stored {
-        match find_local(config, name)? {
-            Some((resolved, source)) => {
-                return Ok(Origin::new(resolved.name, resolved.target, source));
-            }
-            None if scheme.is_some() => {
-                let message = format!("find image {name}: it is not in the store");
-                return Err(Error::new(ErrorKind::NotFound, message));
-            }
-            None => {}
-        }
+    if let Some((resolved, source)) = stored(config, text, remote)? {
+        return Ok(Origin::new(resolved.name, resolved.target, source));
     }
-    let name = match scheme {
+    let (remotes, name) = elsewhere(config, text)?;
+    let resolved = remotes.resolve(&name).await?;
+    let source = Source::Remote(remotes.fetcher(&name)?);
+    Ok(Origin::new(resolved.name, resolved.target, source))
+}
+
+/// Finds an image in the store, by its name (unless `remote`) or by `store:` and its name, or a manifest
+/// there by its digest.
+pub(super) fn stored(
+    config: &Config,
+    text: &str,
+    remote: bool,
+) -> Result<Option<(Resolved, Source)>> {
+    match dist_core::scheme(text, SCHEMES) {
+        Some((copy::STORE, name)) => match find_local(config, name)? {
+            None => {
+                let message = format!("find image {name}: it is not in the store");
+                Err(Error::new(ErrorKind::NotFound, message))
+            }
+            found => Ok(found),
+        },
+        _ if remote => Ok(None),
+        _ => find_local(config, text),
+    }
+}
+
+/// The remotes that a name is in, of whatever kind, and the whole name.
+pub(super) fn elsewhere(config: &Config, text: &str) -> Result<(Remotes, String)> {
+    let name = match dist_core::scheme(text, SCHEMES) {
         Some(_) => text.to_owned(),
         None => reference::one(config, text)?,
     };
     let remotes = copy::with_stores(config, config.remotes()?.with_archives(), &name)?;
-    let resolved = remotes.resolve(&name).await?;
-    let source = Source::Remote(remotes.fetcher(&name)?);
-    Ok(Origin::new(resolved.name, resolved.target, source))
+    Ok((remotes, name))
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use dist_core::Result;
 
+use super::origin;
 use super::transfer::{self, Transfer};
 use crate::config::Config;
 use crate::progress::Reporter;
-use crate::reference;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -20,7 +20,7 @@ Examples:
   dist unpack redis:7 rootfs
   dist unpack oci:/srv/layout:v1 rootfs")]
 pub(crate) struct Args {
-    /// Image in a registry, oci:PATH[:TAG], or https://ADDRESS[#NAME]
+    /// Image in a registry, or as `dist copy` names them (oci:, https:, store:, daemon:, ...)
     #[arg(value_name = "REF")]
     name: String,
 
@@ -32,8 +32,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let name = reference::one(config, &args.name)?;
-    let remotes = config.remotes()?;
+    let (remotes, name) = origin::elsewhere(config, &args.name)?;
     let options = config.pull_options(args.transfer.platform.as_ref());
     let (remotes, options) = (&remotes, &options);
     let mode = config.progress_unless(args.transfer.quiet);

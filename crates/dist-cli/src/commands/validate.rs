@@ -153,7 +153,6 @@ fn row(flaw: &Flaw) -> Row {
 
 fn line(row: &Row) -> String {
     let Row { severity, kind, digest, place, problem, spec, cause } = row;
-    let kind = if *kind == "unknown" { "blob" } else { kind };
     let place = if place.is_empty() { String::new() } else { format!(" {place}") };
     let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
     printable(&format!("{severity} {kind} {digest}{place}: {problem}{cause} ({spec})"))

@@ -97,3 +97,34 @@ fn a_large_file_of_a_real_image() {
     let server = dist.dir().join("plain/usr/bin/redis-server").canonicalize().expect("a file");
     assert!(remote == fs_err::read(server).expect("read the file"));
 }
+
+#[test]
+fn images_are_looked_at_wherever_they_are() {
+    let _timed = timed("cat");
+    let (registry, dist, image) = (Registry::start(), dist(), layered());
+    image.push(&registry, "test/app", "1");
+    let name = registry.reference("test/app:1");
+    let places = ["oci:layout:1", "oci-archive:a.tar:1", "docker-archive:d.tar:app:1", "dir:plain"];
+    places.iter().for_each(|place| drop(dist.ok(&["copy", "-q", &name, place])));
+    pull(&dist, &name);
+    drop(registry);
+    let daemon = dist.daemon();
+    let (stored, theirs) =
+        (format!("store:{name}"), format!("daemon:{}:{name}", daemon.address().display()));
+    for (at, place) in places.into_iter().chain([&*stored, &*theirs]).enumerate() {
+        assert_eq!(dist.ok(&["cat", place, "etc/changed"]).text(), "new", "{place}");
+        dist.run(&["cat", place, "etc/gone"]).exit(3);
+        let config = dist.ok(&["inspect", "--config", place]).stdout;
+        assert_eq!(config, image.blobs[0].bytes, "{place}");
+        let out = format!("out{at}");
+        dist.ok(&["unpack", "-q", place, &out]);
+        let changed = dist.dir().join(&out).join("etc/changed");
+        assert_eq!(fs_err::read_to_string(changed).expect("a file"), "new", "{place}");
+        if place != "dir:plain" {
+            dist.ok(&["referrers", place]);
+        }
+    }
+    daemon.stop().ok();
+    dist.run(&["cat", "store:none:1", "etc/changed"]).exit(3).says("not in the store");
+    dist.run(&["inspect", "store:none:1"]).exit(3).says("not in the store");
+}

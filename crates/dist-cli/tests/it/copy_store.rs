@@ -84,6 +84,51 @@ fn layouts_archives_and_parts_of_indexes_go_into_the_store() {
 }
 
 #[test]
+fn of_an_index_in_part_the_platform_is_asked_for() {
+    let _timed = timed("copy");
+    let (registry, dist) = (Registry::start(), quick());
+    let image = index_of(&[
+        ("amd64", None, Image::random(1, &[3000])),
+        ("arm64", Some("v8"), Image::random(2, &[2000])),
+    ]);
+    image.push(&registry, "app", "1");
+    let name = registry.reference("app:1");
+    dist.ok(&["pull", "--platform", "linux/amd64", &name]);
+    let stored = format!("store:{name}");
+    for args in [["copy", &stored, "oci:out:1"], ["bundle", "create", "b.tar"]] {
+        let more = if args[0] == "bundle" { vec![&*stored] } else { Vec::new() };
+        dist.run(&[&args[..], &more[..]].concat()).exit(3).says("--platform");
+    }
+    dist.ok(&["copy", "--platform", "linux/amd64", &stored, "oci:out:1"]);
+    let none = dist.run(&["copy", "store:none:1", "oci:out:1"]).exit(3);
+    assert!(!none.stderr.contains("--platform"), "{}", none.stderr);
+}
+
+#[test]
+fn a_directory_is_no_archive_to_write_or_read() {
+    let _timed = timed("copy");
+    let (registry, dist) = (Registry::start(), quick());
+    Image::random(1, &[3000]).push(&registry, "app", "1");
+    let name = registry.reference("app:1");
+    fs_err::create_dir(dist.dir().join("d")).expect("make a directory");
+    for args in [
+        &["copy", &name, "oci-archive:d"][..],
+        &["copy", &name, "docker-archive:d/:app:1"],
+        &["copy", "oci-archive:d", "oci:out:1"],
+        &["bundle", "create", "d", &name],
+        &["bundle", "create", "/", &name],
+        &["bundle", "verify", "d"],
+    ] {
+        dist.run(args).exit(2).says("it is a directory");
+    }
+    fs_err::write(dist.dir().join("text"), "what is no tar\n".repeat(100)).expect("write a file");
+    let said = dist.run(&["bundle", "verify", "text"]).exit(6).says("it is no tar");
+    assert!(!said.stderr.contains("what is"), "{}", said.stderr);
+    let left: Vec<_> = fs_err::read_dir(dist.dir()).expect("read").flatten().collect();
+    assert!(left.iter().all(|entry| !entry.path().to_string_lossy().contains(".part")), "{left:?}");
+}
+
+#[test]
 fn what_a_policy_refuses_does_not_come_into_the_store() {
     let _timed = timed("copy");
     let registry = Registry::start();

@@ -59,7 +59,12 @@ impl Archive {
         };
         let file = File::open(path)
             .map_err(|error| Error::new(kind(&error), what()).with_source(error))?;
-        let is_file = file.metadata().context(ErrorKind::Storage, what)?.is_file();
+        let metadata = file.metadata().context(ErrorKind::Storage, what)?;
+        if metadata.is_dir() {
+            let message = format!("{}: it is a directory", what());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let is_file = metadata.is_file();
         let is_plain = is_file && is_plain(&file).during(what)?;
         let file = if is_plain { file } else { spool(file).during(what)? };
         Self::of(Source::File(file)).during(what)
@@ -285,7 +290,11 @@ fn entries(source: &Source) -> Result<HashMap<String, (u64, u64)>> {
     let whole = source.size()?;
     let mut tar = tar::Archive::new(source.reader()?);
     for entry in tar.entries_with_seek().context(ErrorKind::Corrupt, what)? {
-        let entry = entry.context(ErrorKind::Corrupt, what)?;
+        // What is no tar at all is quoted at length by the reason.
+        let entry = match entry {
+            Err(_) if found.is_empty() => return Err(Error::new(ErrorKind::Corrupt, what())),
+            entry => entry.context(ErrorKind::Corrupt, what)?,
+        };
         if found.len() == MOST_ENTRIES {
             let limit = Limit { name: "archive-entries", limit: MOST_ENTRIES as u64 };
             let message = "look through the archive";

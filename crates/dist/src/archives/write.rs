@@ -12,8 +12,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dist_core::{
-    Context as _, Descriptor, Digest, Document, ErrorKind, Event, Fetcher, MediaType, Platform,
-    Progress, Pushed, Pusher, Result, ResultExt as _,
+    Context as _, Descriptor, Digest, Document, Error, ErrorKind, Event, Fetcher, MediaType,
+    Platform, Progress, Pushed, Pusher, Result, ResultExt as _,
 };
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -165,7 +165,11 @@ impl State {
                 let file = File::options().write(true).open(&to);
                 return Ok((file.context(ErrorKind::Storage, what)?, None));
             }
-            let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = to.file_name().filter(|_| !to.is_dir());
+            let Some(name) = name.map(|name| name.to_string_lossy().into_owned()) else {
+                let message = format!("{}: it is a directory", what());
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            };
             let part = to.with_file_name(format!(".{name}.{}.part", std::process::id()));
             let file = File::create(&part).context(ErrorKind::Storage, what)?;
             Ok((file, Some(part)))

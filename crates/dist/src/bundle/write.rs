@@ -78,7 +78,11 @@ impl BundleWriter {
     /// `Busy` where another process writes it; `Storage`.
     pub(super) fn open(path: &Path, known: BTreeMap<Digest, LeftOut>) -> Result<Arc<Self>> {
         let what = || format!("make bundle {}", path.display());
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path.file_name().filter(|_| !path.is_dir());
+        let Some(name) = name.map(|name| name.to_string_lossy().into_owned()) else {
+            let message = format!("{}: it is a directory", what());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        };
         let part = path.with_file_name(format!(".{name}.part"));
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);

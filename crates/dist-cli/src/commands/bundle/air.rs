@@ -7,7 +7,7 @@ use clap::Subcommand;
 use dist::{BundleOptions, CopyOptions, DigestNames, ImportOptions, Naming, Platforms, ToBundle};
 use dist_core::{Context as _, Digest, Error, ErrorKind, Platform, Provider as _, Result};
 
-use crate::commands::copy::{STORE, with_stores};
+use crate::commands::copy::{STORE, tell_part, with_stores};
 use crate::commands::transfer;
 use crate::config::Config;
 use crate::progress::Reporter;
@@ -159,7 +159,12 @@ fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
         match error.kind() {
             ErrorKind::Unavailable => report::advise(error, hint),
             ErrorKind::Busy => report::advise(error, "another process writes this bundle"),
-            _ => transfer::if_stopped(error, || format!("write bundle {}", file.display()), hint),
+            _ => {
+                let what = || format!("write bundle {}", file.display());
+                let stored = stored.map_or("", |name| name.as_str());
+                let error = transfer::if_stopped(error, what, hint);
+                tell_part(error, &remotes, stored, &args.platform)
+            }
         }
     })?;
     for image in &bundled.images {
