@@ -170,7 +170,7 @@ pub(crate) struct Network {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_CONNECTIONS)), hide_short_help = true, help_heading = NETWORK)]
     pub(crate) max_connections: Option<u16>,
 
-    /// Most bytes a second over all connections together, such as 10M [default: any number]
+    /// Most bytes a second over all connections together, such as 10M; 0 is any number [default: any number]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) limit_rate: Option<u64>,
 

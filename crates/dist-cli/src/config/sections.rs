@@ -88,7 +88,10 @@ pub(super) fn registry(
         stall_timeout: to.take("network.stall_timeout", stall_timeout, defaults.stall_timeout),
         attempts: u32::from(to.take("network.retries", retries, usual_retries)) + 1,
         connections: to.take("network.connections", connections, usual_connections).into(),
-        budget: Budget::new(rate.map(|rate| rate.0.max(1)), most.map(usize::from)),
+        budget: Budget::new(
+            rate.map(|rate| rate.0).filter(|rate| *rate > 0),
+            most.map(usize::from),
+        ),
         uploads_dir: environment.state_directory().map(|dir| dir.join("uploads")),
         retry_delay: to.take("network.retry_delay", retry_delay, defaults.retry_delay),
         user_agent: concat!("dist/", env!("CARGO_PKG_VERSION")).to_owned(),

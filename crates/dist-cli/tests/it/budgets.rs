@@ -31,6 +31,7 @@ fn all_connections_together_keep_the_rate() {
     let third = Registry::start();
     let ran = dist.ok(&["copy", &name, &third.reference("test/app:1")]);
     assert!(ran.took >= 2 * least, "copy: {:?}", ran.took);
+    quick().with(&["--limit-rate", "0"]).ok(&["pull", &name]);
     quick().with(&["--limit-rate", "soon"]).run(&["pull", &name]).exit(2);
 }
 
