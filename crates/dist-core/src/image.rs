@@ -71,14 +71,17 @@ pub(crate) fn identifier(text: &str) -> Result<(), NameError> {
     let mut separator = true;
     let mut last = ' ';
     for c in text.chars() {
-        let ok = c.is_ascii_alphanumeric() || (matches!(c, '.' | '_' | '-') && !separator);
-        if !ok {
+        let is_separator = matches!(c, '.' | '_' | '-');
+        if is_separator && separator {
+            return Err(NameError::Separator(c));
+        }
+        if !is_separator && !c.is_ascii_alphanumeric() {
             return Err(NameError::Character(c));
         }
-        separator = !c.is_ascii_alphanumeric();
+        separator = is_separator;
         last = c;
     }
-    if separator { Err(NameError::Character(last)) } else { Ok(()) }
+    if separator { Err(NameError::Separator(last)) } else { Ok(()) }
 }
 
 impl fmt::Display for Namespace {

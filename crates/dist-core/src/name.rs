@@ -15,6 +15,9 @@ pub enum NameError {
     /// It has a character that is not allowed.
     #[error("a name may not contain {0:?}")]
     Character(char),
+    /// It has a separator where none is allowed.
+    #[error("a name has {0:?} only between letters and digits, one at a time")]
+    Separator(char),
 }
 
 /// Fails for an empty text and for one of more than `limit` bytes.

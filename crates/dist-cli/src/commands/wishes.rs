@@ -28,7 +28,8 @@ pub(crate) struct Wishes {
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 
-    /// Mount something: type=bind|tmpfs,source=PATH,target=PATH[,readonly][,options=A:B]
+    /// Mount something: type=bind|tmpfs,source=PATH,target=PATH[,readonly][,tmpfs-size=SIZE]
+    /// [,tmpfs-mode=MODE][,options=A:B]
     #[arg(long, value_name = "SPEC", value_parser = parse_mount)]
     mount: Vec<Mount>,
 
@@ -316,7 +317,7 @@ fn parse_volume(text: &str) -> Result<Mount, String> {
 
 fn parse_mount(text: &str) -> Result<Mount, String> {
     let (mut kind, mut source, mut target) = (None, None, None);
-    let (mut read_only, mut options) = (false, Vec::new());
+    let (mut read_only, mut options, mut of_tmpfs) = (false, Vec::new(), None);
     for part in text.split(',') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         match name {
@@ -325,12 +326,26 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
             "target" | "destination" | "dst" => target = Some(value),
             "readonly" | "ro" if matches!(value, "" | "true" | "1") => read_only = true,
             "readonly" | "ro" if matches!(value, "false" | "0") => read_only = false,
+            "tmpfs-size" => {
+                options.push(format!("size={}", parse_memory(value)?));
+                of_tmpfs = Some(name);
+            }
+            "tmpfs-mode" => {
+                let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o7777);
+                let mode =
+                    mode.ok_or_else(|| format!("{value:?} is no mode; 1777 would be one"))?;
+                options.push(format!("mode={mode:o}"));
+                of_tmpfs = Some(name);
+            }
             "options" => options.extend(value.split(':').map(str::to_owned)),
             other => return Err(format!("{other:?} is not known in a mount")),
         }
     }
     let Some(target) = target else { return Err("the target is missing".into()) };
     let mut mount = match (kind.unwrap_or("bind"), source) {
+        ("bind", _) if of_tmpfs.is_some() => {
+            return Err(format!("{} is for type=tmpfs", of_tmpfs.unwrap_or_default()));
+        }
         ("bind", Some(source)) => bind(source, target, read_only)?,
         ("bind", None) => return Err("the source is missing".into()),
         ("tmpfs", _) => {
@@ -383,12 +398,17 @@ mod tests {
         assert_eq!(parse_volume("/usr:/data").unwrap(), Mount::bind("/usr", "/data", false));
         let tmpfs = parse_mount("type=tmpfs,target=/t,options=size=1m:noexec").unwrap();
         assert_eq!(tmpfs.options, ["nosuid", "nodev", "size=1m", "noexec"]);
+        let tmpfs = parse_mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=0700").unwrap();
+        assert_eq!(tmpfs.options, ["nosuid", "nodev", "size=1048576", "mode=700"]);
         for text in
             ["", "/usr", "usr:/data", "/usr:data", "/usr:/", "/usr:/d:zz", "/no:/d", "a:b:c:d"]
         {
             assert!(parse_volume(text).is_err(), "{text}");
         }
         for text in ["type=bind,dst=/d", "src=/usr", "type=volume,src=/usr,dst=/d", "x=1", ""] {
+            assert!(parse_mount(text).is_err(), "{text}");
+        }
+        for text in ["src=/usr,dst=/d,tmpfs-size=1m", "type=tmpfs,dst=/t,tmpfs-mode=9"] {
             assert!(parse_mount(text).is_err(), "{text}");
         }
     }

@@ -257,7 +257,7 @@ mod tests {
             ("[daemon]\n\nadress = \"/x\"", 3, "unknown field `adress`"),
             ("[deamon]", 1, "unknown field `deamon`"),
             ("root = \"x\"", 1, "x is no absolute path"),
-            ("\n\nnamespace = \"../x\"", 3, "a name may not contain '.'"),
+            ("\n\nnamespace = \"../x\"", 3, "a name has '.' only between letters"),
             ("jobs = 65", 1, "65 is not in 1..=64"),
             ("jobs = 0", 1, "0 is not in 1..=64"),
             ("jobs = -1", 1, "-1 is not in"),

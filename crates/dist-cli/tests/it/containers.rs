@@ -212,6 +212,8 @@ fn logs_follow_until_the_end() {
     fs_err::write(go, "go\n").unwrap();
     assert_eq!(following.wait().ok().text(), "first\nsecond\n");
     assert_eq!(machine.dist.ok(&["logs", "-f", "f"]).text(), "first\nsecond\n");
+    assert_eq!(machine.dist.ok(&["logs", "--tail", "1", "f"]).text(), "second\n");
+    assert_eq!(machine.dist.ok(&["logs", "-f", "--tail", "0", "f"]).text(), "");
     assert_eq!(machine.dist.ok(&["wait", "f"]).text(), "3\n");
     machine.dist.ok(&["containers", "rm", "f"]);
     machine.assert_clean(&["f"]);
