@@ -1,6 +1,6 @@
 # make demo      a real image, pulled from a real registry, run from its root
 # make test      every test (root; some minutes); with CTR2=/path/to/ctr also those with a 2.x ctr
-# make bench     against ctr, podman and skopeo + umoci; writes docs/reports/ (root; half an hour)
+# make bench     against ctr, podman, skopeo and umoci; writes docs/reports/ (root; half an hour)
 # make check     format, lints, documentation
 # make check-all the above, and what needs cargo-deny and a network
 # make fuzz      libFuzzer on names, documents, layers, images and deflate streams
@@ -40,6 +40,7 @@ bench: images
 	benches/compare --dist target/release/dist $(BENCH)
 	benches/daemon --dist target/release/dist $(BENCH_DAEMON)
 	benches/run --dist target/release/dist
+	benches/copy --dist target/release/dist
 
 check:
 	$(CARGO) fmt --all --check

@@ -8,12 +8,10 @@ use std::io::{Read, Write};
 
 use dist_core::{
     Cancel, ContentMismatch, Context as _, Descriptor, Digest, Error, ErrorKind, ImageName,
-    MAX_DEPTH, MediaType, Platform, Provider as _, Reference, Result, children,
+    MAX_DEPTH, MediaType, Platform, Provider, Reference, Result, children,
 };
-use dist_store::ContentStore;
 use serde_json::{Value, json};
 
-use crate::Engine;
 use crate::fetch::Platforms;
 use crate::import::{IMAGE_NAME, REF_NAME};
 use crate::layers::best;
@@ -47,19 +45,19 @@ pub struct Exported {
     pub platforms: Platforms,
 }
 
-/// Writes images as one archive. Blocks; `cancel` ends it.
+/// Writes images whose content is at `content` as one archive. Blocks; `cancel` ends it.
 ///
 /// # Errors
 /// `NotFound` naming what is not in the store; `Corrupt` for content that is no longer what its
 /// digest says; the kind that `out` failed with.
 pub fn export(
-    engine: &Engine,
+    content: &dyn Provider,
     images: &[Exported],
     options: &ExportOptions,
     out: &mut dyn Write,
     cancel: &Cancel,
 ) -> Result<()> {
-    let mut plan = Plan::new(engine.content(), options);
+    let mut plan = Plan::new(content, options);
     for image in images {
         plan.add(image)?;
     }
@@ -68,7 +66,7 @@ pub fn export(
 
 /// What an archive will hold.
 struct Plan<'a> {
-    content: ContentStore,
+    content: &'a dyn Provider,
     options: &'a ExportOptions,
     /// The entries of the index.
     index: Vec<Value>,
@@ -78,7 +76,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(content: ContentStore, options: &'a ExportOptions) -> Self {
+    fn new(content: &'a dyn Provider, options: &'a ExportOptions) -> Self {
         let (index, docker, blobs) = Default::default();
         Self { content, options, index, docker, blobs }
     }
@@ -97,7 +95,7 @@ impl<'a> Plan<'a> {
         let Some(manifest) = docker_manifest(manifests, platforms) else {
             return Ok(());
         };
-        let mut below = children(&self.content, &manifest)?.into_iter();
+        let mut below = children(self.content, &manifest)?.into_iter();
         let Some(config) = below.next().filter(|config| config.media_type.is_config()) else {
             return Ok(());
         };
@@ -134,7 +132,7 @@ impl<'a> Plan<'a> {
             }
         }
         self.blobs.insert(path(&desc.digest), desc.clone());
-        let mut below = children(&self.content, desc)?;
+        let mut below = children(self.content, desc)?;
         if desc.media_type.is_index() {
             below = platforms.choose(below)?;
         } else if desc.media_type.is_manifest() {

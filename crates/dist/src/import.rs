@@ -19,22 +19,22 @@ use std::io::Read;
 use std::sync::Arc;
 
 use dist_core::{
-    Descriptor, Digest, Document, Error, ErrorKind, Image, ImageName, Labels, MediaType, Progress,
-    Result, ResultExt as _,
+    Descriptor, Digest, Document, Error, ErrorKind, Image, ImageName, Labels, MediaType, Platform,
+    Progress, Result, ResultExt as _,
 };
-use dist_store::{Registration, SettleMode};
+use dist_layer::Limits;
+use dist_store::Registration;
 
-use self::contents::Contents;
+use self::contents::Archived;
 pub use self::names::{DigestNames, Naming};
 pub(crate) use self::names::{IMAGE_NAME, REF_NAME};
 use self::whole::Whole;
-use crate::Engine;
 use crate::blocking::{Alive, blocking};
 use crate::fetch::{Platforms, default_jobs};
-use crate::ingest::Intake;
-use crate::pull::{Unpacking, unpack};
+use crate::layers::{Plan, find_manifest, plan};
+use crate::pull::Unpacking;
 use crate::references::{Belongings, reference_labels};
-use crate::session::Session;
+use crate::{Contents, Operations};
 
 /// Choices for [`import`].
 #[derive(Clone, Debug, Default)]
@@ -50,9 +50,11 @@ pub struct ImportOptions {
     pub platforms: Platforms,
     /// What is unpacked of each image.
     pub unpacks: Vec<Unpacking>,
+    /// What the archive may ask for, beside its number of entries and their size.
+    pub limits: Limits,
 }
 
-/// Reads an archive, plain or compressed by gzip or zstd, and registers its images.
+/// Reads an archive, plain or compressed by gzip or zstd, and registers its images where `on` works.
 ///
 /// An index may lack images for some platforms, an image may lack nothing but foreign layers.
 ///
@@ -60,29 +62,23 @@ pub struct ImportOptions {
 /// `Corrupt` where it is no archive of images, or something in it is not what it should be; the
 /// kind that `input` failed with; those of the store and of the layers. Nothing is registered then.
 pub async fn import(
-    engine: &Engine,
+    on: &dyn Operations,
     input: Box<dyn Read + Send>,
     options: &ImportOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Image>> {
     let alive = Alive::new();
-    let (outer, cancel, index) = (engine.clone(), alive.cancel(), !options.index_names.is_empty());
-    let (platforms, telling) = (options.platforms.clone(), Arc::clone(&progress));
-    let (session, found) = blocking(move || {
-        let session = Session::begin(&outer, BTreeSet::new())?;
-        let mut contents = Contents::new(session.engine(), telling, cancel);
+    let (on, cancel, index) = (on.shared(), alive.cancel(), !options.index_names.is_empty());
+    let (platforms, limits) = (options.platforms.clone(), options.limits);
+    let telling = Arc::clone(&progress);
+    let (operation, found) = blocking(move || {
+        let operation = on.begin(BTreeSet::new())?;
+        let mut contents = Archived::new(operation.contents(), &limits, telling, cancel);
         contents.read(input)?;
         let found = find_images(&mut contents, index, &platforms)?;
-        Ok((session, found))
+        Ok((operation, found))
     })
     .await?;
-    let engine = session.engine().clone();
-    let intake = Intake {
-        content: Arc::new(engine.content()),
-        downloads: None,
-        progress,
-        cancel: alive.cancel(),
-    };
     let mut registration = Registration::default();
     let mut label = |labels: BTreeMap<Digest, Labels>| {
         for (digest, more) in labels {
@@ -90,14 +86,13 @@ pub async fn import(
         }
     };
     for (image, mut belongings) in found.images.iter().zip(found.belongings) {
-        for unpacking in &options.unpacks {
-            if belongings.leave_out(&engine, image, &unpacking.platform).await? {
+        for Unpacking { platform, snapshotter } in &options.unpacks {
+            if belongings.leave_out(operation.contents(), image, platform).await? {
                 continue;
             }
-            let engine = engine.with_snapshotter(&unpacking.snapshotter);
-            let work = (intake.clone(), alive.stop(), default_jobs());
-            let (plan, _) = unpack(&engine, work, image, &unpacking.platform).await?;
-            belongings.add_unpacked(&plan, &unpacking.snapshotter);
+            let plan = plan_of(operation.contents(), image, platform).await?;
+            operation.unpack(&plan, snapshotter, default_jobs(), Arc::clone(&progress)).await?;
+            belongings.add_unpacked(&plan, snapshotter);
         }
         label(belongings.registration(None).labels);
     }
@@ -114,12 +109,17 @@ pub async fn import(
             registration.images.push((name.clone(), index.clone(), options.labels.clone()));
         }
     }
-    blocking(move || {
-        let images = session.finish(registration)?;
-        engine.store().settle(SettleMode::Answer)?;
-        Ok(images)
-    })
-    .await
+    blocking(move || operation.finish(registration)).await
+}
+
+/// What is to be unpacked of an image that is there.
+async fn plan_of(
+    content: Arc<dyn Contents>,
+    image: &Descriptor,
+    platform: &Platform,
+) -> Result<Plan> {
+    let (image, platform) = (image.clone(), platform.clone());
+    blocking(move || plan(&*content, &find_manifest(&*content, &image, &platform)?)).await
 }
 
 /// What an archive holds.
@@ -131,7 +131,7 @@ struct Found {
     index: Option<Descriptor>,
 }
 
-fn find_images(contents: &mut Contents, wants_index: bool, platforms: &Platforms) -> Result<Found> {
+fn find_images(contents: &mut Archived, wants_index: bool, platforms: &Platforms) -> Result<Found> {
     let (bytes, images) = match contents.take_document("index.json") {
         Some(bytes) => {
             check_layout(contents.take_document("oci-layout"))?;

@@ -5,6 +5,7 @@
 //! snapshot that holds the whole image, a layer one with its diff ID.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use dist_core::{
     DISTRIBUTION_SOURCE, Descriptor, Digest, Error, ErrorKind, GC_REF_CONTENT, GC_REF_SNAPSHOT,
@@ -12,7 +13,7 @@ use dist_core::{
 };
 use dist_store::Registration;
 
-use crate::Engine;
+use crate::Contents;
 use crate::blocking::blocking;
 use crate::fetch::Platforms;
 use crate::layers::{Plan, find_manifest};
@@ -123,12 +124,12 @@ impl Belongings {
     /// `Storage` and the like.
     pub(crate) async fn leave_out(
         &self,
-        engine: &Engine,
+        content: Arc<dyn Contents>,
         target: &Descriptor,
         platform: &Platform,
     ) -> Result<bool> {
-        let (content, target, platform) = (engine.content(), target.clone(), platform.clone());
-        match blocking(move || find_manifest(&content, &target, &platform)).await {
+        let (target, platform) = (target.clone(), platform.clone());
+        match blocking(move || find_manifest(&*content, &target, &platform)).await {
             Err(error) if is_of_content(&error) => Ok(false),
             found => Ok(!self.blobs.contains_key(&found?.digest)),
         }

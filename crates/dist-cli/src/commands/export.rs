@@ -62,7 +62,11 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         let message = "export to standard output: it is a terminal; give --output FILE";
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
-    let engine = config.engine_in(OpenMode::Existing)?;
+    let engine = match config.is_remote() {
+        true => None, // what a daemon has discarded is not made here
+        false => Some(config.engine_in(OpenMode::Existing)?),
+    };
+    let content = config.host_that_is_there()?.contents();
     let mut images = Vec::new();
     for text in &args.images {
         let (host, name) = find(config, text, "export image")?;
@@ -76,21 +80,26 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     };
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
     transfer::run(&reporter, |progress| async {
-        let restored = dist::restore_images(&engine, &images, progress).await?;
+        let restored = match &engine {
+            Some(engine) => Some(dist::restore_images(engine, &images, progress).await?),
+            None => None,
+        };
         let (cancel, _guard) = Cancel::guarded();
-        let (engine, file) = (engine.clone(), (!to_stdout).then(|| args.output.clone()));
+        let file = (!to_stdout).then(|| args.output.clone());
         let durable = config.durability != Durability::None;
         let write = move || match file {
-            None => dist::export(&engine, &images, &options, &mut Stdout(io::stdout()), &cancel),
+            None => dist::export(&*content, &images, &options, &mut Stdout(io::stdout()), &cancel),
             Some(path) => {
                 let mut file = Whole::create(&path)?;
-                dist::export(&engine, &images, &options, &mut file.out, &cancel)?;
+                dist::export(&*content, &images, &options, &mut file.out, &cancel)?;
                 file.finish(durable)
             }
         };
         let written = tokio::task::spawn_blocking(write).await;
         written.context(ErrorKind::Internal, || "export images".into())??;
-        restored.end().await?;
+        if let Some(restored) = restored {
+            restored.end().await?;
+        }
         Ok(((), Vec::new()))
     })
     .map_err(|error| {

@@ -58,31 +58,35 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         user_namespace::enter_to_unpack(config)?;
     }
     let input = Input::open(args)?;
-    let engine = config.engine()?;
+    let place = config.unpacking()?;
     let platform = config.pull_options(args.transfer.platform.as_ref()).platform;
-    let unpacking = |platform| {
-        let snapshotter = engine.snapshotter_name().to_owned();
-        Unpacking { platform, snapshotter }
+    let unpacks = match args.no_unpack {
+        true => Vec::new(),
+        false => {
+            let (platform, snapshotter) = (platform.clone(), place.snapshotter_name()?);
+            vec![Unpacking { platform, snapshotter }]
+        }
     };
     let options = ImportOptions {
         namings: vec![Naming { prefix, foreign: true, digests: DigestNames::Unnamed }],
         platforms: match args.all_platforms {
             true => Platforms::All,
-            false => Platforms::One(platform.clone()),
+            false => Platforms::One(platform),
         },
-        unpacks: if args.no_unpack { Vec::new() } else { vec![unpacking(platform)] },
+        unpacks,
+        limits: config.limits,
         ..ImportOptions::default()
     };
     let what = input.what();
-    let (engine_ref, options, what) = (&engine, &options, &what);
+    let (place, options, what) = (&*place, &options, &what);
     let work = |progress| async move {
         let input = match input {
             Input::Here(input, _) => input,
             Input::Address(address) => {
-                dist::read_address(engine_ref.remotes().options(), &address).await?
+                dist::read_address(place.remotes().options(), &address).await?
             }
         };
-        let images = dist::import(engine_ref, input, options, progress).await;
+        let images = dist::import(place, input, options, progress).await;
         Ok((images.during(|| what.clone())?, Vec::new()))
     };
     let reporter = Reporter::start(config.progress_unless(args.transfer.quiet), &config.terminal);

@@ -208,9 +208,8 @@ impl Config {
             Some(address) => Err(Error::new(
                 ErrorKind::InvalidArgument,
                 format!(
-                    "work through the daemon at {address}: its API has no call for this; run it \
-                     where the daemon runs, on the daemon's root directory (--root), which both may \
-                     use at once"
+                    "work through the daemon at {address}: this works on a root directory alone; run \
+                     it where the daemon runs, on the daemon's (--root), which both may use at once"
                 ),
             )),
         }

@@ -5,8 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
 use dist_testutil::{
-    Certificates, Dist, Fault, FaultProxy, Gate, Image, ImageOptions, Layer, Registry, Rule,
-    Served, index_of, timed,
+    Certificates, Containerd, Dist, Fault, FaultProxy, Gate, Image, ImageOptions, Layer, Registry,
+    Rule, Served, index_of, timed,
 };
 use serde_json::Value;
 
@@ -100,6 +100,74 @@ fn a_fetch_through_a_daemon_leaves_what_a_fetch_leaves() {
     assert_eq!(left(&remote), [(); 3].map(|()| Value::Array(Vec::new())));
     assert_eq!(remote.ok(&["gc", "--dry-run"]).text(), "would remove nothing, 0 B\n");
     daemon.stop().ok();
+}
+
+#[test]
+fn archives_and_bundles_go_through_a_daemon() {
+    let _timed = timed("address");
+    let registry = Registry::start();
+    let (image, other) = (Image::varied(), Image::random(6, &[40_000]));
+    image.push(&registry, "test/varied", "1");
+    other.push(&registry, "test/other", "1");
+    let names = [registry.reference("test/varied:1"), registry.reference("test/other:1")];
+    let (embedded, remote) = (dist(), dist());
+    let daemon = remote.daemon();
+    let through = Through::new(&remote, &daemon);
+    embedded.ok(&["bundle", "create", "-q", "b.tar", &names[0], &names[1]]);
+    drop(registry);
+    let at = |dist: &Dist, name: &str| dist.dir().join(name).display().to_string();
+    let bundle = at(&embedded, "b.tar");
+    let both = |args: &[&str]| {
+        let ours = embedded.ok(args).text();
+        assert_eq!(remote.ok(&through.args(args)).text(), ours, "{args:?}");
+        // What a bundle says of itself is nobody's.
+        embedded.ok(&["gc"]);
+        remote.ok(&through.args(&["gc"]));
+        assert_eq!(left(&remote), left(&embedded), "{args:?}");
+    };
+    both(&["bundle", "load", &bundle]);
+    for (dist, file) in [(&embedded, "ours.tar"), (&remote, "theirs.tar")] {
+        let export = ["export", "-o", file, &names[0], &names[1]];
+        match file {
+            "ours.tar" => dist.ok(&export),
+            _ => dist.ok(&through.args(&export)),
+        };
+    }
+    let archive = at(&embedded, "ours.tar");
+    assert!(fs_err::read(&archive).unwrap() == fs_err::read(at(&remote, "theirs.tar")).unwrap());
+    both(&["rmi", &names[0], &names[1]]);
+    both(&["import", &archive]);
+    both(&["import", "--no-unpack", &archive]);
+    verify_kept(&remote, &daemon);
+    let [ours, theirs] = [&embedded, &remote]
+        .map(|dist| view(dist, &image.digest()).without(|path| path.as_os_str().is_empty()));
+    theirs.assert_same(&ours, "imported through a daemon and without");
+    // What breaks leaves nothing.
+    let broken = embedded.dir().join("broken.tar");
+    fs_err::write(&broken, &fs_err::read(&archive).unwrap()[..20_000]).unwrap();
+    remote.run(&through.args(&["import", broken.to_str().unwrap()])).exit(6);
+    assert_eq!(left(&remote), left(&embedded));
+    daemon.stop().ok();
+}
+
+#[test]
+fn containerd_takes_our_archives_through_its_socket() {
+    let _timed = timed("address");
+    let (registry, dist, image) = (Registry::start(), dist(), Image::varied());
+    image.push(&registry, "test/varied", "1");
+    let name = registry.reference("test/varied:1");
+    dist.ok(&["pull", &name]);
+    dist.ok(&["export", "-o", "a.tar", &name]);
+    drop(registry);
+    let containerd = Containerd::start();
+    let socket = containerd.socket().to_str().expect("a path in UTF-8");
+    dist.ok(&["--address", socket, "import", "a.tar"]);
+    let checked = containerd.ctr(&["images", "check"]);
+    assert!(checked.contains("complete (4/4)") && checked.contains("true"), "{checked}");
+    assert_eq!(containerd.ctr(&["leases", "ls", "-q"]), "");
+    dist.ok(&["--address", socket, "export", "-o", "b.tar", &name]);
+    let [ours, theirs] = ["a.tar", "b.tar"].map(|file| fs_err::read(dist.dir().join(file)));
+    assert!(ours.unwrap() == theirs.unwrap());
 }
 
 #[test]

@@ -45,7 +45,8 @@ fn exported_for(served: &Served, platforms: &Platforms) -> Vec<u8> {
     };
     let images: Vec<_> = images.into_iter().map(one).collect();
     let (mut bytes, options) = (Vec::new(), ExportOptions::default());
-    dist::export(&served.engine, &images, &options, &mut bytes, &Cancel::default()).unwrap();
+    dist::export(&served.engine.content(), &images, &options, &mut bytes, &Cancel::default())
+        .unwrap();
     bytes
 }
 
@@ -160,7 +161,7 @@ async fn discarded_layers_are_brought_again_for_whoever_needs_them() {
         assert!(!restored.is_empty());
         let mut bytes = Vec::new();
         let options = ExportOptions::default();
-        dist::export(&engine, &images, &options, &mut bytes, &Cancel::default()).unwrap();
+        dist::export(&engine.content(), &images, &options, &mut bytes, &Cancel::default()).unwrap();
         assert!(bytes == whole, "{form:?}");
         restored.end().await.unwrap();
         assert_eq!(served.engine.content().list().unwrap().len(), there, "{form:?}");

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dist_core::{
-    Cancel, ContentMismatch, Context as _, Descriptor, Digest, Error, ErrorKind, Expected, Ingest,
-    IngestKey, Ingester as _, Limit, MAX_DOCUMENT_BYTES, MediaType, Progress, Result,
+    Cancel, ContentMismatch, Context as _, DamagedStore, Descriptor, Digest, Error, ErrorKind,
+    Expected, Ingest, IngestKey, Limit, MAX_DOCUMENT_BYTES, MediaType, Progress, Result,
     ResultExt as _,
 };
 use dist_layer::{ArchiveEntryKind, ArchiveReader, Limits};
-use dist_store::ContentStore;
 
-use crate::Engine;
+use crate::Contents;
 use crate::ingest::created;
 
 /// The most entries that an archive may have.
@@ -29,8 +28,8 @@ const CHUNK: usize = 256 << 10;
 const DOCUMENTS: [&str; 3] = ["oci-layout", "index.json", "manifest.json"];
 
 /// What was read of an archive.
-pub(super) struct Contents {
-    pub(super) content: ContentStore,
+pub(super) struct Archived {
+    pub(super) content: Arc<dyn Contents>,
     pub(super) cancel: Cancel,
     progress: Arc<dyn Progress>,
     limits: Limits,
@@ -43,17 +42,22 @@ pub(super) struct Contents {
     links: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-impl Contents {
-    pub(super) fn new(engine: &Engine, progress: Arc<dyn Progress>, cancel: Cancel) -> Self {
+impl Archived {
+    pub(super) fn new(
+        content: Arc<dyn Contents>,
+        limits: &Limits,
+        progress: Arc<dyn Progress>,
+        cancel: Cancel,
+    ) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let now = jiff::Timestamp::now().as_nanosecond();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let entries = MOST_ENTRIES;
         Self {
-            content: engine.content(),
+            content,
             cancel,
             progress,
-            limits: Limits { entries, layer_bytes: u64::MAX, ..*engine.limits() },
+            limits: Limits { entries, layer_bytes: u64::MAX, ..*limits },
             own: format!("import {now} {} {count}", std::process::id()),
             ingests: 0,
             documents: BTreeMap::new(),
@@ -137,7 +141,7 @@ impl Contents {
         body: &mut impl Read,
     ) -> Result<Digest> {
         if let Some(digest) = digest
-            && self.content.contains(&digest)?
+            && self.has(&digest)?
         {
             return self.compare(digest, body);
         }
@@ -171,6 +175,16 @@ impl Contents {
             Err(error) if error.find::<ContentMismatch>().is_some() => {
                 Err(Error::new(ErrorKind::Corrupt, "verify it").with_source(error))
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn has(&self, digest: &Digest) -> Result<bool> {
+        match self.content.info(digest) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            // What the store has lost comes back.
+            Err(error) if error.find::<DamagedStore>().is_some() => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -3,12 +3,12 @@
 use std::io::Read as _;
 
 use dist_core::{
-    Context as _, Descriptor, Digest, Error, ErrorKind, ImageConfig, MediaType, Provider as _,
-    Reference, Result, ResultExt as _,
+    Context as _, Descriptor, Digest, Error, ErrorKind, ImageConfig, MediaType, Reference, Result,
+    ResultExt as _,
 };
 use serde_json::json;
 
-use super::contents::Contents;
+use super::contents::Archived;
 use super::names::{IMAGE_NAME, REF_NAME};
 use crate::layers::read_document;
 
@@ -23,7 +23,7 @@ struct Saved {
 }
 
 /// Makes a manifest for each image; returns an index of them, and what is in it.
-pub(super) fn images(contents: &mut Contents, bytes: &[u8]) -> Result<(Vec<u8>, Vec<Descriptor>)> {
+pub(super) fn images(contents: &mut Archived, bytes: &[u8]) -> Result<(Vec<u8>, Vec<Descriptor>)> {
     let saved: Vec<Saved> = serde_json::from_slice(bytes)
         .context(ErrorKind::Corrupt, || "read manifest.json: not valid".to_owned())?;
     let mut images = Vec::new();
@@ -45,10 +45,10 @@ pub(super) fn images(contents: &mut Contents, bytes: &[u8]) -> Result<(Vec<u8>, 
     Ok((index.to_string().into_bytes(), images))
 }
 
-fn manifest(contents: &mut Contents, image: &Saved) -> Result<Descriptor> {
+fn manifest(contents: &mut Archived, image: &Saved) -> Result<Descriptor> {
     let (digest, size) = contents.find(&image.config)?;
     let config = Descriptor::new(MediaType::DockerConfig, digest, size);
-    let parsed = ImageConfig::parse(&read_document(&contents.content, &config)?)?;
+    let parsed = ImageConfig::parse(&read_document(&*contents.content, &config)?)?;
     let mut layers = Vec::new();
     for path in image.layers.iter().flatten() {
         let (digest, size) = contents.find(path)?;
@@ -72,7 +72,7 @@ fn manifest(contents: &mut Contents, image: &Saved) -> Result<Descriptor> {
     Ok(desc)
 }
 
-fn layer_type(contents: &Contents, digest: &Digest) -> Result<MediaType> {
+fn layer_type(contents: &Archived, digest: &Digest) -> Result<MediaType> {
     let mut start = Vec::new();
     let blob = contents.content.open(digest)?;
     blob.file

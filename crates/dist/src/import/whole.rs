@@ -2,27 +2,27 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dist_core::{
-    Cancel, ContentMismatch, Descriptor, Digest, Error, ErrorKind, MAX_DEPTH, Provider as _,
-    Result, children,
+    Cancel, ContentMismatch, Descriptor, Digest, Error, ErrorKind, MAX_DEPTH, Result, children,
 };
-use dist_store::ContentStore;
 
-use super::contents::Contents;
+use super::contents::Archived;
+use crate::Contents;
 use crate::fetch::Platforms;
 use crate::references::{Belongings, is_of_content};
 
 /// What was looked at. Everything is looked at once, however often it is named.
 pub(super) struct Whole {
-    content: ContentStore,
+    content: Arc<dyn Contents>,
     cancel: Cancel,
     /// Whether it is whole, by digest, size and media type.
     known: RefCell<BTreeMap<(Digest, u64, String), bool>>,
 }
 
 impl Whole {
-    pub(super) fn new(contents: &Contents) -> Self {
+    pub(super) fn new(contents: &Archived) -> Self {
         let (content, cancel) = (contents.content.clone(), contents.cancel.clone());
         Self { content, cancel, known: RefCell::default() }
     }
@@ -56,7 +56,7 @@ impl Whole {
                 chosen => chosen,
             }
         };
-        Belongings::walk(&self.content, image, &choose, false)
+        Belongings::walk(&*self.content, image, &choose, false)
     }
 
     fn check_at(&self, desc: &Descriptor, depth: usize) -> Result<()> {
@@ -90,7 +90,7 @@ impl Whole {
             let message = format!("verify {} {}", desc.media_type.noun(), desc.digest);
             return Err(Error::new(ErrorKind::Corrupt, message).with_source(source));
         }
-        let below = children(&self.content, desc)?;
+        let below = children(&*self.content, desc)?;
         if !desc.media_type.is_index() {
             return self.check_parts(desc, &below, depth);
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use dist::{BundleOptions, CopyOptions, DigestNames, ImportOptions, Naming, Platforms, ToBundle};
-use dist_core::{Context as _, Digest, Error, ErrorKind, Platform, Provider as _, Result};
+use dist_core::{Context as _, Digest, Error, ErrorKind, Labels, Platform, Result};
 
 use crate::commands::copy::{STORE, tell_part, with_stores};
 use crate::commands::transfer;
@@ -136,6 +136,11 @@ fn to_bundle(source: &str) -> Result<ToBundle> {
 }
 
 fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
+    if args.file.as_os_str() == "-" {
+        return Err(transfer::usage(
+            "a bundle is a file that may be gone on with: name one, not -",
+        ));
+    }
     let wanted = args.names.iter().map(|name| to_bundle(name)).collect::<Result<Vec<_>>>()?;
     let platforms = match args.platform.as_slice() {
         [] => Platforms::All,
@@ -224,14 +229,14 @@ fn load_into_registry(config: &Config, args: &Load, place: &str) -> Result<()> {
 }
 
 fn load_into_store(config: &Config, args: &Load) -> Result<()> {
-    let engine = config.engine()?;
-    let content = engine.content();
+    let place = config.fetching()?;
+    let content = place.contents(Labels::new());
     let has = |digest: &Digest| match content.open(digest) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     };
-    let missing = runtime::run(dist::missing_of_bundle(&args.file, engine.remotes(), &has))?;
+    let missing = runtime::run(dist::missing_of_bundle(&args.file, place.remotes(), &has))?;
     if let Some(first) = missing.first() {
         let message = format!(
             "load {}: {} blobs that it leaves out are not in the store, {first} among them",
@@ -244,19 +249,20 @@ fn load_into_store(config: &Config, args: &Load) -> Result<()> {
     let options = ImportOptions {
         namings: vec![naming],
         platforms: Platforms::All,
+        limits: config.limits,
         ..ImportOptions::default()
     };
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
     let images = transfer::run(&reporter, |progress| async {
         let input: Box<dyn Read + Send> = match reference::address(&args.file) {
-            Some(address) => dist::read_address(engine.remotes().options(), address).await?,
+            Some(address) => dist::read_address(place.remotes().options(), address).await?,
             None => {
                 let file = fs_err::File::open(&args.file);
                 let what = || format!("load {}", args.file.display());
                 Box::new(file.context(ErrorKind::Storage, what)?)
             }
         };
-        Ok((dist::import(&engine, input, &options, progress).await?, Vec::new()))
+        Ok((dist::import(&*place, input, &options, progress).await?, Vec::new()))
     })
     .map_err(|error| explain(&args.file, error))?;
     for image in &images {

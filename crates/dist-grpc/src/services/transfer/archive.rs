@@ -34,6 +34,7 @@ async fn import_told(
         labels: store::labels(to),
         platforms: store::platforms(&to.platforms),
         unpacks: pull::unpackings(job, to)?,
+        limits: *job.engine.limits(),
     };
     let (reader, feed) = bytes::incoming(job.stream(&from.stream)?);
     reporter.status("Importing");
@@ -99,8 +100,9 @@ async fn export_told(
     let restored = dist::restore_images(&job.engine, &targets, progress).await?;
     let (mut writer, drain) = bytes::outgoing(job.stream(&to.stream)?);
     let (cancel, _guard) = Cancel::guarded();
-    let engine = job.engine.clone();
-    let writing = blocking(move || dist::export(&engine, &targets, &options, &mut writer, &cancel));
+    let content = job.engine.content();
+    let writing =
+        blocking(move || dist::export(&content, &targets, &options, &mut writer, &cancel));
     drain.run(writing).await?;
     restored.end().await?;
     reporter.status("Completed export");
