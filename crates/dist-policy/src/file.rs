@@ -110,7 +110,7 @@ pub(crate) fn parse(text: &str, directory: &Path) -> Result<Policy> {
         }]),
         scopes,
         revoked: file.revoked,
-        programs: file.programs.map(programs).transpose()?,
+        programs: file.programs.map(|entry| programs(entry, directory)).transpose()?,
     })
 }
 
@@ -243,10 +243,7 @@ fn identity(entry: &Entry, transport: Transport) -> Result<Identity> {
     })
 }
 
-fn programs(entry: ProgramsEntry) -> Result<Programs> {
-    if !entry.directory.is_absolute() {
-        return Err(invalid("programs.directory is no absolute path"));
-    }
+fn programs(entry: ProgramsEntry, base: &Path) -> Result<Programs> {
     let timeout = match &entry.timeout {
         None => PROGRAM_TIMEOUT,
         Some(text) => {
@@ -259,5 +256,5 @@ fn programs(entry: ProgramsEntry) -> Result<Programs> {
         }
     };
     let most = entry.most.unwrap_or(MOST_PROGRAMS);
-    Ok(Programs { directory: entry.directory, most, timeout })
+    Ok(Programs { directory: base.join(entry.directory), most, timeout })
 }

@@ -233,6 +233,12 @@ impl Rule {
 }
 
 impl Policy {
+    /// Whether there is anything that nobody may use.
+    #[must_use]
+    pub fn revokes(&self) -> bool {
+        !self.revoked.is_empty()
+    }
+
     /// Fails where nobody may use what has this digest.
     ///
     /// # Errors

@@ -208,8 +208,8 @@ impl fmt::Display for Rule {
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Accept => f.write_str("nothing"),
-            Self::Reject => f.write_str("what no image has"),
+            Self::Accept => f.write_str("accept"),
+            Self::Reject => f.write_str("reject"),
             Self::Unsupported(what) => f.write_str(what),
             Self::Cosign(Cosign { keys, identity }) => {
                 let names: Vec<_> = keys.iter().map(PublicKey::name).collect();

@@ -12,8 +12,8 @@ mod sign;
 use std::path::{Path, PathBuf};
 
 use dist_core::{
-    Descriptor, Digest, Error, ErrorKind, Image, Labels, Reference, Resolved, Resolver as _,
-    Result, ResultExt as _,
+    Descriptor, Digest, Document, Error, ErrorKind, Fetcher, Image, Labels, MAX_DEPTH, Reference,
+    Resolved, Resolver as _, Result, ResultExt as _,
 };
 use dist_policy::{Judged, Policy, Rule, Subject, Transport};
 use dist_registry::WebAddress;
@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use crate::Remotes;
 use crate::archives::{DOCKER_ARCHIVE, OCI_ARCHIVE};
 use crate::blocking::blocking;
+use crate::plain::fetch_document;
 use crate::remotes::OCI;
 
 pub use sign::{SignForm, SignOptions, sign};
@@ -81,7 +82,7 @@ impl Remotes {
     pub async fn admit(&self, name: &str) -> Result<Resolved> {
         self.check_possible(name).await?;
         let resolved = self.resolve(name).await?;
-        self.check(&resolved.name, &resolved.target, None).await?;
+        self.check(&resolved.name, &resolved.target, None, None).await?;
         Ok(resolved)
     }
 
@@ -115,25 +116,59 @@ impl Remotes {
     /// # Errors
     /// `Denied`; those of the remote where signatures are to be had.
     pub async fn approve(&self, name: &str, target: &Descriptor) -> Result<Approval> {
-        self.check(name, target, None).await
+        self.check(name, target, None, None).await
     }
 
-    /// As [`Remotes::approve`], of an image that is in the store: what it met when it came need not
-    /// be looked at again.
+    /// As [`Remotes::approve`], of an image that is in the store, whose content is at `content`: what it
+    /// met when it came need not be looked at again.
     ///
     /// # Errors
     /// As [`Remotes::approve`].
-    pub async fn approve_stored(&self, image: &Image) -> Result<Approval> {
+    pub async fn approve_stored(&self, image: &Image, content: &dyn Fetcher) -> Result<Approval> {
         let known = image.labels.get(POLICY_LABEL).map(String::as_str);
-        self.check(image.name.as_str(), &image.target, known).await
+        self.check(image.name.as_str(), &image.target, known, Some(content)).await
     }
 
-    /// `known` is what an image's label says.
+    /// Fails for what is revoked, and for an index that names such a manifest, whatever the platform.
+    async fn check_revoked(
+        &self,
+        policy: &Policy,
+        (name, target): (&str, &Descriptor),
+        content: Option<&dyn Fetcher>,
+    ) -> Result<()> {
+        policy.check_revoked(&target.digest)?;
+        if !policy.revokes() || !target.media_type.is_index() {
+            return Ok(());
+        }
+        let own = if content.is_none() { Some(self.fetcher(name)?) } else { None };
+        let Some(content) = content.or(own.as_deref()) else { return Ok(()) };
+        let mut level = vec![target.clone()];
+        for _ in 0..MAX_DEPTH {
+            let mut below = Vec::new();
+            for desc in level.iter().filter(|desc| desc.media_type.is_index()) {
+                let bytes = match fetch_document(content, desc).await {
+                    // Of an index in a store, what is below others may not be there.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    bytes => bytes?,
+                };
+                below.extend(Document::parse(&desc.media_type, &bytes)?.children());
+            }
+            for desc in &below {
+                let what = || format!("use {}, which names it", target.digest);
+                policy.check_revoked(&desc.digest).during(what)?;
+            }
+            level = below;
+        }
+        Ok(())
+    }
+
+    /// `known` is what an image's label says; `content` has it, where that is not the remote.
     pub(crate) async fn check(
         &self,
         name: &str,
         target: &Descriptor,
         known: Option<&str>,
+        content: Option<&dyn Fetcher>,
     ) -> Result<Approval> {
         if self.judged_as(name).is_none() {
             return Ok(Approval::default());
@@ -142,7 +177,7 @@ impl Remotes {
             return Ok(Approval::default());
         };
         let during = || format!("use {name}@{}: policy {}", target.digest, path.display());
-        policy.check_revoked(&target.digest).during(during)?;
+        self.check_revoked(&policy, (name, target), content).await.during(during)?;
         let (scope, rule) = self.rule(&policy, name);
         let mut approval = Approval {
             by: Some((path.clone(), scope)),

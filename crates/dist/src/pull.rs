@@ -18,7 +18,9 @@ use crate::layers::{Plan, find_manifest, layers_below, manifests_below, plan};
 use crate::references::{Belongings, is_of_content};
 use crate::session::Session;
 use crate::unpack::Unpacker;
-use crate::{Approval, Contents, Engine, Operations, addresses, discard, present, survey};
+use crate::{
+    Approval, Contents, Engine, Operations, addresses, discard, present, stored_fetcher, survey,
+};
 
 /// Choices for [`pull`].
 #[derive(Clone, Debug)]
@@ -142,7 +144,8 @@ impl Found {
             Some(known) => {
                 progress.event(Event::Resolved { name: &name, target: &known.target });
                 let named = Image { name: image.clone(), ..known };
-                let approval = engine.remotes().approve_stored(&named).await?;
+                let content = stored_fetcher(Arc::new(engine.content()));
+                let approval = engine.remotes().approve_stored(&named, &*content).await?;
                 (named.target, approval)
             }
             None => {

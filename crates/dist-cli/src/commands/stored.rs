@@ -71,7 +71,8 @@ impl Stored {
         let mut image = match found {
             Some(found) => {
                 let image = images.get(&found)?;
-                runtime::run(engine.remotes().approve_stored(&image))?;
+                let content = dist::stored_fetcher(Arc::new(engine.content()));
+                runtime::run(engine.remotes().approve_stored(&image, &*content))?;
                 image
             }
             None if choice.pull == PullWhen::Never => return Err(missing(name, None)),

@@ -1,6 +1,7 @@
 //! Policies: what is refused before a layer is fetched, and what is let through.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -412,6 +413,40 @@ fn what_is_in_the_store_is_asked_about_when_it_is_run() {
 }
 
 #[test]
+fn what_is_revoked_is_not_used_through_an_index_either() {
+    let _timed = timed("policy");
+    let (registry, dist) = (Registry::start(), quick());
+    let index = index_of(&[
+        ("amd64", None, Image::random(1, &[3000])),
+        ("arm64", Some("v8"), Image::random(2, &[2000])),
+    ]);
+    index.push(&registry, "app", "1");
+    let name = registry.reference("app:1");
+    dist.ok(&["pull", "-q", "--platform", "linux/amd64", &name]);
+    let policy = format!("default = \"accept\"\nrevoked = [\"{}\"]", index.children[0].digest);
+    fs_err::write(dist.dir().join("policy.toml"), policy).expect("write a policy");
+    let other = quick();
+    for args in [
+        &["pull", &name][..],
+        &["fetch", &name],
+        &["unpack", &name, "out"],
+        &["cat", "--remote", &name, "etc/passwd"],
+        &["copy", &name, "oci:out:1"],
+        &["copy", &name, "store:other:1"],
+        &["copy", "--platform", "linux/amd64", &name, "oci:out:1"],
+        &["bundle", "create", "b.tar", &name],
+    ] {
+        let policy = dist.dir().join("policy.toml");
+        let policy = policy.to_str().expect("a path in UTF-8");
+        other.run(&[&["--policy", policy], args].concat()).exit(10).says("revoked");
+    }
+    assert!(!other.dir().join("out").exists());
+    // What came before it was revoked is not run any more, without a network too.
+    drop(registry);
+    dist.run(&["--policy", "policy.toml", "oci", "spec", &name]).exit(10).says("revoked");
+}
+
+#[test]
 fn addresses_and_what_others_store_have_scopes() {
     let _timed = timed("policy");
     let place = Place::new();
@@ -552,8 +587,17 @@ fn programs_are_asked_as_containerd_asks_them() {
     place.dist.ok(&["rmi", &place.reference()]);
     program("b", "echo because; exit 3");
     place.refused(&policy, "it says no (exit status: 3): because");
-    program("b", "sleep 60");
+    // What takes too long goes, and what it started.
+    let started = place.path("started");
+    program("b", &format!("sleep 60 & echo $! > {}; wait", started.display()));
     place.refused(&policy, "it took longer than 1s");
+    let started = fs_err::read_to_string(&started).expect("a process");
+    let stat = format!("/proc/{}/stat", started.trim());
+    let is_over = || fs_err::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_over() {
+        assert!(Instant::now() < deadline, "it runs on");
+    }
     program("b", "head -c 100000 /dev/zero; exit 0");
     program("c", "exit 0");
     place.refused(&policy, "there are 3, and 2 are to be called");
@@ -561,6 +605,12 @@ fn programs_are_asked_as_containerd_asks_them() {
     place.pull(&policy).ok();
     fs_err::write(dir.join("b"), "not a program").expect("write a program");
     place.refused(&policy, "start it");
+    fs_err::remove_file(dir.join("b")).expect("remove a program");
+    fs_err::create_dir(dir.join("b")).expect("make a directory");
+    place.refused(&policy, "it is a directory");
+    // The directory is beside the policy where it is not said otherwise.
+    fs_err::remove_dir(dir.join("b")).expect("remove a directory");
+    place.pull(&place.policy("require = \"accept\"\n[programs]\ndirectory = \"programs\"")).ok();
 }
 
 #[test]

@@ -32,17 +32,17 @@ fn the_narrowest_scope_counts() {
     let policy = Policy::read(&openssl.path("policy.toml")).expect("a policy");
     let key = openssl.path("key.pub").display().to_string();
     for (name, wanted) in [
-        ("alpine", "docker.io/library: nothing".to_owned()),
+        ("alpine", "docker.io/library: accept".to_owned()),
         (
             "redis",
             format!("docker.io/library/redis: a signature by {key} that names the repository"),
         ),
-        ("redis:7", "docker.io/library/redis:7: what no image has".into()),
+        ("redis:7", "docker.io/library/redis:7: reject".into()),
         ("a.b.example.com/x", format!("*.example.com: a signature by {key}")),
-        ("example.com/x", "default: what no image has".into()),
-        ("localhost:5000/a/b:1", "localhost:5000: nothing".into()),
-        ("localhost:50001/a", "default: what no image has".into()),
-        ("docker.io/libraryx/y", "default: what no image has".into()),
+        ("example.com/x", "default: reject".into()),
+        ("localhost:5000/a/b:1", "localhost:5000: accept".into()),
+        ("localhost:50001/a", "default: reject".into()),
+        ("docker.io/libraryx/y", "default: reject".into()),
     ] {
         assert_eq!(rule(&policy, name), wanted, "{name}");
     }
@@ -90,7 +90,6 @@ fn a_policy_with_anything_wrong_is_none() {
         (entry(key).replace("h.io/a", "h.io/"), "is no host"),
         (entry(key).replace("h.io/a", "oci:rel"), "a path begins with /"),
         (entry(key).replace("h.io/a", "oci:/x"), "say under which name"),
-        (format!("{}\n[programs]\ndirectory = \"x\"", entry(key)), "no absolute path"),
         (format!("{}\n[programs]\ndirectory = \"/x\"\ntimeout = \"soon\"", entry(key)), "timeout"),
     ] {
         let error = read("policy.toml", &text).expect_err(words);
@@ -131,7 +130,7 @@ fn containers_policies_mean_here_what_they_mean_there() {
     );
     let policy = Policy::read(&openssl.path("policy.json")).expect("a policy");
     for (name, wanted) in [
-        ("docker.io/x/y", "docker.io: nothing".to_owned()),
+        ("docker.io/x/y", "docker.io: accept".to_owned()),
         ("redis:7", format!("docker.io/library/redis: a signature by {key} that names the image")),
         (
             "a.example.com/x",
@@ -147,7 +146,7 @@ fn containers_policies_mean_here_what_they_mean_there() {
             "h.io/c: a Sigstore signature by Fulcio, a PKI or with an entry in Rekor".into(),
         ),
         ("h.io/d:1", "h.io/d: a signed base layer (signedBaseLayer)".into()),
-        ("other.io/x", ": what no image has".into()),
+        ("other.io/x", ": reject".into()),
     ] {
         assert_eq!(rule(&policy, name), wanted, "{name}");
     }

@@ -16,6 +16,7 @@ use std::process::Stdio;
 
 use dist_core::{Context as _, Descriptor, Error, ErrorKind, Result, ResultExt as _};
 use dist_policy::Programs;
+use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
@@ -66,7 +67,30 @@ fn list(directory: &Path, most: usize) -> Result<Vec<PathBuf>> {
     Err(Error::new(ErrorKind::Denied, format!("{}: {problem}", what())))
 }
 
-/// Asks one. Dropping the future kills it.
+fn not_started(path: &Path, error: std::io::Error) -> Error {
+    let message = match error.kind() {
+        std::io::ErrorKind::PermissionDenied if path.is_dir() => "start it: it is a directory",
+        std::io::ErrorKind::PermissionDenied => "start it: it may not be executed",
+        _ => return Error::new(ErrorKind::Denied, "start it").with_source(error),
+    };
+    Error::new(ErrorKind::Denied, message)
+}
+
+/// The processes of a program: it and what it starts.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    /// Kills what has not ended.
+    fn drop(&mut self) {
+        let id = self.0.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(id) = id {
+            // It may just have ended.
+            let _ended = rustix::process::kill_process_group(id, Signal::KILL);
+        }
+    }
+}
+
+/// Asks one. Dropping the future kills it, and what it started.
 async fn run(path: &Path, name: &str, target: &Descriptor, input: &[u8]) -> Result<String> {
     let mut child = Command::new(path)
         .args(["-name", name, "-digest", &target.digest.to_string()])
@@ -74,9 +98,10 @@ async fn run(path: &Path, name: &str, target: &Descriptor, input: &[u8]) -> Resu
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .kill_on_drop(true)
+        .process_group(0)
         .spawn()
-        .context(ErrorKind::Denied, || "start it".into())?;
+        .map_err(|error| not_started(path, error))?;
+    let mut group = Group(child.id());
     let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let write = async {
         if let Some(mut stdin) = stdin.take() {
@@ -94,6 +119,7 @@ async fn run(path: &Path, name: &str, target: &Descriptor, input: &[u8]) -> Resu
     let ((), said) = futures_util::join!(write, read);
     let said = said.context(ErrorKind::Denied, || "read its answer".into())?;
     let status = child.wait().await.context(ErrorKind::Denied, || "wait for it".into())?;
+    group.0 = None;
     let said = String::from_utf8_lossy(&said).trim().to_owned();
     if status.success() {
         return Ok(said);
