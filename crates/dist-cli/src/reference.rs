@@ -16,8 +16,28 @@ pub(crate) const SCHEMES: &[&str] = &["oci", "http", "https"];
 /// Those of addresses on web servers.
 pub(crate) const WEB: &[&str] = &["http", "https"];
 
+/// What others write before names that lead elsewhere, and this program before some.
+const TRANSPORTS: &[&str] = &[
+    "oci-archive",
+    "docker-archive",
+    "dir",
+    "store",
+    "daemon",
+    "bundle",
+    "docker-daemon",
+    "containers-storage",
+    "ostree",
+];
+
 /// Reads a name in a registry; `redis` is `docker.io/library/redis:latest`.
 pub(crate) fn parse(text: &str) -> Result<Reference> {
+    // `bundle:1` would be an image of Docker Hub's library.
+    if let Some((transport, _)) = dist_core::scheme(text, TRANSPORTS) {
+        let message = format!("read name {text:?}: this takes no names with {transport}:");
+        let error = Error::new(ErrorKind::InvalidArgument, message);
+        let hint = format!("an image that is called so in a registry is docker.io/library/{text}");
+        return Err(report::advise(error, hint));
+    }
     Reference::parse_familiar(text).map_err(|error| {
         let scheme = text.split_once("://");
         let bad = BadReference { text: text.to_owned(), error };

@@ -186,11 +186,16 @@ impl Layout {
         let (file, size) = open_file(&self.dir, name).map_err(|problem| {
             let missing = matches!(problem, Refused::Errno(Errno::NOENT));
             let error = problem.into_error(what());
-            // Without it the directory is no layout at all.
-            if missing {
-                Error::new(ErrorKind::Corrupt, "it is no OCI layout").with_source(error)
-            } else {
-                error
+            match name {
+                // One whose first image is being written, or was not to its end.
+                "index.json" if missing => {
+                    Error::new(ErrorKind::NotFound, "no image is whole in it").with_source(error)
+                }
+                // Without it the directory is no layout at all.
+                _ if missing => {
+                    Error::new(ErrorKind::Corrupt, "it is no OCI layout").with_source(error)
+                }
+                _ => error,
             }
         })?;
         let limit = || {

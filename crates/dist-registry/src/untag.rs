@@ -10,7 +10,7 @@
 //! "Deleting Tags".
 
 use bytes::Bytes;
-use dist_core::{Digest, ErrorKind, Result};
+use dist_core::{Digest, ErrorKind, MediaType, Result};
 use http::Method;
 use serde_json::json;
 
@@ -79,7 +79,9 @@ impl Untagging<'_> {
     ) -> Result<transport::Answer, Box<Failed>> {
         let mut ask = Ask::new(method, self.repository, rest);
         (ask.access, ask.payload) = (Access::Delete, payload);
-        ask.accept = Some(format!("{MANIFEST}, */*;q=0.5"));
+        // docker-registry says of an index that is not asked for that there is nothing.
+        let types = MediaType::accepted().map(|media_type| media_type.as_str().to_owned());
+        ask.accept = Some(format!("{}, */*;q=0.5", types.join(", ")));
         self.registry.ask(&ask, &mut self.registry.tries()).await
     }
 

@@ -158,6 +158,24 @@ impl DirectoryPusher {
         })
     }
 
+    /// Fails for a directory of something else: what is in it would be mixed with an image.
+    fn check(&self) -> Result<()> {
+        let what = || format!("write to directory {}", self.path.display());
+        let mut entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                let message = format!("{}: it is none", what());
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+            entries => entries.context(ErrorKind::Storage, what)?,
+        };
+        if entries.next().is_none() || self.path.join("version").is_file() {
+            return Ok(());
+        }
+        let message = format!("{}: there is something in it that is no image of this kind", what());
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
     async fn write(
         &self,
         desc: &Descriptor,
@@ -170,6 +188,7 @@ impl DirectoryPusher {
         if desc.digest != self.root && there.is_ok_and(|there| there.len() == desc.size) {
             return Ok(Pushed::Existed);
         }
+        self.check()?;
         let mut stream = content.fetch(desc, 0).await?;
         progress.event(Event::Started { desc, offset: 0 });
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

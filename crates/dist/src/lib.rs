@@ -56,6 +56,7 @@ mod unpack;
 mod validate;
 
 pub use addresses::read_address;
+pub use archives::write::ReaderGone;
 pub use artifacts::{Artifact, Attachment, attach, referrers};
 pub use bundle::{
     BundleOptions, Bundled, CheckedBundle, Loaded, ToBundle, load_bundle, missing_of_bundle,

@@ -105,6 +105,10 @@ pub(crate) struct Attach {
     #[arg(long, value_name = "KEY=VALUE", requires = "kind")]
     annotation: Vec<String>,
 
+    /// No progress
+    #[arg(short, long, requires = "kind")]
+    quiet: bool,
+
     /// With --type: the files, each perhaps with its media type behind a `:`
     #[arg(value_name = "FILE[:MEDIA/TYPE]", requires = "kind")]
     files: Vec<String>,
@@ -137,7 +141,7 @@ pub(crate) fn attach(config: &Config, name: &str, args: &Attach) -> Result<()> {
         annotations,
     };
     let remotes = config.remotes()?;
-    let reporter = Reporter::start_uploading(config.progress_unless(false), &config.terminal);
+    let reporter = Reporter::start_uploading(config.progress_unless(args.quiet), &config.terminal);
     let (resolved, manifest) = transfer::run(&reporter, |progress| async {
         Ok((dist::attach(&remotes, name, &artifact, progress).await?, Vec::new()))
     })

@@ -1,9 +1,10 @@
 //! `dist cat`: one file of an image, without the image.
 
 use std::io::{self, Write as _};
+use std::path::{Component, Path};
 use std::sync::Arc;
 
-use dist_core::{Context as _, ErrorKind, Platform, Resolver as _, Result};
+use dist_core::{Context as _, Error, ErrorKind, Platform, Resolver as _, Result};
 
 use super::documents::{Source, with_layers_of};
 use super::origin;
@@ -42,6 +43,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
+    if Path::new(&args.path).components().any(|part| part == Component::ParentDir) {
+        let message = format!("find file {}: write the path in the image without ..", args.path);
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
     let found = match origin::stored(config, &args.name, args.remote)? {
         Some(found) => Ok(found),
         None => Err(origin::elsewhere(config, &args.name)?),

@@ -10,7 +10,7 @@ use dist_core::{
 use super::transfer;
 use crate::config::Config;
 use crate::progress::Reporter;
-use crate::{reference, report, runtime};
+use crate::{output, reference, report, runtime};
 
 /// What is no registry.
 pub(super) const SCHEMES: &[&str] =
@@ -116,6 +116,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         Ok((dist::copy(source, destination, &options, progress).await?, Vec::new()))
     })
     .map_err(|error| {
+        if error.find::<dist::ReaderGone>().is_some() {
+            return output::output_error(std::io::ErrorKind::BrokenPipe.into());
+        }
         let what = || format!("copy {} to {}", args.source, args.destination);
         let hint = "what is whole at the destination is not sent again; the tag was not set";
         tell_part(transfer::if_stopped(error, what, hint), &from, &name, &args.platform)

@@ -77,6 +77,8 @@ pub(super) fn stored(
             }
             found => Ok(found),
         },
+        // A pulled layout or address is registered under that name.
+        Some((scheme, _)) if !reference::SCHEMES.contains(&scheme) => Ok(None),
         _ if remote => Ok(None),
         _ => find_local(config, text),
     }

@@ -113,6 +113,47 @@ fn plain_directories_are_written_and_read_as_skopeo_does() {
 }
 
 #[test]
+fn a_new_layout_gets_the_list_of_what_refers_to_its_first_image() {
+    let _timed = timed("artifacts");
+    let (registry, dist) = (Registry::start(), quick());
+    Image::random(6, &[3000]).push(&registry, "app", "1");
+    let name = registry.reference("app:1");
+    fs_err::write(dist.dir().join("sbom.txt"), "packages").expect("write a file");
+    dist.ok(&["attach", "-q", "--type", "text/sbom", &name, "sbom.txt"]);
+    dist.ok(&["copy", &name, "oci:out:1"]);
+    assert!(dist.ok(&["referrers", "oci:out:1"]).text().contains("text/sbom"));
+    dist.ok(&["validate", "oci:out:1"]);
+    // Nor does what broke off stand in the way.
+    let dir = dist.dir().join("broken");
+    fs_err::create_dir_all(dir.join("blobs/sha256")).expect("make a directory");
+    fs_err::copy(dist.dir().join("out/oci-layout"), dir.join("oci-layout")).expect("copy");
+    dist.run(&["inspect", "oci:broken:1"]).exit(3).says("no image is whole in it");
+    dist.ok(&["copy", &name, "oci:broken:1"]);
+    dist.ok(&["validate", "oci:broken:1"]);
+}
+
+#[test]
+fn what_others_have_is_not_mixed_up_and_a_reader_may_go() {
+    let _timed = timed("artifacts");
+    let (registry, dist) = (Registry::start(), quick());
+    Image::random(7, &[3_000_000]).push(&registry, "app", "1");
+    let name = registry.reference("app:1");
+    let said = dist.script(&format!(
+        "dist copy -q {name} oci-archive:- | head -c 10 > start; echo ${{PIPESTATUS[0]}}"
+    ));
+    assert_eq!(said.ok().text(), "0\n");
+    dist.ok(&["copy", "-q", &name, "oci:layout:1"]);
+    dist.run(&["copy", &name, "dir:layout"]).exit(2).says("something in it");
+    assert!(!dist.dir().join("layout/version").exists());
+    // A name that means something to others is not one in Docker Hub's library.
+    for name in ["bundle:x.tar", "containers-storage:x", "docker-daemon:x:1", "dir:x"] {
+        dist.run(&["pull", name]).exit(2).says("docker.io/library/");
+    }
+    dist.run(&["copy", "oci:layout:1", "bundle:x.tar"]).exit(2).says("bundle:");
+    dist.run(&["cat", &name, "../../etc/passwd"]).exit(2);
+}
+
+#[test]
 fn stores_and_daemons_are_copied_from() {
     let _timed = timed("artifacts");
     let (there, here) = (Registry::start(), Registry::start());

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use dist_testutil::{Fault, FaultProxy, Image, Registry, RegistryOptions, Rule, timed};
+use dist_testutil::{Fault, FaultProxy, Image, Registry, RegistryOptions, Rule, index_of, timed};
 
-use crate::support::{dist, pull, quick};
+use crate::support::{dist, pull, pulled, quick};
 
 #[test]
 fn tags_and_repositories_are_listed() {
@@ -61,6 +61,19 @@ fn a_tag_goes_and_its_manifest_stays() {
     dist.run(&["tags", "rm", &registry.reference("test/app")]).exit(2);
     let pinned = format!("{}@{}", registry.reference("test/app"), image.digest());
     dist.run(&["tags", "rm", &pinned]).exit(2);
+}
+
+#[test]
+fn a_tag_of_an_index_goes_too() {
+    let _timed = timed("tags");
+    let (registry, dist) = (Registry::start(), quick());
+    let index = index_of(&[("amd64", None, Image::random(1, &[100]))]);
+    index.push(&registry, "test/app", "1");
+    index.push(&registry, "test/app", "2");
+    let name = |tag: &str| registry.reference(&format!("test/app:{tag}"));
+    dist.ok(&["tags", "rm", &name("1")]);
+    assert_eq!(dist.ok(&["tags", "ls", &registry.reference("test/app")]).text(), "2\n");
+    assert_eq!(pulled(&dist.ok(&["copy", &name("2"), "oci:out:1"]).text()), index.digest());
 }
 
 #[test]

@@ -283,6 +283,19 @@ fn is_uncompressed(start: &[u8]) -> Result<bool> {
     Ok(dist_layer::detect(start)? == Compression::None)
 }
 
+/// Whether reading failed, and not what was read.
+fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(at) = error {
+        let inner = at.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if at.is::<Error>() || inner.is_some_and(|inner| inner.is::<Error>()) {
+            return true;
+        }
+        error = at.source();
+    }
+    false
+}
+
 /// The files in a tar: where each lies, and how long it is.
 fn entries(source: &Source) -> Result<HashMap<String, (u64, u64)>> {
     let what = || "look through the archive: it is no tar".to_owned();
@@ -292,7 +305,9 @@ fn entries(source: &Source) -> Result<HashMap<String, (u64, u64)>> {
     for entry in tar.entries_with_seek().context(ErrorKind::Corrupt, what)? {
         // What is no tar at all is quoted at length by the reason.
         let entry = match entry {
-            Err(_) if found.is_empty() => return Err(Error::new(ErrorKind::Corrupt, what())),
+            Err(error) if found.is_empty() && !error.get_ref().is_some_and(is_ours) => {
+                return Err(Error::new(ErrorKind::Corrupt, what()));
+            }
             entry => entry.context(ErrorKind::Corrupt, what)?,
         };
         if found.len() == MOST_ENTRIES {

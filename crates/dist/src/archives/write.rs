@@ -3,10 +3,10 @@
 //! It is written beside its name and renamed when it is whole; a pipe gets it as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,6 +23,9 @@ use crate::blocking::blocking;
 use crate::import::REF_NAME;
 use crate::layers::best;
 
+/// How many links may lead to one another.
+const MOST_LINKS: usize = 8;
+
 /// How much is written at once.
 const BATCH: usize = 1 << 20;
 
@@ -36,8 +39,8 @@ pub(super) struct ArchiveWriter {
 #[derive(Default)]
 struct State {
     file: Option<Arc<File>>,
-    /// Where it is written until it is whole; `None` for a pipe.
-    part: Option<PathBuf>,
+    /// Where it is written until it is whole, and where it goes then; `None` for a pipe.
+    part: Option<(PathBuf, PathBuf)>,
     blobs: BTreeSet<Digest>,
     directories: BTreeSet<String>,
     index: Vec<Value>,
@@ -50,7 +53,7 @@ struct State {
 impl Drop for ArchiveWriter {
     /// What did not become whole goes.
     fn drop(&mut self) {
-        if let Some(part) = self.state.get_mut().part.take() {
+        if let Some((part, _)) = self.state.get_mut().part.take() {
             drop(std::fs::remove_file(part));
         }
     }
@@ -87,9 +90,9 @@ impl ArchiveWriter {
         }
         end.extend([0; 1024]);
         state.write(vec![end.into()]).await.during(what)?;
-        let (file, part, to) = (state.file.take(), state.part.take(), self.path.clone());
+        let (file, part) = (state.file.take(), state.part.take());
         blocking(move || {
-            let (Some(file), Some(part)) = (file, part) else { return Ok(()) };
+            let (Some(file), Some((part, to))) = (file, part) else { return Ok(()) };
             let finish = || {
                 file.sync_all()?;
                 std::fs::rename(&part, &to)
@@ -149,6 +152,33 @@ impl ArchiveWriter {
     }
 }
 
+/// The reader of a pipe that an archive was written to has gone away.
+#[derive(Debug, thiserror::Error)]
+#[error("its reader has gone away")]
+pub struct ReaderGone;
+
+/// Where a file goes that gets its name when it is whole, and that name: a link stays, and what it
+/// leads to is written.
+///
+/// # Errors
+/// `InvalidArgument` for what is there and can't be replaced: directories, devices, pipes.
+pub(crate) fn place(path: &Path) -> Result<(PathBuf, String)> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    let problem = match std::fs::symlink_metadata(&path) {
+        Ok(there) if there.is_dir() => "it is a directory",
+        Ok(there) if !there.is_file() => "it is no file, and would have to go",
+        _ => match path.file_name().map(|name| name.to_string_lossy().into_owned()) {
+            Some(name) => return Ok((path, name)),
+            None => "it is a directory",
+        },
+    };
+    Err(Error::new(ErrorKind::InvalidArgument, problem))
+}
+
 impl State {
     async fn begin(&mut self, path: &std::path::Path) -> Result<()> {
         if self.file.is_some() {
@@ -165,14 +195,23 @@ impl State {
                 let file = File::options().write(true).open(&to);
                 return Ok((file.context(ErrorKind::Storage, what)?, None));
             }
-            let name = to.file_name().filter(|_| !to.is_dir());
-            let Some(name) = name.map(|name| name.to_string_lossy().into_owned()) else {
-                let message = format!("{}: it is a directory", what());
-                return Err(Error::new(ErrorKind::InvalidArgument, message));
-            };
-            let part = to.with_file_name(format!(".{name}.{}.part", std::process::id()));
-            let file = File::create(&part).context(ErrorKind::Storage, what)?;
-            Ok((file, Some(part)))
+            let (to, name) = place(&to).during(what)?;
+            let part = to.with_file_name(format!(".{name}.part"));
+            let mut options = File::options();
+            let file = options.write(true).create(true).truncate(false).open(&part);
+            let file = file.context(ErrorKind::Storage, what)?;
+            // A process that was killed leaves one; a live one keeps it.
+            match file.try_lock() {
+                Ok(()) => file.set_len(0).context(ErrorKind::Storage, what)?,
+                Err(TryLockError::WouldBlock) => {
+                    let message = format!("{}: another process writes it", what());
+                    return Err(Error::new(ErrorKind::Busy, message));
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).context(ErrorKind::Storage, what);
+                }
+            }
+            Ok((file, Some((part, to))))
         });
         let (file, part) = opened.await?;
         (self.file, self.part) = (Some(Arc::new(file)), part);
@@ -183,9 +222,11 @@ impl State {
         let Some(file) = self.file.clone() else { return Ok(()) };
         blocking(move || {
             for chunk in chunks {
-                (&*file)
-                    .write_all(&chunk)
-                    .context(ErrorKind::Storage, || "write the archive".into())?;
+                (&*file).write_all(&chunk).map_err(|error| {
+                    let gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+                    let failed = Error::new(ErrorKind::Storage, "write the archive");
+                    if gone { failed.with_source(ReaderGone) } else { failed.with_source(error) }
+                })?;
             }
             Ok(())
         })

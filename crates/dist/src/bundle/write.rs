@@ -22,7 +22,7 @@ use serde_json::json;
 use super::{About, LeftOut, SCHEME, beside, rest};
 use crate::Scheme;
 use crate::archives::read::ABOUT;
-use crate::archives::write::{header, padding};
+use crate::archives::write::{header, padding, place};
 use crate::blocking::blocking;
 use crate::import::{IMAGE_NAME, REF_NAME};
 
@@ -78,11 +78,7 @@ impl BundleWriter {
     /// `Busy` where another process writes it; `Storage`.
     pub(super) fn open(path: &Path, known: BTreeMap<Digest, LeftOut>) -> Result<Arc<Self>> {
         let what = || format!("make bundle {}", path.display());
-        let name = path.file_name().filter(|_| !path.is_dir());
-        let Some(name) = name.map(|name| name.to_string_lossy().into_owned()) else {
-            let message = format!("{}: it is a directory", what());
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        };
+        let (path, name) = place(path).during(what)?;
         let part = path.with_file_name(format!(".{name}.part"));
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
@@ -94,7 +90,7 @@ impl BundleWriter {
         }
         let state = State::take_up(file).context(ErrorKind::Storage, what)?;
         Ok(Arc::new(Self {
-            path: path.to_owned(),
+            path,
             part,
             known,
             named: Mutex::default(),
