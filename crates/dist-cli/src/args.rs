@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 use crate::commands::Command;
 use crate::progress::Mode;
 use crate::report::{self, EXIT_CODES};
-use crate::units::{parse_duration, parse_size};
+use crate::units::{parse_duration, parse_size, parse_some_time};
 
 /// Name, package and version, as `--version` prints them after `dist`.
 pub(crate) const VERSION: &str = concat!("github.com/dist-rs/dist ", env!("DIST_VERSION"));
@@ -146,11 +146,11 @@ pub(crate) struct Network {
     pub(crate) registries_conf: Option<PathBuf>,
 
     /// How long connecting to the registry or the daemon may take [default: 10s]
-    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_some_time, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) connect_timeout: Option<Duration>,
 
     /// How long the registry may send nothing [default: 30s]
-    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, hide_short_help = true, help_heading = NETWORK)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_some_time, hide_short_help = true, help_heading = NETWORK)]
     pub(crate) stall_timeout: Option<Duration>,
 
     /// How long the command may take in all [env, for fetch-object: CONTAINERD_FETCH_TIMEOUT]

@@ -292,10 +292,10 @@ fn errno_hint(errno: Errno, kept: Option<&Kept>) -> Option<String> {
                  unpacked needs more; what was fetched is kept and the same command continues",
                 binary_size(*missing)
             ),
-            None => "make room, or use another --root".into(),
+            None => "make room there; a store may be elsewhere (--root)".into(),
         },
         Errno::ACCESS | Errno::PERM => {
-            "this user may not do that there; be the owner of the store, or use another --root"
+            "this user may not do that there; a store is for its owner, and may be elsewhere (--root)"
                 .into()
         }
         Errno::ROFS => "the file system is read-only; use another --root".into(),

@@ -55,6 +55,12 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| fault())
 }
 
+/// Reads a duration that is not 0: in no time nothing comes.
+pub(crate) fn parse_some_time(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration.is_zero() { Err("it has to be more than 0".into()) } else { Ok(duration) }
+}
+
 /// Reads how long something may take: a duration, or a number of seconds.
 pub(crate) fn parse_patience(text: &str) -> Result<Duration, String> {
     match text.parse() {

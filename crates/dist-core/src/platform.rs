@@ -168,6 +168,13 @@ impl fmt::Display for Platform {
     }
 }
 
+/// Operating systems, and architectures, that may be said alone.
+const SYSTEMS: &[&str] = &["linux", "windows", "darwin", "freebsd"];
+const ARCHITECTURES: &[&str] = &[
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
+    "ppc64le", "riscv64", "s390x", "wasm",
+];
+
 impl FromStr for Platform {
     type Err = PlatformError;
 
@@ -181,8 +188,13 @@ impl FromStr for Platform {
             return Err(PlatformError(text.into()));
         }
         match parts[..] {
-            ["linux"] => Ok(Self { os: "linux".into(), ..Self::host() }),
-            [architecture] => Ok(Self::new("linux", architecture, None)),
+            [os] if SYSTEMS.contains(&os) => Ok(Self { os: os.into(), ..Self::host() }),
+            // One word that is neither is a mistake, and not an architecture that nobody has.
+            [word] => {
+                let known = Self::new("linux", word, None);
+                let is_known = ARCHITECTURES.contains(&&*known.architecture);
+                is_known.then_some(known).ok_or_else(|| PlatformError(text.into()))
+            }
             [os, architecture] => Ok(Self::new(os, architecture, None)),
             [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),
             _ => Err(PlatformError(text.into())),
@@ -211,6 +223,11 @@ mod tests {
         assert_eq!(rank("linux/amd64", "windows/amd64"), None);
         assert_eq!(rank("x86_64", "linux/amd64"), Some(0));
         assert_eq!(rank("linux/riscv64", "linux/riscv64"), Some(0));
+        assert_eq!(
+            rank("windows", "windows/amd64").is_some(),
+            Platform::host().architecture == "amd64"
+        );
+        assert!("foo".parse::<Platform>().is_err());
     }
 
     #[test]

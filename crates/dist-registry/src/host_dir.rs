@@ -186,7 +186,7 @@ impl Reading<'_> {
             }
             _ => {
                 let path = self.dir.join("hosts.toml");
-                let message = format!("use the setting {key:?} in {}", path.display());
+                let message = format!("read {}: the setting {key:?} is not known", path.display());
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         }
@@ -198,7 +198,10 @@ impl Reading<'_> {
             capabilities.iter().map(|capability| capability.to_ascii_lowercase()).collect();
         let known = ["pull", "resolve", "push", "referrers"];
         if capabilities.iter().any(|capability| !known.contains(&capability.as_str())) {
-            return Err(self.invalid("capabilities"));
+            let all = known.join(", ");
+            let path = self.dir.join("hosts.toml");
+            let message = format!("read capabilities in {}: there are {all}", path.display());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         if capabilities.is_empty() {
             return Ok(Capabilities::ALL);

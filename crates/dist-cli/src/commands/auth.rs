@@ -66,8 +66,8 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let mut source = config.registry_without_credentials().credentials;
     source.explicit = config.credentials()?;
     let names = if args.registries.is_empty() { source.filed()? } else { args.registries.clone() };
-    let rows = runtime::run(async {
-        let mut rows = Vec::new();
+    let (rows, failed) = runtime::run(async {
+        let (mut rows, mut failed) = (Vec::new(), None);
         for name in &names {
             let registry = credentials::registry_name(name);
             let path = name.split_once("://").map_or(name.as_str(), |(_, rest)| rest);
@@ -84,14 +84,24 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             };
             rows.push(match source.find_with_origin(&registry, repository).await {
                 Ok(found) => row(whole, found),
-                Err(error) if args.registries.is_empty() => {
-                    Row { error: Some(report::one_line(&error)), ..row(whole, None) }
+                Err(error) => {
+                    let shown = report::one_line(&error);
+                    failed = failed.or(Some(error));
+                    Row { error: Some(shown), ..row(whole, None) }
                 }
-                Err(error) => return Err(error),
             });
         }
-        Ok(rows)
+        Ok((rows, failed))
     })?;
+    print(args, rows)?;
+    // Of all that the files have, one that can't be had is no failure.
+    match failed.filter(|_| !args.registries.is_empty()) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+fn print(args: &Status, rows: Vec<Row>) -> Result<()> {
     if args.format == Format::Json {
         return output::json_array(&rows);
     }

@@ -191,6 +191,10 @@ pub(super) fn with_stores(
     let Some((scheme, rest)) = dist_core::scheme(name, &[STORE, DAEMON]) else {
         return Ok(remotes);
     };
+    if rest.is_empty() || (scheme == DAEMON && rest.ends_with(':')) {
+        let message = "name the image that is copied: store:NAME, daemon:SOCKET:NAME";
+        return Err(transfer::usage(message));
+    }
     if scheme == STORE {
         let host = config.host_that_is_there()?;
         let images = StoredImages::new(move |name| Ok((host.clone(), name.to_owned())));

@@ -167,7 +167,9 @@ fn stores_and_daemons_are_copied_from() {
     assert_eq!(manifest(&here, "a", "1").body, image.manifest.bytes);
     dist.run(&["copy", &format!("store:{name}x"), &here.reference("a:2")]).exit(3);
     dist.run(&["copy", &name, "daemon:/none:x"]).exit(5);
-    dist.run(&["copy", "daemon:/none", &here.reference("a:2")]).exit(2);
+    for nothing in ["daemon:/none", "daemon:/none:", "store:"] {
+        dist.run(&["copy", nothing, &here.reference("a:2")]).exit(2).says("NAME");
+    }
     dist.run(&["copy", "daemon:/none:x", &here.reference("a:2")]).exit(5);
 }
 

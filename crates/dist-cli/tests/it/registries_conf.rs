@@ -254,6 +254,12 @@ fn auth_status_names_sources_and_no_secrets() {
     let json = dist.ok(&["auth", "status", "--format", "json", "r.invalid/team/app"]).json();
     assert_eq!((&json[0]["key"], &json[0]["kind"]), (&"r.invalid/team".into(), &"token".into()));
     assert!(dist.ok(&["auth", "status", "other.invalid"]).text().contains("anonymous"));
+    // One that can't be had keeps no other from being told.
+    write("docker/config.json", r#"{"credHelpers":{"h.invalid":"missing"}}"#);
+    let both = dist.run(&["auth", "status", "h.invalid", "r.invalid"]);
+    assert!(both.code != Some(0) && both.stderr.contains("missing"), "{}", both.stderr);
+    let told = String::from_utf8_lossy(&both.stdout).lines().count();
+    assert_eq!(told, 3, "{:?}", both.stdout);
     // containers' settings can name a helper for all.
     write("containers/registries.conf", "credential-helpers = ['disttest']");
     let json = dist.ok(&["auth", "status", "--format", "json", "other.invalid"]).json();

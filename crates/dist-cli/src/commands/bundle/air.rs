@@ -243,7 +243,7 @@ fn load_into_store(config: &Config, args: &Load) -> Result<()> {
             args.file.display(),
             missing.len()
         );
-        return Err(report::advise(Error::new(ErrorKind::FailedPrecondition, message), LEFT_OUT));
+        return Err(report::advise(Error::new(ErrorKind::NotFound, message), LEFT_OUT));
     }
     let naming = Naming { prefix: String::new(), foreign: true, digests: DigestNames::Never };
     let options = ImportOptions {
@@ -272,11 +272,13 @@ fn load_into_store(config: &Config, args: &Load) -> Result<()> {
 }
 
 fn explain(file: &Path, error: Error) -> Error {
+    let what = || format!("load {}", file.display());
     match error.kind() {
-        ErrorKind::FailedPrecondition => report::advise(error, LEFT_OUT),
-        _ => {
-            let what = || format!("load {}", file.display());
-            transfer::if_stopped(error, what, "the same command sends what is not there")
+        // A blob is not where the bundle takes it to be.
+        ErrorKind::FailedPrecondition => {
+            let error = Error::new(ErrorKind::NotFound, what()).with_source(error);
+            report::advise(error, LEFT_OUT)
         }
+        _ => transfer::if_stopped(error, what, "the same command sends what is not there"),
     }
 }
