@@ -18,6 +18,7 @@ pub(crate) const WEB: &[&str] = &["http", "https"];
 
 /// What others write before names that lead elsewhere, and this program before some.
 const TRANSPORTS: &[&str] = &[
+    "oci",
     "oci-archive",
     "docker-archive",
     "dir",

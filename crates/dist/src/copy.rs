@@ -19,7 +19,7 @@ use dist_core::{
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use self::documents::Documents;
-pub use self::into_store::copy_into_store;
+pub use self::into_store::{check_pinned, copy_into_store};
 use self::plan::{Plan, Walk};
 use self::referrers::Attached;
 pub(crate) use self::referrers::{entry, tag_of};

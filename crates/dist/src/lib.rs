@@ -67,7 +67,7 @@ pub use compare::{
     CompareOptions, Comparison, FieldChange, FileChange, FileStatus, LayerChanges, Side, compare,
     shared_layers,
 };
-pub use copy::{Copied, CopyOptions, copy, copy_into_store};
+pub use copy::{Copied, CopyOptions, check_pinned, copy, copy_into_store};
 pub use diff::{ApplyBlob, DiffBlob, UNCOMPRESSED_LABEL, apply_blob, diff_blob, write_diff};
 pub use engine::{Engine, EngineConfig};
 pub use export::{ExportOptions, Exported, export};

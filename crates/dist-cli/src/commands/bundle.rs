@@ -118,6 +118,8 @@ async fn unpack(
     let (resolved, source, warnings) = match stored {
         Some((host, name)) => {
             let (image, content) = (host.images().get(&name)?, host.contents());
+            let fetcher = dist::stored_fetcher(content.clone());
+            config.remotes()?.approve_stored(&image, &*fetcher).await?;
             let resolved = Resolved { name: image.name.to_string(), target: image.target };
             let limits = &config.limits;
             let source = Source::Local(content.clone());

@@ -132,6 +132,8 @@ struct Whole {
 impl Whole {
     fn create(path: &Path) -> Result<Self> {
         let what = || format!("export to {}", path.display());
+        // A link stays, and what it leads to is written.
+        let path = &fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let special = fs_err::metadata(path).is_ok_and(|there| !there.is_file());
         let partial = match path.file_name() {
             Some(name) if !special => {

@@ -112,6 +112,10 @@ impl Input {
         }
         if args.file.as_os_str() != "-" {
             let name = args.file.display().to_string();
+            if args.file.is_dir() {
+                let message = format!("import {name}: it is a directory, and no archive");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
             let file = fs_err::File::open(&args.file);
             let file = file.context(ErrorKind::NotFound, || format!("import {name}"))?;
             return Ok(Self::Here(Box::new(file), name));

@@ -36,6 +36,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             .to_string()
             .parse()
             .context(ErrorKind::InvalidArgument, || format!("tag as {reference}"))?;
+        dist::check_pinned(&name, &image.target)?;
         match images.get(&name) {
             Ok(before) if before.target.digest != image.target.digest => {
                 report::hint(&format!("{name} was {} before", before.target.digest));

@@ -187,6 +187,9 @@ fn a_file_is_there_when_it_is_whole() {
     dist.run(&["export", "-o", "app.tar", "nothing:1"]).exit(3).says("nothing:1");
     dist.ok(&["export", "-o", "app.tar", &source]);
     assert!(fs_err::metadata(&old).expect("stat").len() > 3_000_000);
+    dist.script("ln -s app.tar link.tar").ok();
+    dist.ok(&["export", "-o", "link.tar", &source]);
+    assert!(dist.dir().join("link.tar").is_symlink());
     let parts = fs_err::read_dir(dist.dir()).expect("list");
     let is_part = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".partial");
     assert!(!parts.flatten().any(|entry| is_part(&entry.file_name())), "a part was left");

@@ -77,6 +77,14 @@ fn layouts_archives_and_parts_of_indexes_go_into_the_store() {
     verify_store(&dist);
     dist.run(&["copy", &layout, "store:"]).exit(2).says("store:NAME");
     dist.run(&["copy", &layout, "store:UPPER"]).exit(2);
+    // A name never stands for other content than it says.
+    let wrong = format!("app@sha256:{}", "0".repeat(64));
+    dist.run(&["copy", &layout, &format!("store:{wrong}")]).exit(2).says("other content");
+    dist.run(&["tag", "mine/app:1", &wrong]).exit(2).says("other content");
+    dist.ok(&["tag", "mine/app:1", &format!("mine/app@{}", image.digest())]);
+    dist.ok(&["rmi", &format!("mine/app@{}", image.digest())]);
+    dist.run(&["tag", "mine/app:1", "oci:app:1"]).exit(2).says("oci:");
+    dist.run(&["import", "."]).exit(2).says("directory");
     dist.run(&["copy", &layout, "daemon:/none.sock:app"]).exit(5).says("/none.sock");
     dist.run(&["copy", &layout, "daemon:"]).exit(2);
     dist.run(&["copy", "--platform", "linux/riscv64", &layout, "store:none"]).exit(3);

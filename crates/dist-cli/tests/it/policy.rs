@@ -392,6 +392,8 @@ fn what_is_in_the_store_is_asked_about_when_it_is_run() {
     let place = Place::new();
     let (policy, reference) = (place.by_key(), place.reference());
     place.dist.ok(&["pull", "-q", &reference]);
+    place.dist.run(&["--policy", &policy, "oci", "bundle", &reference, "none"]).exit(10);
+    assert!(!place.path("none").exists());
     let spec = |policy: &str| {
         place.dist.run(&["--policy", policy, "oci", "spec", "--pull", "never", &reference])
     };

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use dist_core::{ImageName, Progress, Resolver as _, Result};
+use dist_core::{
+    Descriptor, Error, ErrorKind, ImageName, Progress, Reference, Resolver as _, Result,
+};
 
 use super::documents::Documents;
 use super::{Copied, CopyOptions, tell_of_part};
@@ -28,6 +30,7 @@ pub async fn copy_into_store(
     let (resolved, approval) = resolve(from, source, &*progress).await?;
     let documents = Arc::new(Documents::new(from.fetcher(&resolved.name)?));
     let root = documents.choose(&resolved.target, &options.platforms).await?;
+    check_pinned(image, &root)?;
     tell_of_part(&resolved, &root, &*progress);
     let wanted = Wanted {
         fetcher: documents,
@@ -42,4 +45,20 @@ pub async fn copy_into_store(
     })
     .await?;
     Ok(Copied { name: image.to_string(), target: root, referrers: 0 })
+}
+
+/// Fails for a name with the digest of something else: it would never stand for what it says.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn check_pinned(name: &ImageName, target: &Descriptor) -> Result<()> {
+    let pinned = Reference::parse_familiar(name.as_str()).ok();
+    match pinned.as_ref().and_then(Reference::digest) {
+        Some(digest) if *digest != target.digest => {
+            let message =
+                format!("name {} {name}: that is the name of other content", target.digest);
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+        _ => Ok(()),
+    }
 }
