@@ -22,6 +22,7 @@ use url::Url;
 
 use crate::host::{Capabilities, ClientCert, RegistryHost};
 use crate::hosts;
+use crate::registries_conf::toml_problem;
 
 /// The most bytes that `hosts.toml` may have.
 const MAX_BYTES: u64 = 1 << 20;
@@ -51,7 +52,10 @@ pub(crate) fn read(root: &Path, name: &str) -> Result<Option<(PathBuf, Vec<Regis
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let table: Table = text.parse().context(ErrorKind::InvalidArgument, what)?;
+    let table: Table = toml::from_str(&text).map_err(|error| {
+        let message = format!("{}: {}", what(), toml_problem(&text, &error));
+        Error::new(ErrorKind::InvalidArgument, message)
+    })?;
     let hosts = Reading { dir: &dir, name }.file(&table)?;
     Ok(Some((path, hosts)))
 }

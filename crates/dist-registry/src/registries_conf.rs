@@ -123,7 +123,10 @@ impl Registries {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error).context(ErrorKind::InvalidArgument, what),
         };
-        let file: File = toml::from_str(&text).context(ErrorKind::InvalidArgument, what)?;
+        let file: File = toml::from_str(&text).map_err(|error| {
+            let message = format!("{}: {}", what(), toml_problem(&text, &error));
+            Error::new(ErrorKind::InvalidArgument, message)
+        })?;
         let problem = |(kind, problem): (ErrorKind, String)| {
             Error::new(kind, format!("{}: {problem}", what()))
         };
@@ -382,6 +385,13 @@ fn drop_ins(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// What is wrong with a file, in one line: its own words have several.
+pub(crate) fn toml_problem(text: &str, error: &toml::de::Error) -> String {
+    let at = error.span().map_or(0, |span| span.start);
+    let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+    format!("line {line}: {}", error.message().replace('\n', " "))
 }
 
 #[cfg(test)]
