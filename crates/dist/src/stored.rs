@@ -58,8 +58,9 @@ impl Resolver for StoredImages {
         blocking(move || {
             let (host, image) = find.find(&text)?;
             let what = || format!("find image {image}");
-            let image: ImageName =
-                full(&image)?.to_string().parse().context(ErrorKind::InvalidArgument, what)?;
+            // Images that were pulled from elsewhere than registries have other names.
+            let named = full(&image).map_or_else(|_| image.clone(), |full| full.to_string());
+            let image: ImageName = named.parse().context(ErrorKind::InvalidArgument, what)?;
             let target = host.images().get(&image)?.target;
             Ok(Resolved { name: text, target })
         })
@@ -82,6 +83,10 @@ impl Scheme for StoredImages {
         let (_, image) = self.find(name)?;
         let place = name.strip_suffix(&*image).unwrap_or_default();
         Ok(format!("{place}{}:{tag}", full(&image)?.locator()))
+    }
+
+    fn has_tags(&self, name: &str) -> bool {
+        self.find(name).is_ok_and(|(_, image)| full(&image).is_ok())
     }
 
     fn judged_as(&self, name: &str) -> Option<String> {

@@ -120,7 +120,6 @@ fn archives_and_bundles_go_through_a_daemon() {
     let both = |args: &[&str]| {
         let ours = embedded.ok(args).text();
         assert_eq!(remote.ok(&through.args(args)).text(), ours, "{args:?}");
-        // What a bundle says of itself is nobody's.
         embedded.ok(&["gc"]);
         remote.ok(&through.args(&["gc"]));
         assert_eq!(left(&remote), left(&embedded), "{args:?}");

@@ -153,6 +153,9 @@ fn what_a_former_bundle_has_is_left_out_and_must_be_there() {
     dist.run(&["bundle", "load", "--to", &place, "new.tar"]).exit(3).says("former");
     assert_eq!(manifest(&here, "m/team/other", "2").status, 404);
     dist.run(&["bundle", "load", "new.tar"]).exit(3).says("former");
+    let whole = size(&dist, "old.tar");
+    dist.run(&["bundle", "create", "--since", "old.tar", "./old.tar", &old]).exit(2);
+    assert_eq!(size(&dist, "old.tar"), whole);
     dist.ok(&["bundle", "load", "--to", &place, "old.tar"]);
     dist.ok(&["bundle", "load", "old.tar"]);
     dist.ok(&["bundle", "load", "new.tar"]);

@@ -168,6 +168,18 @@ fn what_breaks_in_the_middle_is_mended() {
 }
 
 #[test]
+fn what_was_pulled_by_address_is_copied_on() {
+    let _timed = timed("web");
+    let image = Image::random(6, &[3000]);
+    let (server, dist) = served(&image);
+    let address = format!("http://{}/app.tar", server.address());
+    dist.ok(&["pull", "-q", &address]);
+    drop(server);
+    let said = dist.ok(&["copy", &format!("store:{address}"), "oci:out:1"]).text();
+    assert_eq!(pulled(&said), image.digest());
+}
+
+#[test]
 fn a_kill_in_a_layer_costs_what_did_not_come() {
     let _timed = timed("web");
     let image = Image::random(5, &[2_000_000]);

@@ -240,9 +240,15 @@ proptest! {
         let (through, _) = diff(&[bind(&dir("a"))], &[bind(&mounted.0)]).unwrap();
         drop(mounted);
         let (beside, _) = diff(&[bind(&dir("a"))], &[stacked]).unwrap();
-        prop_assert_eq!(&beside, &through);
-        apply(LayerForm::Merged, &beside, &dir("a")).unwrap();
-        assert_same(&read(&dir("a")), &expected);
+        // Copying up takes a file from its other names, which only the mount shows as a change of these.
+        if !before.values().any(|thing| matches!(thing.what, What::Link)) {
+            prop_assert_eq!(&beside, &through);
+        }
+        build(&before, &dir("b"));
+        for (layer, to) in [(&beside, "a"), (&through, "b")] {
+            apply(LayerForm::Merged, layer, &dir(to)).unwrap();
+            assert_same(&read(&dir(to)), &expected);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use dist_core::{
 use dist_layer::{ArchiveEntryKind, ArchiveReader, Limits};
 
 use crate::Contents;
+use crate::archives::read::ABOUT;
 use crate::ingest::created;
 
 /// The most entries that an archive may have.
@@ -125,6 +126,10 @@ impl Archived {
                 return Err(Error::new(ErrorKind::Corrupt, "read a document: there are two of it"));
             }
             return Ok(());
+        }
+        // What a bundle says of itself is no image's.
+        if path == ABOUT.as_bytes() {
+            return self.each_chunk(body, |_| Ok(()));
         }
         let digest = self.ingest(blob_digest(path)?, size, body)?;
         if self.files.insert(path.to_vec(), (digest, size)).is_some_and(|old| old.0 != digest) {

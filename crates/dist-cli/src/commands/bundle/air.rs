@@ -141,6 +141,14 @@ fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
             "a bundle is a file that may be gone on with: name one, not -",
         ));
     }
+    let same =
+        |since: &PathBuf| match (fs_err::canonicalize(since), fs_err::canonicalize(&args.file)) {
+            (Ok(since), Ok(file)) => since == file,
+            _ => false,
+        };
+    if args.since.iter().any(same) {
+        return Err(transfer::usage("a bundle that is left out of itself would hold nothing"));
+    }
     let wanted = args.names.iter().map(|name| to_bundle(name)).collect::<Result<Vec<_>>>()?;
     let platforms = match args.platform.as_slice() {
         [] => Platforms::All,
