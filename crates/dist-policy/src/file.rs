@@ -137,6 +137,14 @@ fn scope(text: &str) -> Result<(Transport, String)> {
         return Err(invalid("it is empty; `default` is for all images"));
     }
     check_registry_scope(text)?;
+    let host = text.strip_prefix("*.").unwrap_or(text).split('/').next().unwrap_or_default();
+    let is_host = text.starts_with("*.") || host.contains(['.', ':']) || host == "localhost";
+    if !is_host || host.chars().any(|c| c.is_ascii_uppercase()) {
+        let message = format!(
+            "{text:?} begins with no host as names have it: docker.io/library/redis is the whole of redis"
+        );
+        return Err(invalid(message)); // no image would ever be in it
+    }
     Ok((Transport::Registry, text.to_owned()))
 }
 

@@ -108,6 +108,10 @@ pub async fn write_bundle(
             bundle.known(&mut known)?;
         }
         let old = if add { Some(Bundle::open(&to)?) } else { None };
+        // What it leaves out stays left out.
+        for blob in old.iter().flat_map(|old| &old.left_out) {
+            known.entry(blob.digest).or_insert_with(|| blob.clone());
+        }
         Ok((BundleWriter::open(&to, known)?, old))
     })
     .await?;

@@ -177,6 +177,13 @@ impl Remotes {
             return Ok(Approval::default());
         };
         let during = || format!("use {name}@{}: policy {}", target.digest, path.display());
+        // A rule for a digest is for that content, whatever stands under the name.
+        if let Some(Subject::Registry(reference)) = self.subject(name)
+            && reference.digest().is_some_and(|digest| *digest != target.digest)
+        {
+            let message = "its name is that of other content";
+            return Err(Error::new(ErrorKind::Denied, message)).during(during);
+        }
         self.check_revoked(&policy, (name, target), content).await.during(during)?;
         let (scope, rule) = self.rule(&policy, name);
         let mut approval = Approval {

@@ -123,6 +123,8 @@ fn what_is_no_file_is_not_replaced_by_a_bundle() {
     dist.ok(&["copy", "-q", &name, "oci-archive:link.tar"]);
     assert!(dist.dir().join("link.tar").is_symlink());
     dist.ok(&["copy", "-q", "oci-archive:real.tar", "oci:out:1"]);
+    dist.ok(&["copy", "-q", "oci:out:1", "oci-archive:plain.tar:1"]);
+    dist.run(&["bundle", "load", "plain.tar"]).exit(3).says("dist import");
     let special = dist.script("test -p pipe && test -L full && test -c /dev/full").code;
     assert_eq!(special, Some(0));
 }
@@ -155,6 +157,10 @@ fn what_a_former_bundle_has_is_left_out_and_must_be_there() {
     dist.run(&["bundle", "load", "new.tar"]).exit(3).says("former");
     let whole = size(&dist, "old.tar");
     dist.run(&["bundle", "create", "--since", "old.tar", "./old.tar", &old]).exit(2);
+    // What is added to leaves out what it left out.
+    fs_err::copy(dist.dir().join("new.tar"), dist.dir().join("more.tar")).expect("copy");
+    dist.ok(&["bundle", "add", "more.tar", &old]);
+    dist.ok(&["bundle", "verify", "--since", "old.tar", "more.tar"]);
     assert_eq!(size(&dist, "old.tar"), whole);
     dist.ok(&["bundle", "load", "--to", &place, "old.tar"]);
     dist.ok(&["bundle", "load", "old.tar"]);

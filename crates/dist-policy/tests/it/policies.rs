@@ -89,6 +89,9 @@ fn a_policy_with_anything_wrong_is_none() {
         (entry(key).replace("h.io/a", "*"), "is no host"),
         (entry(key).replace("h.io/a", "h.io/"), "is no host"),
         (entry(key).replace("h.io/a", "oci:rel"), "a path begins with /"),
+        (entry(key).replace("h.io/a", "redis"), "begins with no host"),
+        (entry(key).replace("h.io/a", "library/redis"), "begins with no host"),
+        (entry(key).replace("h.io/a", "H.io:1"), "begins with no host"),
         (entry(key).replace("h.io/a", "oci:/x"), "say under which name"),
         (format!("{}\n[programs]\ndirectory = \"/x\"\ntimeout = \"soon\"", entry(key)), "timeout"),
     ] {

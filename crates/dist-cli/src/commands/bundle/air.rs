@@ -273,6 +273,11 @@ fn load_into_store(config: &Config, args: &Load) -> Result<()> {
         Ok((dist::import(&*place, input, &options, progress).await?, Vec::new()))
     })
     .map_err(|error| explain(&args.file, error))?;
+    if images.is_empty() {
+        let message = format!("load {}: no image in it has a whole name", args.file.display());
+        let error = Error::new(ErrorKind::NotFound, message);
+        return Err(report::advise(error, "`dist import` gives names to images that have none"));
+    }
     for image in &images {
         transfer::print_pinned(image.name.as_str(), &image.target.digest)?;
     }
