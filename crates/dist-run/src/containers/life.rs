@@ -324,7 +324,14 @@ impl Containers {
             return Err(out_of_reach(container));
         }
         let home = self.engine.store().root().to_owned();
-        let ended = self.place(container, &bundle, &home)?.delete().await?;
+        let ended = match self.place(container, &bundle, &home)?.delete().await {
+            // It notes with what runtime before it creates anything: there is nothing to clean up.
+            Err(error) if !bundle.join("runtime").exists() => {
+                tracing::debug!(%error, id = %container.id, "the shim had created nothing");
+                None
+            }
+            ended => Some(ended?),
+        };
         if let Some(path) = cgroup_of(container) {
             // A runtime that was killed before it knew its container leaves it.
             blocking(move || {
@@ -339,7 +346,7 @@ impl Containers {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).context(ErrorKind::Storage, || format!("remove {path}"))
             }
-            _ => Ok(Some(ended.exit).filter(|exit| exit.at > 0)),
+            _ => Ok(ended.map(|ended| ended.exit).filter(|exit| exit.at > 0)),
         }
     }
 
