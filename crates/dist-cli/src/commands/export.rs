@@ -96,10 +96,13 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             }
         };
         let written = tokio::task::spawn_blocking(write).await;
+        // What was brought again goes again, also where the disk was full.
+        let ended = match restored {
+            Some(restored) => restored.end().await,
+            None => Ok(()),
+        };
         written.context(ErrorKind::Internal, || "export images".into())??;
-        if let Some(restored) = restored {
-            restored.end().await?;
-        }
+        ended?;
         Ok(((), Vec::new()))
     })
     .map_err(|error| {

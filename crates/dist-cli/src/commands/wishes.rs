@@ -367,7 +367,7 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
 
 fn bind(source: &str, target: &str, read_only: bool) -> Result<Mount, String> {
     check_target(target)?;
-    if !source.contains('/') {
+    if !source.contains('/') && !matches!(source, "." | "..") {
         return Err(format!("{source:?} is no path; ./{source} would be one"));
     }
     let source = fs_err::canonicalize(source).map_err(|error| match error.kind() {
@@ -395,6 +395,7 @@ mod tests {
             assert_eq!(parse_mount(text).unwrap(), bound, "{text}");
         }
         assert_eq!(parse_volume("/usr/bin/..:/data:ro").unwrap(), bound);
+        assert!(parse_volume(".:/data").is_ok() && parse_volume("..:/data").is_ok());
         assert_eq!(parse_volume("/usr:/data").unwrap(), Mount::bind("/usr", "/data", false));
         let tmpfs = parse_mount("type=tmpfs,target=/t,options=size=1m:noexec").unwrap();
         assert_eq!(tmpfs.options, ["nosuid", "nodev", "size=1m", "noexec"]);
