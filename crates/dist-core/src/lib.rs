@@ -31,6 +31,7 @@ mod reference;
 mod remote;
 mod snapshot;
 mod stage;
+mod text;
 
 pub use container::{Any, Container, ContainerId, Exit, Task};
 pub use content::{
@@ -65,3 +66,4 @@ pub use reference::{Reference, ReferenceError};
 pub use remote::{ByteStream, Fetcher, Pushed, Pusher, Referrer, Resolved, Resolver, scheme};
 pub use snapshot::{LayerForm, SnapshotInfo, SnapshotKey, SnapshotKind, Snapshotter, Usage};
 pub use stage::{Entered, Meter, Running, Stage, Timings, enter};
+pub use text::on_line;

@@ -89,9 +89,7 @@ const PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) fn parse(text: &str, directory: &Path) -> Result<Policy> {
     let file: File = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
-        let message = format!("line {line}: {}", error.message().replace('\n', " "));
-        Error::new(ErrorKind::InvalidArgument, message)
+        Error::new(ErrorKind::InvalidArgument, dist_core::on_line(text, at, error.message()))
     })?;
     let mut scopes = BTreeMap::new();
     for entry in file.rule {

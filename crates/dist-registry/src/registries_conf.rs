@@ -387,11 +387,10 @@ fn drop_ins(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What is wrong with a file, in one line: its own words have several.
+/// What is wrong with a file, with the number of the line.
 pub(crate) fn toml_problem(text: &str, error: &toml::de::Error) -> String {
     let at = error.span().map_or(0, |span| span.start);
-    let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
-    format!("line {line}: {}", error.message().replace('\n', " "))
+    dist_core::on_line(text, at, error.message())
 }
 
 #[cfg(test)]

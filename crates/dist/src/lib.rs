@@ -54,6 +54,7 @@ mod sync;
 mod there;
 mod unpack;
 mod validate;
+mod whole_file;
 
 pub use addresses::read_address;
 pub use archives::write::ReaderGone;
@@ -92,3 +93,4 @@ pub use survey::{Held, Survey};
 pub use sync::{SyncItem, SyncOptions, SyncOutcome, Synced, TagFilter, TagRules, sync};
 pub use there::platforms_there;
 pub use validate::{Flaw, ValidateOptions, Validated, describe_blob, validate};
+pub use whole_file::WholeFile;

@@ -76,13 +76,19 @@ pub async fn push(
     let mut blobs: Vec<&Descriptor> = order.blobs.iter().collect();
     blobs.sort_by_key(|desc| std::cmp::Reverse(desc.size));
     let pushes: Vec<_> = blobs.into_iter().map(|desc| pushing.push(desc)).collect();
-    streams::all(pushes, options.jobs, &pushing.progress).await?;
-    for desc in &order.documents {
-        pushing.push(desc).await?;
-    }
+    let all = async {
+        streams::all(pushes, options.jobs, &pushing.progress).await?;
+        for desc in &order.documents {
+            pushing.push(desc).await?;
+        }
+        Ok(())
+    };
+    let mut done: Result<()> = all.await;
+    // What was brought again goes again, also where the push failed.
     for restored in pushing.restored.into_inner() {
-        restored.end().await?;
+        done = done.and(restored.end().await);
     }
+    done?;
     let Order { root, blobs, documents, .. } = order;
     let pushed = blobs.iter().chain(&documents).map(|desc| (desc.digest, Labels::new())).collect();
     let engine = engine.clone();

@@ -24,10 +24,10 @@ const DAEMON: &str = "daemon";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Images go through memory, not through the store. Into store: and daemon: they come as `dist pull`
-brings them, without what refers to them, and are not unpacked. What the destination has is not sent; within one
-registry blobs are taken over where they are. An index goes whole, and what refers to the image goes
-along: signatures, attestations, lists of packages. With one --platform its manifest is copied
-instead of the index, with several a smaller index, which has a digest of its own.
+brings them, without what refers to them, and are not unpacked. What the destination has is not
+sent; within one registry blobs are taken over where they are. An index goes whole, and what refers
+to the image goes along: signatures, attestations, lists of packages. With one --platform its manifest
+is copied instead of the index, with several a smaller index, which has a digest of its own.
 The last line on standard output is NAME@DIGEST of the destination.
 
 Examples:
@@ -98,7 +98,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             return into_store(config, args, (&from, &*config.fetching()?, name), &options);
         }
         Some((_, rest)) => {
-            let (socket, name) = rest.split_once(':').unwrap_or((rest, ""));
+            let (socket, name) = of_daemon(rest);
             return into_store(
                 config,
                 args,
@@ -162,7 +162,7 @@ fn into_store(
     let name = match (name, dist_core::scheme(&args.source, SCHEMES)) {
         ("", None) => source.as_str(),
         ("", Some((STORE, name))) => name,
-        ("", Some((DAEMON, rest))) => rest.split_once(':').map_or("", |(_, name)| name),
+        ("", Some((DAEMON, rest))) => of_daemon(rest).1,
         ("", Some(_)) => {
             let wanted = "name the image at the destination: store:NAME, daemon:SOCKET:NAME";
             return Err(transfer::usage(wanted));
@@ -182,6 +182,11 @@ fn into_store(
     place.settle()
 }
 
+/// The socket and the image of `SOCKET:NAME`; the image may be left out.
+fn of_daemon(rest: &str) -> (&str, &str) {
+    rest.split_once(':').unwrap_or((rest, ""))
+}
+
 /// The remotes with the store that a name is about, if it is about one.
 pub(super) fn with_stores(
     config: &Config,
@@ -191,7 +196,8 @@ pub(super) fn with_stores(
     let Some((scheme, rest)) = dist_core::scheme(name, &[STORE, DAEMON]) else {
         return Ok(remotes);
     };
-    if rest.is_empty() || (scheme == DAEMON && rest.ends_with(':')) {
+    let (socket, image) = of_daemon(rest);
+    if rest.is_empty() || (scheme == DAEMON && image.is_empty()) {
         let message = "name the image that is copied: store:NAME, daemon:SOCKET:NAME";
         return Err(transfer::usage(message));
     }
@@ -200,9 +206,6 @@ pub(super) fn with_stores(
         let images = StoredImages::new(move |name| Ok((host.clone(), name.to_owned())));
         return Ok(remotes.with_scheme(STORE, Arc::new(images)));
     }
-    let Some((socket, _)) = rest.split_once(':') else {
-        return Err(transfer::usage("name an image of a daemon: daemon:SOCKET:NAME"));
-    };
     let (host, before) = (config.host_at(socket)?, format!("{socket}:"));
     let images = StoredImages::new(move |rest| {
         Ok((host.clone(), rest.strip_prefix(&*before).unwrap_or(rest).to_owned()))

@@ -1,10 +1,10 @@
 //! `dist export`: images of the store into an archive.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use dist::{ExportOptions, Exported};
-use dist_core::{Cancel, Context as _, Error, ErrorKind, Platform, Result};
+use dist::{ExportOptions, Exported, WholeFile};
+use dist_core::{Cancel, Context as _, Error, ErrorKind, Platform, Result, ResultExt as _};
 use dist_store::{Durability, OpenMode};
 
 use super::push::{chosen, find};
@@ -90,9 +90,11 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         let write = move || match file {
             None => dist::export(&*content, &images, &options, &mut Stdout(io::stdout()), &cancel),
             Some(path) => {
-                let mut file = Whole::create(&path)?;
-                dist::export(&*content, &images, &options, &mut file.out, &cancel)?;
-                file.finish(durable)
+                let what = || format!("export to {}", path.display());
+                let file = WholeFile::create(&path).during(what)?;
+                let mut out = file.file().as_ref();
+                dist::export(&*content, &images, &options, &mut out, &cancel)?;
+                file.finish(durable).during(what)
             }
         };
         let written = tokio::task::spawn_blocking(write).await;
@@ -121,57 +123,5 @@ impl Write for Stdout {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush().map_err(|error| output::output_error(error).into_io())
-    }
-}
-
-/// A file that appears when it is whole. What is no file, such as a pipe, is written as it is.
-struct Whole {
-    out: fs_err::File,
-    path: PathBuf,
-    /// Where it is until then.
-    partial: Option<PathBuf>,
-}
-
-impl Whole {
-    fn create(path: &Path) -> Result<Self> {
-        let what = || format!("export to {}", path.display());
-        // A link stays, and what it leads to is written.
-        let path = &fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let special = fs_err::metadata(path).is_ok_and(|there| !there.is_file());
-        let partial = match path.file_name() {
-            Some(name) if !special => {
-                let mut partial = std::ffi::OsString::from(".");
-                partial.push(name);
-                partial.push(format!(".{}.partial", std::process::id()));
-                Some(path.with_file_name(partial))
-            }
-            _ => None,
-        };
-        let out = fs_err::File::create(partial.as_deref().unwrap_or(path))
-            .context(ErrorKind::Storage, what)?;
-        Ok(Self { out, path: path.to_owned(), partial })
-    }
-
-    fn finish(mut self, durable: bool) -> Result<()> {
-        let Some(partial) = &self.partial else { return Ok(()) };
-        let finish = || {
-            if durable {
-                self.out.sync_all()?;
-            }
-            fs_err::rename(partial, &self.path)
-        };
-        finish().context(ErrorKind::Storage, || format!("export to {}", self.path.display()))?;
-        self.partial = None;
-        Ok(())
-    }
-}
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        if let Some(partial) = &self.partial
-            && let Err(error) = fs_err::remove_file(partial)
-        {
-            tracing::warn!(%error, "a part of an archive stays");
-        }
     }
 }

@@ -114,21 +114,17 @@ pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
 pub(crate) fn parse_toml<T: DeserializeOwned>(text: &str) -> std::result::Result<T, FileError> {
     toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
-        FileError { line, problem: error.message().replace('\n', " ") }
+        FileError(dist_core::on_line(text, at, error.message()))
     })
 }
 
 /// What is wrong with a file, and where.
 #[derive(Debug)]
-pub(crate) struct FileError {
-    line: usize,
-    problem: String,
-}
+pub(crate) struct FileError(String);
 
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.problem)
+        f.write_str(&self.0)
     }
 }
 
@@ -272,8 +268,9 @@ mod tests {
             ("root = ", 1, ""),
         ] {
             let error = parse_toml::<File>(text).unwrap_err();
-            assert_eq!(error.line, line, "{text}: {error}");
-            assert!(error.problem.contains(words), "{text}: {error}");
+            let error = error.to_string();
+            assert!(error.starts_with(&format!("line {line}: ")), "{text}: {error}");
+            assert!(error.contains(words), "{text}: {error}");
             assert!(!error.to_string().contains('\n'), "{error}");
         }
     }

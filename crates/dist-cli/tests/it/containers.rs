@@ -1,6 +1,7 @@
 //! Containers, by containerd's real shim over the real runc and crun.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use dist_testutil::{require, run, timed, torture};
 use serde_json::json;
@@ -217,6 +218,41 @@ fn logs_follow_until_the_end() {
     assert_eq!(machine.dist.ok(&["wait", "f"]).text(), "3\n");
     machine.dist.ok(&["containers", "rm", "f"]);
     machine.assert_clean(&["f"]);
+}
+
+#[test]
+fn a_shim_that_was_killed_before_it_had_an_order_is_no_hindrance() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let ids: Vec<String> = (0..8).map(|at| format!("early-{at}")).collect();
+    for id in &ids {
+        let bundle = machine.dist.root().join("containers/bundles/default").join(id);
+        let command = machine.command(&["-d", "--name", id], &["busybox", "sleep", "1000"]);
+        let running = dist_testutil::Running::of(command);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !bundle.join("address").exists() {
+            assert!(Instant::now() < deadline, "no shim is started");
+        }
+        running.kill();
+        for shim in shims(id, machine.dist.root()) {
+            // It may have ended by itself.
+            std::process::Command::new("kill").args(["-9", &shim]).status().expect("run kill");
+        }
+        machine.dist.ok(&["rm", "--force", id]);
+    }
+    machine.assert_clean(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// The processes of the shim of a container.
+fn shims(id: &str, root: &std::path::Path) -> Vec<String> {
+    let root = root.to_str().expect("a path in UTF-8");
+    let processes = fs_err::read_dir("/proc").expect("list processes").flatten();
+    let is_it = |entry: &fs_err::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains("containerd-shim") && line.contains(root) && line.contains(id)
+    };
+    processes.filter(is_it).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[test]

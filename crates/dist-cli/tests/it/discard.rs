@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use dist_core::Digest;
 use dist_testutil::{
-    Dist, Entry, FaultProxy, Form, Image, ImageOptions, Layer, Registry, Tree, blobs_on_disk,
-    scratch, timed, torture,
+    Dist, Entry, Fault, FaultProxy, Form, Image, ImageOptions, Layer, Registry, Rule, Tree,
+    blobs_on_disk, scratch, timed, torture,
 };
 
 use crate::support::{chain_of, dist, pull, verify_store, view};
@@ -266,6 +266,22 @@ fn what_was_brought_goes_again_where_the_rest_can_not_be_had() {
     let ran = dist.run(&["export", "-o", "archive", &reference]);
     assert_ne!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(listed(&dist), documents(&image));
+}
+
+#[test]
+fn what_was_brought_goes_again_where_it_could_not_be_written_or_sent() {
+    let _timed = timed("discard");
+    let registry = Registry::start();
+    let proxy = FaultProxy::start(registry.address());
+    let (image, _) = image_in(&registry, Form::Gzip);
+    let (dist, reference) = (erofs(), registry.reference("test/discard:1"));
+    dist.ok(&["pull", "--discard-blobs", &reference]);
+    dist.run(&["export", "-o", "/dev/full", &reference]).exit(8);
+    assert_eq!(listed(&dist), documents(&image), "export");
+    proxy.add(Rule::any("/manifests/", Fault::Status(403, Vec::new())).by("PUT"));
+    dist.run(&["push", &reference, &proxy.reference("test/other:1")]).exit(4);
+    assert!(proxy.log().iter().any(|request| request.path.contains("/uploads/")));
+    assert_eq!(listed(&dist), documents(&image), "push");
 }
 
 #[test]

@@ -283,12 +283,14 @@ fn is_uncompressed(start: &[u8]) -> Result<bool> {
     Ok(dist_layer::detect(start)? == Compression::None)
 }
 
-/// Whether reading failed, and not what was read.
-fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+/// Whether reading failed, and not what was read is wrong.
+fn is_of_reading(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(at) = error {
-        let inner = at.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if at.is::<Error>() || inner.is_some_and(|inner| inner.is::<Error>()) {
+        let read = at.downcast_ref::<std::io::Error>();
+        let inner = read.and_then(std::io::Error::get_ref);
+        let of_system = read.is_some_and(|error| error.raw_os_error().is_some());
+        if of_system || at.is::<Error>() || inner.is_some_and(|inner| inner.is::<Error>()) {
             return true;
         }
         error = at.source();
@@ -305,7 +307,11 @@ fn entries(source: &Source) -> Result<HashMap<String, (u64, u64)>> {
     for entry in tar.entries_with_seek().context(ErrorKind::Corrupt, what)? {
         // What is no tar at all is quoted at length by the reason.
         let entry = match entry {
-            Err(error) if found.is_empty() && !error.get_ref().is_some_and(is_ours) => {
+            Err(error)
+                if found.is_empty()
+                    && error.raw_os_error().is_none()
+                    && !error.get_ref().is_some_and(is_of_reading) =>
+            {
                 return Err(Error::new(ErrorKind::Corrupt, what()));
             }
             entry => entry.context(ErrorKind::Corrupt, what)?,

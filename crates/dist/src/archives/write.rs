@@ -3,10 +3,8 @@
 //! It is written beside its name and renamed when it is whole; a pipe gets it as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, TryLockError};
 use std::io::Write as _;
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,9 +20,7 @@ use tokio::sync::Mutex;
 use crate::blocking::blocking;
 use crate::import::REF_NAME;
 use crate::layers::best;
-
-/// How many links may lead to one another.
-const MOST_LINKS: usize = 8;
+use crate::whole_file::WholeFile;
 
 /// How much is written at once.
 const BATCH: usize = 1 << 20;
@@ -38,9 +34,7 @@ pub(super) struct ArchiveWriter {
 
 #[derive(Default)]
 struct State {
-    file: Option<Arc<File>>,
-    /// Where it is written until it is whole, and where it goes then; `None` for a pipe.
-    part: Option<(PathBuf, PathBuf)>,
+    file: Option<WholeFile>,
     blobs: BTreeSet<Digest>,
     directories: BTreeSet<String>,
     index: Vec<Value>,
@@ -48,15 +42,6 @@ struct State {
     documents: BTreeMap<Digest, Vec<Descriptor>>,
     /// What docker is to call an image, and what got the name.
     names: Vec<(String, Descriptor)>,
-}
-
-impl Drop for ArchiveWriter {
-    /// What did not become whole goes.
-    fn drop(&mut self) {
-        if let Some((part, _)) = self.state.get_mut().part.take() {
-            drop(std::fs::remove_file(part));
-        }
-    }
 }
 
 impl ArchiveWriter {
@@ -90,16 +75,8 @@ impl ArchiveWriter {
         }
         end.extend([0; 1024]);
         state.write(vec![end.into()]).await.during(what)?;
-        let (file, part) = (state.file.take(), state.part.take());
-        blocking(move || {
-            let (Some(file), Some((part, to))) = (file, part) else { return Ok(()) };
-            let finish = || {
-                file.sync_all()?;
-                std::fs::rename(&part, &to)
-            };
-            finish().context(ErrorKind::Storage, || format!("write archive {}", to.display()))
-        })
-        .await
+        let Some(file) = state.file.take() else { return Ok(()) };
+        blocking(move || file.finish(true)).await.during(what)
     }
 
     async fn add(
@@ -157,69 +134,21 @@ impl ArchiveWriter {
 #[error("its reader has gone away")]
 pub struct ReaderGone;
 
-/// Where a file goes that gets its name when it is whole, and that name: a link stays, and what it
-/// leads to is written.
-///
-/// # Errors
-/// `InvalidArgument` for what is there and can't be replaced: directories, devices, pipes.
-pub(crate) fn place(path: &Path) -> Result<(PathBuf, String)> {
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        let Ok(target) = std::fs::read_link(&path) else { break };
-        path = path.parent().unwrap_or(Path::new("")).join(target);
-    }
-    let problem = match std::fs::symlink_metadata(&path) {
-        Ok(there) if there.is_dir() => "it is a directory",
-        Ok(there) if !there.is_file() => "it is no file, and would have to go",
-        _ => match path.file_name().map(|name| name.to_string_lossy().into_owned()) {
-            Some(name) => return Ok((path, name)),
-            None => "it is a directory",
-        },
-    };
-    Err(Error::new(ErrorKind::InvalidArgument, problem))
-}
-
 impl State {
     async fn begin(&mut self, path: &std::path::Path) -> Result<()> {
         if self.file.is_some() {
             return Ok(());
         }
         let to = path.to_owned();
-        let opened = blocking(move || {
-            let what = || format!("make archive {}", to.display());
-            let is_pipe = std::fs::metadata(&to).is_ok_and(|found| {
-                let kind = found.file_type();
-                kind.is_fifo() || kind.is_char_device() || kind.is_socket()
-            });
-            if is_pipe || to.starts_with("/dev") {
-                let file = File::options().write(true).open(&to);
-                return Ok((file.context(ErrorKind::Storage, what)?, None));
-            }
-            let (to, name) = place(&to).during(what)?;
-            let part = to.with_file_name(format!(".{name}.part"));
-            let mut options = File::options();
-            let file = options.write(true).create(true).truncate(false).open(&part);
-            let file = file.context(ErrorKind::Storage, what)?;
-            // A process that was killed leaves one; a live one keeps it.
-            match file.try_lock() {
-                Ok(()) => file.set_len(0).context(ErrorKind::Storage, what)?,
-                Err(TryLockError::WouldBlock) => {
-                    let message = format!("{}: another process writes it", what());
-                    return Err(Error::new(ErrorKind::Busy, message));
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).context(ErrorKind::Storage, what);
-                }
-            }
-            Ok((file, Some((part, to))))
-        });
-        let (file, part) = opened.await?;
-        (self.file, self.part) = (Some(Arc::new(file)), part);
+        let what = format!("make archive {}", to.display());
+        self.file = Some(blocking(move || WholeFile::create(&to).during(|| what)).await?);
         Ok(())
     }
 
     async fn write(&self, chunks: Vec<Bytes>) -> Result<()> {
-        let Some(file) = self.file.clone() else { return Ok(()) };
+        let Some(file) = self.file.as_ref().map(|file| Arc::clone(file.file())) else {
+            return Ok(());
+        };
         blocking(move || {
             for chunk in chunks {
                 (&*file).write_all(&chunk).map_err(|error| {

@@ -4,7 +4,7 @@
 //! at the byte after the last. What is there is hashed first.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +22,10 @@ use serde_json::json;
 use super::{About, LeftOut, SCHEME, beside, rest};
 use crate::Scheme;
 use crate::archives::read::ABOUT;
-use crate::archives::write::{header, padding, place};
+use crate::archives::write::{header, padding};
 use crate::blocking::blocking;
 use crate::import::{IMAGE_NAME, REF_NAME};
+use crate::whole_file::Part;
 
 /// How much is written, or hashed, at once.
 const BATCH: usize = 1 << 20;
@@ -78,16 +79,7 @@ impl BundleWriter {
     /// `Busy` where another process writes it; `Storage`.
     pub(super) fn open(path: &Path, known: BTreeMap<Digest, LeftOut>) -> Result<Arc<Self>> {
         let what = || format!("make bundle {}", path.display());
-        let (path, name) = place(path).during(what)?;
-        let part = path.with_file_name(format!(".{name}.part"));
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&part).context(ErrorKind::Storage, what)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::new(ErrorKind::Busy, what())),
-            Err(TryLockError::Error(error)) => return Err(error).context(ErrorKind::Storage, what),
-        }
+        let Part { file, path: part, to: path } = Part::open(path).during(what)?;
         let state = State::take_up(file).context(ErrorKind::Storage, what)?;
         Ok(Arc::new(Self {
             path,

@@ -84,7 +84,7 @@ impl Whole {
             let message = format!("walk {}: indexes are nested too deep", desc.digest);
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        let blob = self.content.open(&desc.digest).map_err(|error| missing(desc, error))?;
+        let blob = self.content.info(&desc.digest).map_err(|error| missing(desc, error))?;
         if blob.size != desc.size {
             let source = ContentMismatch::Size { expected: desc.size, got: blob.size };
             let message = format!("verify {} {}", desc.media_type.noun(), desc.digest);
