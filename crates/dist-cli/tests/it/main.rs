@@ -52,6 +52,7 @@ mod output;
 mod parts;
 mod pipelines;
 mod policy;
+mod policy_names;
 mod power_cut;
 mod proxies;
 mod pull;

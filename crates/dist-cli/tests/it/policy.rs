@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use dist_core::Digest;
 use dist_testutil::{
-    Dist, Fault, FaultProxy, Image, Registry, Response, Rule, WebServer, index_of, request, timed,
+    Dist, Fault, FaultProxy, Image, Registry, Response, Rule, index_of, request, timed,
 };
 use serde_json::{Value, json};
 
@@ -20,19 +20,19 @@ const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 const SIMPLE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
 /// A registry, a proxy before it that notes what is asked for, an image, and two keys.
-struct Place {
-    registry: Registry,
-    proxy: FaultProxy,
-    image: Image,
-    dist: Dist,
+pub(crate) struct Place {
+    pub(crate) registry: Registry,
+    pub(crate) proxy: FaultProxy,
+    pub(crate) image: Image,
+    pub(crate) dist: Dist,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(quick())
     }
 
-    fn with(dist: Dist) -> Self {
+    pub(crate) fn with(dist: Dist) -> Self {
         let registry = Registry::start();
         let proxy = FaultProxy::start(registry.address());
         let image = Image::random(7, &[30_000, 200]);
@@ -47,22 +47,22 @@ impl Place {
         this
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dist.dir().join(name)
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         fs_err::write(self.path(name), bytes).expect("write a file");
     }
 
-    fn openssl(&self, line: &str) {
+    pub(crate) fn openssl(&self, line: &str) {
         self.dist
             .script(&format!("openssl {line} 2> openssl.log || {{ cat openssl.log >&2; false; }}"))
             .ok();
     }
 
     /// A policy for all that the proxy serves.
-    fn policy(&self, rule: &str) -> String {
+    pub(crate) fn policy(&self, rule: &str) -> String {
         let scope = self.proxy.address();
         self.write(
             "policy.toml",
@@ -71,17 +71,17 @@ impl Place {
         self.path("policy.toml").to_str().expect("a path in UTF-8").to_owned()
     }
 
-    fn by_key(&self) -> String {
+    pub(crate) fn by_key(&self) -> String {
         self.policy("keys = [\"key.pub\"]")
     }
 
-    fn reference(&self) -> String {
+    pub(crate) fn reference(&self) -> String {
         self.proxy.reference("team/app:1")
     }
 
     /// Fails the test if anything of the image was fetched.
     #[track_caller]
-    fn nothing_was_fetched(&self) {
+    pub(crate) fn nothing_was_fetched(&self) {
         let blobs: Vec<_> = self.image.blobs.iter().map(|blob| blob.digest.to_string()).collect();
         let log = self.proxy.log();
         let fetched = log.iter().find(|it| blobs.iter().any(|blob| it.path.contains(blob)));
@@ -89,7 +89,7 @@ impl Place {
     }
 
     /// Puts a document, and gives what came back.
-    fn put(&self, path: &str, media_type: &str, document: &Value) -> Response {
+    pub(crate) fn put(&self, path: &str, media_type: &str, document: &Value) -> Response {
         let (path, kind) = (format!("/v2/{path}"), [("Content-Type", media_type)]);
         let bytes = document.to_string();
         let done = request(self.registry.address(), "PUT", &path, &kind, bytes.as_bytes());
@@ -98,7 +98,7 @@ impl Place {
     }
 
     /// Puts a blob, and gives its descriptor.
-    fn put_blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> Value {
+    pub(crate) fn put_blob(&self, repository: &str, media_type: &str, bytes: &[u8]) -> Value {
         let at = self.registry.address();
         let begun = request(at, "POST", &format!("/v2/{repository}/blobs/uploads/"), &[], b"");
         let location = begun.header("location").expect("a location").to_owned();
@@ -110,7 +110,7 @@ impl Place {
     }
 
     /// A payload for `digest` as cosign writes it, signed by openssl.
-    fn signed(&self, key: &str, name: &str, digest: &str) -> (Vec<u8>, String) {
+    pub(crate) fn signed(&self, key: &str, name: &str, digest: &str) -> (Vec<u8>, String) {
         let payload = json!({
             "critical": {
                 "identity": { "docker-reference": name },
@@ -127,7 +127,12 @@ impl Place {
     }
 
     /// Puts signatures below cosign's tag of the image in `repository`.
-    fn put_signatures(&self, repository: &str, digest: &str, signed: &[(Vec<u8>, String)]) {
+    pub(crate) fn put_signatures(
+        &self,
+        repository: &str,
+        digest: &str,
+        signed: &[(Vec<u8>, String)],
+    ) {
         let layers: Vec<Value> = signed
             .iter()
             .map(|(payload, signature)| {
@@ -145,7 +150,7 @@ impl Place {
     }
 
     /// Puts something that refers to the image, and the index that lists it.
-    fn put_referrer(&self, artifact_type: &str, media_type: &str, bytes: &[u8]) {
+    pub(crate) fn put_referrer(&self, artifact_type: &str, media_type: &str, bytes: &[u8]) {
         let layer = self.put_blob("team/app", media_type, bytes);
         let config = self.put_blob("team/app", artifact_type, b"{}");
         let manifest = json!({
@@ -163,13 +168,13 @@ impl Place {
         self.put(&format!("team/app/manifests/{tag}"), INDEX, &index);
     }
 
-    fn pull(&self, policy: &str) -> dist_testutil::Ran {
+    pub(crate) fn pull(&self, policy: &str) -> dist_testutil::Ran {
         self.proxy.reset();
         self.dist.run(&["--policy", policy, "pull", "-q", &self.reference()])
     }
 
     #[track_caller]
-    fn refused(&self, policy: &str, words: &str) {
+    pub(crate) fn refused(&self, policy: &str, words: &str) {
         self.pull(policy).exit(10).says(words);
         self.nothing_was_fetched();
     }
@@ -363,133 +368,6 @@ fn a_signature_of_an_index_is_none_of_a_manifest_in_it() {
     place.dist.ok(&["sign", "--key", "key.key", &format!("{two}@{}", index.children[0].digest)]);
     pull(&format!("{two}:1")).exit(10).says("there is no such signature");
     pull(&format!("{two}@{}", index.children[0].digest)).ok();
-}
-
-#[test]
-fn a_tag_that_moves_to_something_unsigned_is_refused() {
-    let _timed = timed("policy");
-    let place = Place::new();
-    let (policy, reference) = (place.by_key(), place.reference());
-    place.dist.ok(&["sign", "--key", "key.key", &reference]);
-    place.pull(&policy).ok();
-    Image::random(8, &[3000]).push(&place.registry, "team/app", "1");
-    place.pull(&policy).exit(10).says("there is no such signature");
-    let listed = place.dist.ok(&["images", "--format", "json"]).text();
-    assert!(listed.contains(&place.image.digest()), "the one before stays: {listed}");
-    // What was signed once may be taken back.
-    place.image.push(&place.registry, "team/app", "1");
-    place.pull(&policy).ok();
-    let text = fs_err::read_to_string(&policy).expect("read the policy");
-    let revoked = format!("revoked = [\"{}\"]\n{text}", place.image.digest());
-    fs_err::write(&policy, revoked).expect("write the policy");
-    place.pull(&policy).exit(10).says("is revoked");
-    place.dist.run(&["--policy", &policy, "oci", "spec", &reference]).exit(10).says("is revoked");
-}
-
-#[test]
-fn what_is_in_the_store_is_asked_about_when_it_is_run() {
-    let _timed = timed("policy");
-    let place = Place::new();
-    let (policy, reference) = (place.by_key(), place.reference());
-    place.dist.ok(&["pull", "-q", &reference]);
-    place.dist.run(&["--policy", &policy, "oci", "bundle", &reference, "none"]).exit(10);
-    assert!(!place.path("none").exists());
-    let spec = |policy: &str| {
-        place.dist.run(&["--policy", policy, "oci", "spec", "--pull", "never", &reference])
-    };
-    spec(&policy).exit(10).says("there is no such signature");
-    place.dist.ok(&["sign", "--key", "key.key", &reference]);
-    spec(&policy).ok();
-    place.pull(&policy).ok();
-    // From now on it is known to be signed: nobody is asked, as long as the rule is the same.
-    place.proxy.reset();
-    spec(&policy).ok();
-    assert_eq!(place.proxy.log().len(), 0, "{:?}", place.proxy.log());
-    let pinned = format!("{reference}@{}", place.image.digest());
-    place.dist.ok(&["--policy", &policy, "pull", "-q", &pinned]);
-    place.proxy.reset();
-    place.dist.ok(&["--policy", &policy, "pull", "-q", &pinned]);
-    assert_eq!(place.proxy.log().len(), 0, "{:?}", place.proxy.log());
-    let other = place.policy("keys = [\"other.pub\"]");
-    spec(&other).exit(10).says("another key made it");
-}
-
-#[test]
-fn what_is_revoked_is_not_used_through_an_index_either() {
-    let _timed = timed("policy");
-    let (registry, dist) = (Registry::start(), quick());
-    let index = index_of(&[
-        ("amd64", None, Image::random(1, &[3000])),
-        ("arm64", Some("v8"), Image::random(2, &[2000])),
-    ]);
-    index.push(&registry, "app", "1");
-    let name = registry.reference("app:1");
-    dist.ok(&["pull", "-q", "--platform", "linux/amd64", &name]);
-    let policy = format!("default = \"accept\"\nrevoked = [\"{}\"]", index.children[0].digest);
-    fs_err::write(dist.dir().join("policy.toml"), policy).expect("write a policy");
-    let other = quick();
-    for args in [
-        &["pull", &name][..],
-        &["fetch", &name],
-        &["unpack", &name, "out"],
-        &["cat", "--remote", &name, "etc/passwd"],
-        &["copy", &name, "oci:out:1"],
-        &["copy", &name, "store:other:1"],
-        &["copy", "--platform", "linux/amd64", &name, "oci:out:1"],
-        &["bundle", "create", "b.tar", &name],
-    ] {
-        let policy = dist.dir().join("policy.toml");
-        let policy = policy.to_str().expect("a path in UTF-8");
-        other.run(&[&["--policy", policy], args].concat()).exit(10).says("revoked");
-    }
-    assert!(!other.dir().join("out").exists());
-    // What came before it was revoked is not run any more, without a network too.
-    drop(registry);
-    dist.run(&["--policy", "policy.toml", "oci", "spec", &name]).exit(10).says("revoked");
-}
-
-#[test]
-fn addresses_and_what_others_store_have_scopes() {
-    let _timed = timed("policy");
-    let place = Place::new();
-    let (name, server) = (place.reference(), WebServer::start());
-    for at in ["good", "bad"] {
-        fs_err::create_dir(server.files().join(at)).expect("make a directory");
-        let archive = server.files().join(at).join("app.tar");
-        place.dist.ok(&["copy", "-q", &name, &format!("oci-archive:{}:1", archive.display())]);
-    }
-    place.write(
-        "policy.toml",
-        format!(
-            "default = 'reject'
-            [[rule]]
-            scope = 'http://{}/good/'
-            require = 'accept'
-            [[rule]]
-            scope = '{}'
-            keys = ['key.pub']",
-            server.address(),
-            place.proxy.address()
-        ),
-    );
-    let run = |args: &[&str]| place.dist.run(&[&["--policy", "policy.toml"], args].concat());
-    let address = |path: &str| format!("http://{}/{path}/app.tar", server.address());
-    run(&["copy", &address("good"), "oci:out:1"]).ok();
-    run(&["copy", &address("b%61d"), "oci:out:2"]).exit(10);
-    run(&["copy", &address("good/../bad"), "oci:out:2"]).exit(10);
-    run(&["policy", "explain", &address("good")]).ok();
-    // What is in the store was judged when it came; what another has is judged by its name.
-    place.dist.ok(&["pull", "-q", &name]);
-    run(&["copy", &format!("store:{name}"), "oci:out:3"]).ok();
-    let daemon = place.dist.daemon();
-    let theirs = format!("daemon:{}:{name}", daemon.address().display());
-    run(&["copy", &theirs, "oci:out:4"]).exit(10).says("there is no such signature");
-    place.dist.ok(&["sign", "--key", "key.key", &name]);
-    place.dist.ok(&["bundle", "create", "-q", "b.tar", &name]);
-    place.dist.ok(&["bundle", "load", "-q", "b.tar"]);
-    run(&["copy", &theirs, "oci:out:4"]).ok();
-    daemon.stop().ok();
-    assert_eq!(place.dist.ok(&["validate", "-q", "oci:out:4"]).code, Some(0));
 }
 
 #[test]
