@@ -131,7 +131,8 @@ pub(crate) fn subject(certificate: &CertificateDer<'_>) -> Option<CertificateSub
 
 fn read(path: &Path) -> Result<(String, Vec<u8>)> {
     let name = path.display().to_string();
-    let pem = fs_err::read(path).context(ErrorKind::InvalidArgument, || format!("read {name}"))?;
+    let pem = dist_core::read_small(path, dist_core::MOST_OF_A_FILE)
+        .context(ErrorKind::InvalidArgument, || format!("read {name}"))?;
     Ok((name, pem))
 }
 

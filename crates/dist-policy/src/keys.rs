@@ -53,7 +53,7 @@ impl PublicKey {
     /// As [`PublicKey::from_pem`]; `InvalidArgument` for a file that can't be read.
     pub fn read(path: &std::path::Path) -> Result<Self> {
         let name = path.display().to_string();
-        let pem = fs_err::read(path)
+        let pem = dist_core::read_small(path, dist_core::MOST_OF_A_FILE)
             .context(ErrorKind::InvalidArgument, || format!("read public key {name}"))?;
         Self::from_pem(&name, &pem)
     }

@@ -49,19 +49,10 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
 
 /// Reads a small file; `None` where there is none. Longer than `limit` is an error.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let read = || {
-        let mut bytes = Vec::new();
-        let file = match File::open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        file.take(limit + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
-        }
-        Ok(Some(bytes))
-    };
-    read().context(ErrorKind::Storage, || at("read", path))
+    match dist_core::read_small(path, limit) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).context(ErrorKind::Storage, || at("read", path)),
+    }
 }
 
 /// Moves a file or directory under a new unique name into the directory `into`; `None` where it is

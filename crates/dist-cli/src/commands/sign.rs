@@ -61,7 +61,8 @@ enum Form {
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     reference::check(&args.name)?;
     let read = |path: &PathBuf| {
-        fs_err::read(path).context(ErrorKind::InvalidArgument, || "read the key".into())
+        dist_core::read_small(path, dist_core::MOST_OF_A_FILE)
+            .context(ErrorKind::InvalidArgument, || format!("read key {}", path.display()))
     };
     let key = PrivateKey::from_pem(&read(&args.key)?, || password(config, args))
         .during(|| format!("use key {}", args.key.display()))?;
@@ -81,8 +82,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 
 fn password(config: &Config, args: &Args) -> Result<Vec<u8>> {
     if let Some(path) = &args.passphrase_file {
-        let text = fs_err::read_to_string(path)
-            .context(ErrorKind::InvalidArgument, || "read the key's password".into())?;
+        let text = dist_core::read_small_text(path).context(ErrorKind::InvalidArgument, || {
+            format!("read the key's password from {}", path.display())
+        })?;
         return Ok(text.lines().next().unwrap_or_default().as_bytes().to_vec());
     }
     if let Some(password) = config.key_password() {

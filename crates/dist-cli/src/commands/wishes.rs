@@ -183,7 +183,7 @@ impl Wishes {
     fn environment(&self) -> Result<Vec<String>> {
         let mut variables = Vec::new();
         for path in &self.env_file {
-            let text = fs_err::read_to_string(path)
+            let text = dist_core::read_small_text(path)
                 .context(ErrorKind::InvalidArgument, || format!("read {}", path.display()))?;
             let lines = text.lines().map(str::trim_start);
             for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {

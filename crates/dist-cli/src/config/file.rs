@@ -102,7 +102,7 @@ impl File {
 /// `NotFound`; `InvalidArgument` with the line of what is wrong.
 pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let what = || format!("read {}", path.display());
-    let text = fs_err::read_to_string(path).map_err(|error| {
+    let text = dist_core::read_small_text(path).map_err(|error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
         let kind = if missing { ErrorKind::NotFound } else { ErrorKind::InvalidArgument };
         Error::new(kind, what()).with_source(error)

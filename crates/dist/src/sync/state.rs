@@ -27,6 +27,9 @@ pub(super) struct Line {
     pub(super) digest: Digest,
 }
 
+/// The most bytes of a file: some millions of tags.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// Lines beyond which a file is written anew, for each tag that it tells of.
 const MOST_LINES: usize = 4;
 
@@ -40,7 +43,7 @@ impl State {
     /// Reads the file; makes it where there is none.
     ///
     /// # Errors
-    /// `Busy` where another process has it; `Storage`.
+    /// `Busy` where another process has it; `InvalidArgument` for another file; `Storage`.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let what = || format!("open state {}", path.display());
         if let Some(dir) = path.parent() {
@@ -56,8 +59,14 @@ impl State {
             }
             Err(TryLockError::Error(error)) => return Err(error).context(ErrorKind::Storage, what),
         }
+        let metadata = file.metadata().context(ErrorKind::Storage, what)?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).context(ErrorKind::Storage, what)?;
+        if metadata.is_file() && metadata.len() <= MOST_BYTES {
+            file.read_to_end(&mut bytes).context(ErrorKind::Storage, what)?;
+        } else {
+            let message = format!("{}: it is no regular file of at most 1 GiB", what());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let mut known = HashMap::new();
         let mut lines = 0;
         // The last line may be half of one.
@@ -66,6 +75,11 @@ impl State {
             if let Ok(line) = serde_json::from_slice::<Line>(line) {
                 known.insert(line.destination.clone(), line);
             }
+        }
+        // After a power cut there may be zeros. What never was such a file is somebody else's.
+        if known.is_empty() && bytes.contains(&b'\n') {
+            let message = format!("{}: it is another file than `dist sync` writes", what());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let torn = bytes.last().is_some_and(|byte| *byte != b'\n');
         if torn || lines > MOST_LINES * (known.len() + 16) {
@@ -134,6 +148,19 @@ mod tests {
         drop(state);
         let state = State::open(&path).unwrap();
         assert!(state.has(&line("x", "1")) && state.has(&line("y", "2")));
+    }
+
+    #[test]
+    fn what_is_another_file_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        let text = "mine\n".repeat(100);
+        std::fs::write(&path, &text).unwrap();
+        let error = State::open(&path).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        let error = State::open(Path::new("/dev/zero")).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]
