@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use crate::escape;
 use crate::held::blocking;
 use crate::layout::Name;
-use crate::layout_index::{Object, REF_NAME};
+use crate::layout_index::{Object, REF_NAME, check_marker};
 
 /// How much is written at once.
 const BATCH: usize = 1 << 20;
@@ -134,11 +134,16 @@ impl LayoutPusher {
     fn begin(&self, desc: &Descriptor) -> Result<Option<Part>> {
         let what = || format!("open a part of {}", desc.digest);
         let directory = self.directory(&desc.digest);
-        fs::create_dir_all(&directory).context(ErrorKind::Storage, what)?;
         let marker = self.path.join("oci-layout");
-        if !marker.exists() {
-            fs::write(&marker, MARKER).context(ErrorKind::Storage, what)?;
+        match fs::read(&marker) {
+            Ok(bytes) => check_marker(&bytes, &marker.display().to_string())?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.path).context(ErrorKind::Storage, what)?;
+                fs::write(&marker, MARKER).context(ErrorKind::Storage, what)?;
+            }
+            Err(error) => return Err(error).context(ErrorKind::Storage, what),
         }
+        fs::create_dir_all(&directory).context(ErrorKind::Storage, what)?;
         let path = directory.join(format!(".{}.part", desc.digest.hex()));
         loop {
             if self.exists(desc) {
@@ -166,9 +171,9 @@ impl LayoutPusher {
         let mut stream = content.fetch(desc, part.at).await?;
         let mut batch: Vec<Bytes> = Vec::new();
         loop {
-            let chunk = stream.next().await.transpose()?;
-            let ended = chunk.is_none();
-            batch.extend(chunk);
+            let chunk = stream.next().await.transpose();
+            let ended = !matches!(chunk, Ok(Some(_)));
+            let failed = chunk.map(|chunk| batch.extend(chunk)).err();
             if ended || batch.iter().map(Bytes::len).sum::<usize>() >= BATCH {
                 let (chunks, digest) = (std::mem::take(&mut batch), desc.digest);
                 part = blocking(move || {
@@ -177,6 +182,9 @@ impl LayoutPusher {
                     Ok(part)
                 })
                 .await?;
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
             if ended {
                 break;
@@ -224,12 +232,24 @@ impl Part {
 
     fn finish(self, desc: &Descriptor, to: PathBuf) -> Result<()> {
         let what = || format!("keep {}", desc.digest);
-        if let Err(error) = desc.verify(self.at, self.hasher.finish()) {
+        if let Err(error) = desc.verify(self.at, self.hasher.clone().finish()) {
             fs::remove_file(&self.path).context(ErrorKind::Storage, what)?;
             return Err(error);
         }
         self.file.sync_all().context(ErrorKind::Storage, what)?;
         fs::rename(&self.path, to).context(ErrorKind::Storage, what)
+    }
+}
+
+impl Drop for Part {
+    /// What is there is kept for whoever goes on with it: of nothing, nothing.
+    fn drop(&mut self) {
+        if self.at == 0
+            && let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "an empty part stays");
+        }
     }
 }
 

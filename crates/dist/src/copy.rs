@@ -11,9 +11,10 @@ mod referrers;
 mod turns;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dist_core::{
-    Descriptor, Digest, ErrorKind, Event, Fetcher, Progress, Pusher, Reference, Resolved,
+    Descriptor, Digest, ErrorKind, Event, Fetcher, Progress, Pushed, Pusher, Reference, Resolved,
     Resolver as _, Result,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -55,6 +56,8 @@ pub struct Copied {
     pub target: Descriptor,
     /// How many documents beside the image came along that refer to it.
     pub referrers: usize,
+    /// Whether the destination is other than before. A store's name is always set anew.
+    pub changed: bool,
 }
 
 /// Copies what `source` stands for at `from`, with all that belongs to it, to `destination` at `to`.
@@ -100,6 +103,7 @@ pub(crate) async fn copy_along(
     let documents = Arc::new(Documents::new(from.fetcher(&resolved.name)?));
     let root = documents.choose(&resolved.target, &options.platforms).await?;
     progress.event(Event::Resolved { name: &name, target: &root });
+    documents.tell_other(&resolved, &options.platforms, &*progress).await?;
     tell_of_part(&resolved, &root, &*progress);
     let copying = Copying {
         pusher: to.pusher(&name, &root.digest)?,
@@ -112,10 +116,12 @@ pub(crate) async fn copy_along(
         progress: Counted::new(progress),
         jobs: options.jobs,
         turns,
+        changed: AtomicBool::new(false),
     };
     let has_place = from.has_tags(&copying.source) && to.has_tags(&copying.destination);
     let referrers = copying.run(&root, options.referrers && has_place).await?;
-    Ok(Copied { name: copying.destination, target: root, referrers })
+    let changed = copying.changed.load(Ordering::Relaxed);
+    Ok(Copied { name: copying.destination, target: root, referrers, changed })
 }
 
 /// Warns where `root` is but a part of what was resolved.
@@ -141,6 +147,8 @@ struct Copying<'a> {
     progress: Arc<Counted>,
     jobs: usize,
     turns: Option<&'a Turns>,
+    /// Whether anything was sent, or a tag set.
+    changed: AtomicBool,
 }
 
 impl Copying<'_> {
@@ -227,13 +235,18 @@ impl Copying<'_> {
                 Ok(())
             }
             Err(error) => Err(error),
-            Ok(_) => {
+            Ok(pushed) => {
+                self.note(pushed);
                 if let (Some(turn), Some(there)) = (turn, there) {
                     turn.sent(there.repository());
                 }
                 Ok(())
             }
         }
+    }
+
+    fn note(&self, pushed: Pushed) {
+        self.changed.fetch_or(pushed != Pushed::Existed, Ordering::Relaxed);
     }
 
     /// The repository that the destination's registry may take blobs from.

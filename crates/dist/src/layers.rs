@@ -1,9 +1,9 @@
 //! The layers of one image: what to unpack under which chain ID.
 
 use dist_core::{
-    ChainId, ContentMismatch, Descriptor, DiffId, Digest, Document, Error, ErrorKind, ImageConfig,
-    MAX_DOCUMENT_BYTES, Platform, Provider, Result, ResultExt as _, chain_ids, children,
-    read_verified, select_platform,
+    ChainId, ContentMismatch, Descriptor, DiffId, Digest, Document, Error, ErrorKind, Event,
+    ImageConfig, MAX_DOCUMENT_BYTES, Platform, Progress, Provider, Result, ResultExt as _,
+    chain_ids, children, read_verified, select_platform,
 };
 
 use crate::fetch::Platforms;
@@ -43,6 +43,8 @@ pub struct Plan {
     pub config: Digest,
     /// The layers, the lowest first.
     pub layers: Vec<Layer>,
+    /// The platform that it runs on, by its config.
+    pub platform: Platform,
 }
 
 impl Plan {
@@ -85,13 +87,32 @@ impl Plan {
                 parent: index.checked_sub(1).map(|below| chain[below]),
             })
             .collect();
-        Ok(Self { config: digest, layers })
+        Ok(Self { config: digest, layers, platform: config.platform.clone() })
+    }
+
+    /// Warns where it does not run where it was wanted for: an index may lie, and an image that is in
+    /// none was not chosen.
+    pub(crate) fn tell_other(&self, name: &str, wanted: &Platform, progress: &dyn Progress) {
+        tell_other(name, (&self.platform, wanted), progress);
     }
 
     /// The snapshot that holds the whole image; `None` where it has no layers.
     pub(crate) fn chain_id(&self) -> Option<ChainId> {
         self.layers.last().map(|layer| layer.chain_id)
     }
+}
+
+/// Warns where an image is for another platform than is wanted.
+pub(crate) fn tell_other(
+    name: &str,
+    (there, wanted): (&Platform, &Platform),
+    progress: &dyn Progress,
+) {
+    if there.architecture.is_empty() || wanted.rank(there).is_some() {
+        return;
+    }
+    let message = format!("{name} is for {there}, not for {wanted}, and there is no other");
+    progress.event(Event::Warned { message: &message });
 }
 
 /// Finds the manifest for `platform` below `target`, in content that is there.

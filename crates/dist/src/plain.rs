@@ -83,6 +83,7 @@ async fn unpack_origin(
     let Resolved { name, target } = &origin.resolved;
     progress.event(Event::Resolved { name, target });
     let plan = fetch_plan(&*origin.fetcher, target, options).await?;
+    plan.tell_other(name, &options.platform, &*progress);
     let work = Work {
         downloads: alive.downloads(origin.servers, origin.fetcher.clone()),
         cancel: alive.cancel(),

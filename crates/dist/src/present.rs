@@ -46,6 +46,7 @@ pub(crate) async fn find(
             if !is_unpacked(&engine, &plan, unpacking)? {
                 return Ok(None);
             }
+            plan.tell_other(&found.name, &unpacking.platform, &*progress);
             chain_id = chain_id.or(plan.chain_id());
         }
         engine.store().settle(SettleMode::Answer)?;

@@ -196,6 +196,7 @@ async fn bring(
         let engine = engine.with_snapshotter(&unpacking.snapshotter);
         let work = (intake.clone(), alive.stop(), jobs);
         let (plan, warned) = unpack(&engine, work, &target, &unpacking.platform).await?;
+        plan.tell_other(&name, &unpacking.platform, &*intake.progress);
         chain_id = chain_id.or(plan.chain_id());
         warnings.extend(warned);
     }

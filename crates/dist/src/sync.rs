@@ -157,7 +157,7 @@ async fn wanted(
     let lists: Vec<_> = items.iter().map(|item| tags(from, item)).collect();
     let lists: Vec<_> = futures_util::stream::iter(lists).buffered(LOOKS).collect().await;
     let (mut wanted, mut failed) = (Vec::new(), Vec::new());
-    let mut taken: HashMap<String, String> = HashMap::new();
+    let mut taken: HashMap<String, (String, String)> = HashMap::new();
     for (item, list) in items.iter().zip(lists) {
         let fail = |error| Synced {
             source: item.source.clone(),
@@ -183,14 +183,16 @@ async fn wanted(
             match (name(from, &item.source), name(to, &item.destination)) {
                 (Err(error), _) | (_, Err(error)) => failed.push(fail(error)),
                 (Ok(source), Ok(destination)) => match taken.get(&destination) {
-                    Some(other) if *other == source => {}
-                    Some(other) => {
-                        let message =
-                            format!("copy {source} to {destination}: {other} goes there as well");
+                    Some(other) if *other == (source.clone(), how(&item.copy)) => {}
+                    Some((other, _)) => {
+                        let more = if *other == source { ", in another form" } else { "" };
+                        let message = format!(
+                            "copy {source} to {destination}: {other} goes there as well{more}"
+                        );
                         failed.push(fail(Error::new(ErrorKind::InvalidArgument, message)));
                     }
                     None => {
-                        taken.insert(destination.clone(), source.clone());
+                        taken.insert(destination.clone(), (source.clone(), how(&item.copy)));
                         wanted.push(Tag { source, destination, copy: item.copy.clone() });
                     }
                 },
@@ -198,6 +200,11 @@ async fn wanted(
         }
     }
     (wanted, failed)
+}
+
+/// What of a tag is wanted.
+fn how(copy: &CopyOptions) -> String {
+    format!("{:?} {}", copy.platforms, copy.referrers)
 }
 
 async fn tags(from: &Remotes, item: &SyncItem) -> Result<Vec<String>> {
@@ -235,7 +242,7 @@ impl Shared {
         let line = Line {
             destination: tag.destination.clone(),
             source: tag.source.clone(),
-            how: format!("{:?} {}", tag.copy.platforms, tag.copy.referrers),
+            how: how(&tag.copy),
             digest,
         };
         let known = self.state.as_ref().is_some_and(|state| state.has(&line));
@@ -267,7 +274,7 @@ impl Shared {
             state.add(&line)?;
         }
         let bytes = counted.bytes.load(Ordering::Relaxed);
-        if bytes == 0 {
+        if !copied.changed {
             return Ok(SyncOutcome::Unchanged { digest });
         }
         let digest = copied.target.digest;

@@ -215,15 +215,19 @@ impl Walk<'_> {
     }
 
     fn queue(&mut self, desc: Descriptor) {
-        if !self.queued.insert(desc.digest) {
-            return;
-        }
-        if self.options.left_out.contains(&desc.digest) {
-            let what = "it was left out of the bundle, and not looked at";
-            self.flaw(Severity::Note, &desc, "", what, "descriptor.md#digests");
-        } else {
+        if self.queued.insert(desc.digest) && !self.is_left_out(&desc) {
             self.blobs.push(desc);
         }
+    }
+
+    /// Notes what a bundle does not have and need not have.
+    fn is_left_out(&mut self, desc: &Descriptor) -> bool {
+        let is_left_out = self.options.left_out.contains(&desc.digest);
+        if is_left_out {
+            let what = "it was left out of the bundle, and not looked at";
+            self.flaw(Severity::Note, desc, "", what, "descriptor.md#digests");
+        }
+        is_left_out
     }
 
     /// Reads and parses a document, once; nothing where that can't be done, which is a flaw.
@@ -232,7 +236,7 @@ impl Walk<'_> {
         desc: &Descriptor,
         optional: bool,
     ) -> Result<Option<(Vec<u8>, Value)>> {
-        if !self.seen.insert((desc.digest, desc.media_type.clone())) {
+        if !self.seen.insert((desc.digest, desc.media_type.clone())) || self.is_left_out(desc) {
             return Ok(None);
         }
         let bytes = match fetch_document(&*self.fetcher, desc).await {
@@ -290,7 +294,7 @@ impl Walk<'_> {
         for config in configs {
             if config.desc.media_type.is_config() {
                 for (at, layer) in layers.iter().enumerate() {
-                    if layer.media_type.layer_compression().is_none() && !is_attestation(layer) {
+                    if layer.media_type.layer_compression().is_none() && !is_statement(layer) {
                         let what = format!(
                             "{:?} is no layer's type: it can't be unpacked",
                             layer.media_type.as_str()
@@ -316,7 +320,10 @@ impl Walk<'_> {
         layers: Option<&[Descriptor]>,
     ) -> Result<()> {
         let Some((_, value)) = self.read(desc, false).await? else { return Ok(()) };
-        let diff_ids = config::check(&value, desc, platform, layers, &mut self.done.flaws);
+        let is_of_statements =
+            layers.is_some_and(|layers| !layers.is_empty() && layers.iter().all(is_statement));
+        let about = config::About { platform, layers, is_of_statements };
+        let diff_ids = config::check(&value, desc, &about, &mut self.done.flaws);
         let pairs = layers.unwrap_or_default().iter().zip(diff_ids).enumerate();
         self.promises.extend(pairs.filter_map(|(at, (layer, diff_id))| {
             let (config, layer) = (desc.digest, layer.digest);
@@ -337,7 +344,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a layer is a statement about an image, as buildkit lays them beside it.
-fn is_attestation(layer: &Descriptor) -> bool {
-    layer.media_type.as_str() == "application/vnd.in-toto+json"
+/// Whether a layer is a statement about an image, as BuildKit and cosign lay them beside it.
+fn is_statement(layer: &Descriptor) -> bool {
+    matches!(layer.media_type.as_str(), "application/vnd.in-toto+json" | dist_policy::SIMPLE_TYPE)
 }

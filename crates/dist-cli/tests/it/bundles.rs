@@ -157,6 +157,7 @@ fn what_a_former_bundle_has_is_left_out_and_must_be_there() {
     dist.run(&["bundle", "load", "new.tar"]).exit(3).says("former");
     let whole = size(&dist, "old.tar");
     dist.run(&["bundle", "create", "--since", "old.tar", "./old.tar", &old]).exit(2);
+    dist.run(&["bundle", "verify", "--since", "new.tar", "./new.tar"]).exit(2);
     // What is added to leaves out what it left out.
     fs_err::copy(dist.dir().join("new.tar"), dist.dir().join("more.tar")).expect("copy");
     dist.ok(&["bundle", "add", "more.tar", &old]);

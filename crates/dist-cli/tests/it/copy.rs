@@ -110,6 +110,45 @@ fn platforms_make_a_manifest_or_a_smaller_index() {
     let architectures: Vec<_> = entries.iter().map(|e| &e["platform"]["architecture"]).collect();
     assert_eq!(architectures, ["amd64", "s390x"]);
     dist.run(&["copy", "--platform", "linux/riscv64", &source, &one]).exit(3);
+
+    // What is in no index can't be chosen.
+    let alone = there.reference("app@") + &image.children[0].digest.to_string();
+    let to = here.reference("app:of");
+    for platforms in [&["linux/arm64"][..], &["linux/amd64"], &["linux/arm64", "linux/amd64"]] {
+        let mut line = vec!["copy", &alone, &to];
+        line.extend(platforms.iter().flat_map(|platform| ["--platform", platform]));
+        let said = dist.ok(&line);
+        let warned = said.stderr.contains("is for linux/amd64, not for linux/arm64");
+        assert_eq!(warned, platforms == ["linux/arm64"], "{platforms:?}: {}", said.stderr);
+    }
+    dist.ok(&["pull", "--platform", "linux/arm64", &alone]).says("not for linux/arm64");
+    dist.ok(&["pull", "--platform", "linux/arm64", &alone]).says("not for linux/arm64");
+    let said = dist.ok(&["pull", "--platform", "linux/amd64", &alone]);
+    assert!(!said.stderr.contains("is for"), "{}", said.stderr);
+}
+
+#[test]
+fn a_layout_of_another_version_is_not_written_to_and_nothing_stays_of_nothing() {
+    let _timed = timed("copy");
+    let there = Registry::start();
+    let image = Image::random(9, &[5000]);
+    image.push(&there, "app", "1");
+    let dist = quick();
+    fs_err::create_dir(dist.dir().join("later")).expect("a directory");
+    let marker = dist.dir().join("later/oci-layout");
+    let later = r#"{"imageLayoutVersion":"2.0.0"}"#;
+    fs_err::write(&marker, later).expect("a marker");
+    dist.run(&["copy", &there.reference("app:1"), "oci:later:1"]).exit(6).says("2.0.0");
+    assert_eq!(fs_err::read_to_string(&marker).expect("the marker"), later);
+    assert_eq!(fs_err::read_dir(dist.dir().join("later")).expect("list").count(), 1);
+
+    let layer = image.layer(0);
+    let hex = layer.strip_prefix("sha256:").expect("a digest");
+    let blobs = there.storage().join("docker/registry/v2/blobs/sha256");
+    fs_err::remove_file(blobs.join(&hex[..2]).join(hex).join("data")).expect("lose a layer");
+    dist.run(&["copy", &there.reference("app:1"), "oci:now:1"]).exit(3);
+    let left = dist.script("find now -name '.*.part' -size 0").stdout;
+    assert_eq!(String::from_utf8_lossy(&left), "");
 }
 
 #[test]

@@ -113,6 +113,37 @@ fn a_second_run_with_nothing_new_asks_once_a_tag() {
 }
 
 #[test]
+fn a_new_tag_of_what_is_there_was_copied_and_one_tag_has_one_form() {
+    let _timed = timed("sync");
+    let there = Registry::start();
+    let image = Image::random(4, &[5000]);
+    image.push(&there, "app", "1");
+    let dist = quick();
+    let source = there.reference("app");
+    let one = format!("[[repository]]\nsource = {source:?}\ndestination = 'oci:layout'\n");
+    write(&dist, &one);
+    dist.ok(&["sync", "sync.toml"]).says("1 tag: 1 copied");
+    image.push(&there, "app", "2");
+    dist.ok(&["sync", "sync.toml"]).says("2 tags: 1 copied, 1 unchanged");
+    dist.ok(&["sync", "--check", "sync.toml"]).says("2 tags: 2 unchanged");
+
+    write(&dist, &one.repeat(2));
+    dist.ok(&["sync", "sync.toml"]).says("2 tags: 2 unchanged");
+    write(&dist, &format!("{one}{one}platforms = ['linux/amd64']\n"));
+    dist.run(&["sync", "sync.toml"]).exit(11).says("goes there as well, in another form");
+
+    let notes = dist.dir().join("notes");
+    fs_err::write(&notes, "mine\n".repeat(100)).expect("a file");
+    dist.run(&["sync", "--state", "notes", "sync.toml"]).exit(2).says("another file");
+    assert_eq!(fs_err::metadata(&notes).expect("the file").len(), 500);
+    for path in ["/dev/zero", "notes"] {
+        dist.run(&["sync", path]).exit(2).says(path);
+        dist.run(&["--config-file", path, "sync", "sync.toml"]).exit(2).says(path);
+    }
+    dist.run(&["sign", "--key", "/dev/zero", &there.reference("app:1")]).exit(2).says("/dev/zero");
+}
+
+#[test]
 fn a_tag_that_fails_stops_no_other() {
     let _timed = timed("sync");
     let (there, here) = (Registry::start(), Registry::start());

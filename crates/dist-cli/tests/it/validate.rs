@@ -9,6 +9,7 @@ use dist_testutil::{
 use serde_json::{Value, json};
 
 use crate::address::Through;
+use crate::policy::Place;
 use crate::support::{dist, project, pull, quick, script};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -225,6 +226,26 @@ fn artifacts_are_no_images_and_sound() {
     let odd = ["error manifest artifactType"];
     assert_eq!(found(&dist, &registry.reference("test/note:2"), 6), odd);
     assert_eq!(found(&dist, &registry.reference("test/note:3"), 6), odd);
+}
+
+#[test]
+fn signatures_and_what_a_bundle_leaves_out_are_sound() {
+    let _timed = timed("validate");
+    let place = Place::new();
+    let (registry, dist) = (&place.registry, &place.dist);
+    let name = registry.reference("team/app:1");
+    dist.ok(&["sign", "--key", "key.key", &name]);
+    let hex = place.image.manifest.digest.hex();
+    let signature = registry.reference(&format!("team/app:sha256-{hex}.sig"));
+    assert_eq!(found(dist, &signature, 0), [""; 0]);
+
+    place.image.push(registry, "team/app", "2");
+    dist.ok(&["bundle", "create", "old.tar", &name]);
+    let again = registry.reference("team/app:2");
+    dist.ok(&["bundle", "create", "--since", "old.tar", "new.tar", &again]);
+    let notes = found(dist, "bundle:new.tar", 0);
+    assert!(notes.contains(&"note config *".to_owned()), "{notes:?}");
+    assert!(notes.iter().all(|flaw| flaw.starts_with("note ")), "{notes:?}");
 }
 
 #[test]

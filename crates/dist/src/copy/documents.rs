@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dist_core::{
-    ByteStream, Descriptor, Digest, Document, Error, ErrorKind, Fetcher, Referrer, Result,
-    ResultExt as _,
+    ByteStream, Descriptor, Digest, Document, Error, ErrorKind, Fetcher, ImageConfig, Platform,
+    Progress, Referrer, Resolved, Result, ResultExt as _,
 };
 use serde_json::Value;
 
 use crate::fetch::Platforms;
+use crate::layers::tell_other;
 use crate::plain::{fetch_document, fetch_manifest};
 
 /// The most bytes of documents that are kept; what is more is fetched again when it is sent.
@@ -71,6 +72,34 @@ impl Documents {
             Platforms::All | Platforms::Several(_) => Ok(target.clone()),
             Platforms::One(platform) => fetch_manifest(self, target, platform).await,
         }
+    }
+
+    /// Warns where a manifest that is in no index is for none of the platforms that are wanted.
+    pub(super) async fn tell_other(
+        &self,
+        resolved: &Resolved,
+        platforms: &Platforms,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let wanted = match platforms {
+            Platforms::All => return Ok(()),
+            Platforms::One(platform) => std::slice::from_ref(platform),
+            Platforms::Several(platforms) => platforms,
+        };
+        if !resolved.target.media_type.is_manifest() {
+            return Ok(());
+        }
+        let children = self.children(&resolved.target).await?;
+        let Some(config) = children.iter().find(|child| child.media_type.is_config()) else {
+            return Ok(());
+        };
+        // What is no image runs nowhere.
+        let Ok(config) = ImageConfig::parse(&self.read(config).await?) else { return Ok(()) };
+        let suits = |wanted: &&Platform| wanted.rank(&config.platform).is_some();
+        if let (None, Some(first)) = (wanted.iter().find(suits), wanted.first()) {
+            tell_other(&resolved.name, (&config.platform, first), progress);
+        }
+        Ok(())
     }
 
     /// Makes an index of those entries that are for some platforms, and of what is about these.

@@ -31,6 +31,7 @@ pub async fn copy_into_store(
     let documents = Arc::new(Documents::new(from.fetcher(&resolved.name)?));
     let root = documents.choose(&resolved.target, &options.platforms).await?;
     check_pinned(image, &root)?;
+    documents.tell_other(&resolved, &options.platforms, &*progress).await?;
     tell_of_part(&resolved, &root, &*progress);
     let wanted = Wanted {
         fetcher: documents,
@@ -44,7 +45,7 @@ pub async fn copy_into_store(
         registration
     })
     .await?;
-    Ok(Copied { name: image.to_string(), target: root, referrers: 0 })
+    Ok(Copied { name: image.to_string(), target: root, referrers: 0, changed: true })
 }
 
 /// Fails for a name with the digest of something else: it would never stand for what it says.

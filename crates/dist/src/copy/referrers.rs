@@ -151,7 +151,7 @@ impl Copying<'_> {
         let pusher = self.to.pusher(&name, &target.digest)?;
         let content = std::sync::Arc::clone(&self.documents) as _;
         let progress = std::sync::Arc::clone(&self.progress) as _;
-        pusher.push(target, content, &[], progress).await.map(drop)
+        pusher.push(target, content, &[], progress).await.map(|pushed| self.note(pushed))
     }
 }
 

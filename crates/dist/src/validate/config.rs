@@ -10,15 +10,24 @@ use super::json::below;
 const CONFIG: &str = "config.md#properties";
 const PLATFORM: &str = "image-index.md#image-index-property-descriptions";
 
-/// Looks at a config of an image with these layers, if they are known, whose manifest is said to be for `platform`.
-/// Returns its diff IDs, as far as they can be read.
+/// What is known of a config's image.
+pub(super) struct About<'a> {
+    /// The platform that an index says its manifest is for.
+    pub(super) platform: Option<&'a Platform>,
+    pub(super) layers: Option<&'a [Descriptor]>,
+    /// Whether its layers are statements about another image: such a thing runs nowhere, and cosign
+    /// leaves its platform empty.
+    pub(super) is_of_statements: bool,
+}
+
+/// Looks at a config. Returns its diff IDs, as far as they can be read.
 pub(super) fn check(
     value: &Value,
     desc: &Descriptor,
-    platform: Option<&Platform>,
-    layers: Option<&[Descriptor]>,
+    about: &About<'_>,
     flaws: &mut Vec<Flaw>,
 ) -> Vec<Option<DiffId>> {
+    let About { platform, layers, is_of_statements } = *about;
     let mut notes = Notes { desc, flaws };
     let Value::Object(object) = value else {
         notes.error("", format!("it is {}, not an object", kind(value)), CONFIG);
@@ -31,7 +40,8 @@ pub(super) fn check(
     }
     for key in ["architecture", "os", "os.version", "variant", "author"] {
         let Some(text) = notes.text(object, key, "", CONFIG) else { continue };
-        if key != "author" {
+        let is_unsaid = is_of_statements && text.is_empty();
+        if key != "author" && !is_unsaid {
             usual_name(key, text, key, &mut notes, CONFIG);
         }
     }
@@ -276,7 +286,9 @@ mod tests {
         let desc = Descriptor::new(MediaType::Config, layer, 1);
         let mut flaws = Vec::new();
         let platform = Platform::new("linux", "amd64", None);
-        check(&config, &desc, Some(&platform), Some(&layers), &mut flaws);
+        let about =
+            About { platform: Some(&platform), layers: Some(&layers), is_of_statements: false };
+        check(&config, &desc, &about, &mut flaws);
         flaws.into_iter().map(|flaw| (flaw.severity, flaw.place)).collect()
     }
 

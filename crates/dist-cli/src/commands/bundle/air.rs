@@ -141,12 +141,7 @@ fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
             "a bundle is a file that may be gone on with: name one, not -",
         ));
     }
-    let same =
-        |since: &PathBuf| match (fs_err::canonicalize(since), fs_err::canonicalize(&args.file)) {
-            (Ok(since), Ok(file)) => since == file,
-            _ => false,
-        };
-    if args.since.iter().any(same) {
+    if is_among(&args.file, &args.since) {
         return Err(transfer::usage("a bundle that is left out of itself would hold nothing"));
     }
     let wanted = args.names.iter().map(|name| to_bundle(name)).collect::<Result<Vec<_>>>()?;
@@ -194,7 +189,15 @@ fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
     Ok(())
 }
 
+fn is_among(file: &Path, others: &[PathBuf]) -> bool {
+    let file = fs_err::canonicalize(file).ok();
+    file.is_some() && others.iter().any(|other| fs_err::canonicalize(other).ok() == file)
+}
+
 fn verify(config: &Config, args: &Verify) -> Result<()> {
+    if is_among(&args.file, &args.since) {
+        return Err(transfer::usage("a bundle is no former bundle of itself"));
+    }
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
     let checked = transfer::run(&reporter, |progress| async {
         Ok((dist::verify_bundle(&args.file, &args.since, progress).await?, Vec::new()))
