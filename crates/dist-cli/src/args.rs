@@ -120,7 +120,7 @@ pub(crate) struct Network {
     pub(crate) user: Option<String>,
 
     /// Read the password from standard input
-    #[arg(long, global = true, requires = "user", help_heading = NETWORK)]
+    #[arg(long, global = true, help_heading = NETWORK)]
     pub(crate) password_stdin: bool,
 
     /// Speak http, not https, to the registry
@@ -348,7 +348,6 @@ mod tests {
             &["dist", "version", "--namespace", "../x"],
             &["dist", "version", "--jobs", "0"],
             &["dist", "version", "--jobs", "65"],
-            &["dist", "version", "--password-stdin"],
         ] {
             assert_eq!(Args::try_parse_from(line).unwrap_err().exit_code(), 2, "{line:?}");
         }

@@ -48,6 +48,7 @@ mod rmi;
 mod rootfs;
 mod run;
 mod several;
+mod sides;
 mod sign;
 mod snapshots;
 mod stats;
@@ -68,6 +69,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use dist_core::{Context, Digest, ErrorKind, Result};
 
+use self::sides::Sides;
 use crate::config::Config;
 use crate::signals;
 
@@ -268,6 +270,20 @@ impl Command {
     /// Whether `--user` is a user of an image, not one of a registry.
     pub(crate) fn runs_image(&self) -> bool {
         matches!(self, Self::Exec(_) | Self::Oci(_) | Self::Run(_))
+    }
+
+    /// The users of either side, where there are sides.
+    fn sides(&self) -> Option<&Sides> {
+        match self {
+            Self::Copy(args) => Some(&args.sides),
+            Self::Sync(args) => Some(&args.sides),
+            _ => None,
+        }
+    }
+
+    /// Whether it has users of its own, beside `--user`.
+    pub(crate) fn names_user(&self) -> bool {
+        self.sides().is_some_and(Sides::are_given)
     }
 }
 

@@ -130,6 +130,11 @@ impl Config {
             Command::Daemon(args) => Some(args),
             _ => None,
         };
+        let names_user = global.network.user.is_some() || args.command.names_user();
+        if global.network.password_stdin && !names_user {
+            let message = "read a password: --password-stdin is for whom --user names";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let (path, file) = read_file(global, &environment, is_root)?;
         let mut resolver = Resolver { file: path, ..Resolver::default() };
         let to = &mut resolver;
@@ -258,7 +263,9 @@ impl Config {
     /// one, else for whom the files say.
     pub(crate) fn remotes_as(&self, login: Option<&str>) -> Result<Remotes> {
         let mut options = self.registry.clone();
-        options.credentials.explicit = login.map(|login| self.login(login)).transpose()?;
+        let piped = |login: &str| self.password_stdin && !login.contains(':');
+        let login = login.map(|login| self.login(login, piped(login))).transpose()?;
+        options.credentials.explicit = login;
         Ok(Remotes::new(options).with_policy(self.policy.clone()))
     }
 
@@ -280,12 +287,13 @@ impl Config {
 
     /// The credentials that were given; the password is read or asked for now.
     pub(crate) fn credentials(&self) -> Result<Option<Credentials>> {
-        self.user.as_deref().map(|user| self.login(user)).transpose()
+        self.user.as_deref().map(|user| self.login(user, self.password_stdin)).transpose()
     }
 
-    fn login(&self, user: &str) -> Result<Credentials> {
+    /// Who `user` is, with the password that standard input holds where it is `piped`.
+    fn login(&self, user: &str, piped: bool) -> Result<Credentials> {
         let (user, password) = match user.split_once(':') {
-            Some((user, _)) if self.password_stdin => {
+            Some((user, _)) if piped => {
                 let message = format!("give one password for {user}, not two");
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
@@ -296,7 +304,7 @@ impl Config {
                 );
                 (user, password.to_owned())
             }
-            None if self.password_stdin => (user, password_from_stdin()?),
+            None if piped => (user, password_from_stdin()?),
             None => {
                 let ask = || rpassword::prompt_password(format!("Password for {user}: "));
                 let password = ask().context(ErrorKind::InvalidArgument, || {

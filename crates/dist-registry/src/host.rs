@@ -118,11 +118,27 @@ impl RegistryHosts {
         if let Some(address) = &host.address {
             return address.to_string();
         }
-        let registry = host.place.as_ref().map_or(&self.registry, |place| &place.registry);
+        let registry = self.registry_of(host);
         let wanted = plain_http && !self.is_mirror(host);
         let http = !host.insecure_http && (wanted || hosts::prefers_http(registry));
         let base = hosts::base(registry, if http { "http" } else { "https" });
-        base.map_or_else(|_| registry.clone(), |base| format!("{base}v2"))
+        base.map_or_else(|_| registry.to_owned(), |base| format!("{base}v2"))
+    }
+
+    /// The scheme in which a host is asked where it does not speak that of [`Self::address`]; `None`
+    /// where it is asked in no other.
+    #[must_use]
+    pub fn other_scheme(&self, host: &RegistryHost, plain_http: bool) -> Option<&'static str> {
+        match host {
+            RegistryHost { address: Some(_), .. } => None,
+            RegistryHost { insecure_http: true, .. } => Some("http"),
+            _ if plain_http && !self.is_mirror(host) => None,
+            _ => hosts::prefers_http(self.registry_of(host)).then_some("https"),
+        }
+    }
+
+    fn registry_of<'a>(&'a self, host: &'a RegistryHost) -> &'a str {
+        host.place.as_ref().map_or(&self.registry, |place| &place.registry)
     }
 
     /// Whether a host is another than the registry itself.

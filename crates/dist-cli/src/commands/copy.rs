@@ -7,6 +7,7 @@ use dist_core::{
     Context as _, Error, ErrorKind, ImageName, Platform, Reference, Resolver as _, Result,
 };
 
+use super::sides::Sides;
 use super::transfer;
 use crate::config::Config;
 use crate::progress::Reporter;
@@ -42,7 +43,7 @@ Examples:
   dist copy oci:build:v1 store:localhost/app:v1
   dist copy https://example.com/images/redis.tar localhost:5000/redis:7
   dist copy https://example.com/layout/#7 oci:/srv/layout:7
-  dist copy --dest-creds robot:secret oci:build:v1 ghcr.io/owner/app:v1")]
+  dist copy --dest-creds robot --password-stdin oci:build:v1 ghcr.io/owner/app:v1 < token")]
 pub(crate) struct Args {
     /// Image in a registry, oci:PATH[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME],
     /// dir:PATH, store:NAME, daemon:SOCKET:NAME or https://ADDRESS[#NAME]; - is standard input as
@@ -67,13 +68,8 @@ pub(crate) struct Args {
     #[arg(long)]
     no_referrers: bool,
 
-    /// User at the source
-    #[arg(long, value_name = "NAME[:PASSWORD]")]
-    src_creds: Option<String>,
-
-    /// User at the destination
-    #[arg(long, value_name = "NAME[:PASSWORD]")]
-    dest_creds: Option<String>,
+    #[command(flatten)]
+    pub(crate) sides: Sides,
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
@@ -123,7 +119,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         let hint = "what is whole at the destination is not sent again; the tag was not set";
         tell_part(transfer::if_stopped(error, what, hint), &from, &name, &args.platform)
     })?;
-    if is_stdout(&args.destination) {
+    if is_stream(&args.destination, "stdout") {
         return Ok(()); // the archive is there
     }
     transfer::print_pinned(&copied.name, &copied.target.digest)
@@ -213,23 +209,19 @@ pub(super) fn with_stores(
     Ok(remotes.with_scheme(DAEMON, Arc::new(images.judged())))
 }
 
-/// Whether what is written goes to standard output.
-fn is_stdout(name: &str) -> bool {
+/// Whether an archive is standard input or output, as `stream` says.
+fn is_stream(name: &str, stream: &str) -> bool {
     let path = dist_core::scheme(name, &SCHEMES[1..3]).map(|(_, rest)| rest);
     path.and_then(|rest| rest.split(':').next())
-        .is_some_and(|path| matches!(path, "-" | "/dev/stdout"))
+        .is_some_and(|path| path == "-" || path.strip_prefix("/dev/") == Some(stream))
 }
 
 /// The remotes for the source, and those for the destination where they are others.
 fn remotes(config: &Config, args: &Args) -> Result<(dist::Remotes, Option<dist::Remotes>)> {
-    let (source, destination) = (args.src_creds.as_deref(), args.dest_creds.as_deref());
-    if source.is_some() || destination.is_some() {
-        if config.has_user() {
-            return Err(transfer::usage(
-                "--user is for both sides: leave it out beside the others",
-            ));
-        }
-        let (from, to) = (config.remotes_as(source)?, config.remotes_as(destination)?);
+    if config.reads_password() && is_stream(&args.source, "stdin") {
+        return Err(transfer::usage("standard input can't hold an image and a password"));
+    }
+    if let Some((from, to)) = args.sides.remotes(config)? {
         return Ok((from.with_archives(), Some(to.with_archives())));
     }
     let host = |name: &str| match dist_core::scheme(name, SCHEMES) {

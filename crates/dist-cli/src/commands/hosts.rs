@@ -1,5 +1,7 @@
 //! `dist hosts`: which hosts would serve a registry, and what says so.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use dist_core::{Reference, Result};
 use dist_registry::{RegistryHost, RegistryHosts};
@@ -30,9 +32,9 @@ enum Command {
 Nothing is asked of any host. Columns: HOST with the path that repositories follow, NAME: what is
 asked for there, CAPABILITIES (a host without resolve does not say what a tag stands for),
 CERTIFICATES that are trusted or shown there, INSECURE where its certificate is taken as it is, FROM:
-the file, or default. A name with a digest may have other hosts than one with a tag.
-With --format json: host, name, mirror, capabilities, ca, client, insecure, headers (their names),
-dial_timeout (seconds), from.
+the file, or default. A host on this machine is asked in http first, and in https where it speaks that. A name with a digest may have other hosts than one with a tag.
+With --format json: host, otherwise (the scheme that is tried next, or null), name, mirror, capabilities,
+ca, client, missing (of these files), insecure, headers (their names), dial_timeout (seconds), from.
 
 Examples:
   dist hosts explain redis
@@ -51,11 +53,13 @@ struct Explain {
 #[derive(Serialize)]
 struct Row {
     host: String,
+    otherwise: Option<&'static str>,
     name: String,
     mirror: bool,
     capabilities: Vec<&'static str>,
     ca: Vec<String>,
     client: Vec<String>,
+    missing: Vec<String>,
     insecure: bool,
     headers: Vec<String>,
     dial_timeout: Option<f64>,
@@ -79,9 +83,13 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let mut table =
         Table::new(&["HOST", "NAME", "CAPABILITIES", "CERTIFICATES", "INSECURE", "FROM"]);
     for row in rows {
-        let certificates: Vec<_> = row.ca.into_iter().chain(row.client).collect();
+        let shown = |path: &String| {
+            format!("{path}{}", if row.missing.contains(path) { " (not there)" } else { "" })
+        };
+        let certificates: Vec<_> = row.ca.iter().chain(&row.client).map(shown).collect();
+        let otherwise = row.otherwise.map_or(String::new(), |scheme| format!(", else {scheme}"));
         table.row([
-            row.host,
+            row.host + &otherwise,
             row.name,
             or_dash(row.capabilities.join(",")),
             or_dash(certificates.join(",")),
@@ -93,14 +101,19 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 fn row(hosts: &RegistryHosts, host: &RegistryHost, (plain_http, insecure): (bool, bool)) -> Row {
-    let shown = |path: &std::path::PathBuf| path.display().to_string();
+    let shown = |path: &PathBuf| path.display().to_string();
+    let clients = || host.client_certs.iter();
+    let keys = clients().map(|client| &client.key);
+    let files = host.ca_certs.iter().chain(clients().map(|client| &client.cert)).chain(keys);
     Row {
         host: hosts.address(host, plain_http),
+        otherwise: hosts.other_scheme(host, plain_http),
         name: String::new(),
         mirror: hosts.is_mirror(host),
         capabilities: host.capabilities.names(),
         ca: host.ca_certs.iter().map(shown).collect(),
-        client: host.client_certs.iter().map(|client| shown(&client.cert)).collect(),
+        client: clients().map(|client| shown(&client.cert)).collect(),
+        missing: files.filter(|path| !path.exists()).map(shown).collect(),
         insecure: host.insecure.unwrap_or(insecure),
         headers: host.headers.keys().map(|name| name.as_str().to_owned()).collect(),
         dial_timeout: host.connect_timeout.map(|time| time.as_secs_f64()),

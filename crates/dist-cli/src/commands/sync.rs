@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use self::file::File;
 use super::several::{self, Partial};
+use super::sides::Sides;
 use super::transfer;
 use crate::config::Config;
 use crate::progress::Reporter;
@@ -61,13 +62,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 
-    /// User at the sources
-    #[arg(long, value_name = "NAME[:PASSWORD]")]
-    src_creds: Option<String>,
-
-    /// User at the destinations
-    #[arg(long, value_name = "NAME[:PASSWORD]")]
-    dest_creds: Option<String>,
+    #[command(flatten)]
+    pub(crate) sides: Sides,
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
@@ -231,15 +227,14 @@ fn round(seconds: f64) -> f64 {
 
 /// The remotes for the sources and for the destinations.
 fn remotes(config: &Config, args: &Args) -> Result<(Arc<Remotes>, Arc<Remotes>)> {
+    if let Some((from, to)) = args.sides.remotes(config)? {
+        return Ok((Arc::new(from), Arc::new(to)));
+    }
     if config.has_user() {
         return Err(transfer::usage("say whose --user it is: --src-creds or --dest-creds"));
     }
-    let (source, destination) = (args.src_creds.as_deref(), args.dest_creds.as_deref());
-    let from = Arc::new(config.remotes_as(source)?);
-    if source.is_none() && destination.is_none() {
-        return Ok((Arc::clone(&from), from));
-    }
-    Ok((from, Arc::new(config.remotes_as(destination)?)))
+    let both = Arc::new(config.remotes()?);
+    Ok((Arc::clone(&both), both))
 }
 
 /// The file that tells what was copied; one for each FILE.

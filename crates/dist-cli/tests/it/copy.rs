@@ -266,6 +266,18 @@ fn each_side_gets_its_own_credentials_and_nobody_elses() {
     dist.run(&["--user", &login, "copy", &source, &destination]).exit(2).says("--src-creds");
     to.reset();
     let said = dist.ok(&["copy", "--src-creds", &login, &source, &destination]);
+    let piped = |line: &[&str]| {
+        dist.feed(&[&["copy", "--password-stdin"], line].concat(), password.as_bytes())
+    };
+    let more = here.reference("piped:1");
+    piped(&["--src-creds", user, &source, &more]).ok();
+    piped(&["--src-creds", user, "--dest-creds", "any:word", &source, &more]).ok();
+    piped(&["--src-creds", user, "--dest-creds", user, &source, &more])
+        .exit(2)
+        .says("one password");
+    piped(&["--src-creds", &login, &source, &more]).exit(2).says("not given yet");
+    piped(&["--dest-creds", user, "oci-archive:-", &more]).exit(2).says("standard input");
+    piped(&[&source, &more]).exit(2).says("--user");
     assert!(!said.stderr.contains(password), "{}", said.stderr);
     verify(&here, "app", "1", &image);
     assert!(from.log().iter().any(|request| request.authorized));

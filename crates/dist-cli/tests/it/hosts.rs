@@ -4,6 +4,8 @@ use dist_testutil::{
     Auth, Certificates, Dist, Fault, FaultProxy, Image, Registry, RegistryOptions, Rule, timed,
 };
 
+use serde_json::Value;
+
 use crate::mirrors::{Pair, asked};
 use crate::support::{dist, pull, quick, verify_image};
 
@@ -250,15 +252,21 @@ fn hosts_are_explained_without_a_word_to_them() {
     let text = explain(&[]).text();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 3, "{text}");
-    assert!(lines[1].contains(pair.between.address()) && lines[1].contains("a.pem"), "{text}");
+    assert!(lines[1].contains(pair.between.address()), "{text}");
+    assert!(lines[1].contains("a.pem (not there)"), "{text}");
     assert!(lines[2].contains(pair.before.address()) && lines[2].contains("pull,resolve,push"));
     assert!(!text.contains("secret"), "{text}");
     let json = explain(&["--format", "json"]).json();
     assert_eq!(json[0]["capabilities"], serde_json::json!(["pull"]));
+    assert!(json[0]["missing"][0].as_str().is_some_and(|path| path.ends_with("a.pem")));
+    assert_eq!((&json[0]["otherwise"], &json[1]["otherwise"]), (&Value::Null, &"https".into()));
     assert_eq!(json[0]["headers"], serde_json::json!(["x-a"]));
     assert_eq!((&json[0]["mirror"], &json[1]["mirror"]), (&true.into(), &false.into()));
     assert!(json[1]["from"].as_str().is_some_and(|from| from.ends_with("hosts.toml")));
     assert!(asked(&pair.before).is_empty() && asked(&pair.between).is_empty());
     let plain = dist().ok(&["hosts", "explain", "localhost:5/a"]).text();
-    assert!(plain.contains("http://localhost:5/v2") && plain.contains("default"), "{plain}");
+    let first = "http://localhost:5/v2, else https ";
+    assert!(plain.contains(first) && plain.contains("default"), "{plain}");
+    let only = dist().ok(&["--plain-http", "hosts", "explain", "localhost:5/a"]).text();
+    assert!(only.contains("http://localhost:5/v2 "), "{only}");
 }
