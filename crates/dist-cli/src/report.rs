@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write};
 
+use dist::ReferrersUnknown;
 use dist_core::{ContentMismatch, DamagedStore, Error, ErrorKind, Limit};
 use dist_grpc::client::{Answered, Reason};
 use dist_store::{DamagedDatabase, is_database_damaged};
@@ -27,7 +28,7 @@ Exit codes:
     3  not found: an image, a tag, a blob, a snapshot, a platform in an index
     4  credentials are missing, were not accepted, or do not allow it
     5  the registry or the network did not answer, or not as the protocol demands
-    6  invalid content: a digest or size that differs, a format, a limit exceeded
+    6  invalid content: a digest or size that differs, a format, a limit exceeded; what is not supported
     7  an unsafe layer was refused
     8  storage: no space, no permission, I/O error, a damaged store
     9  busy: another process holds it
@@ -211,6 +212,12 @@ fn hints(error: &Error) -> Vec<String> {
     {
         hints.push(format!("if you trust the image, raise the limit with {flag}"));
     }
+    if find::<ReferrersUnknown>(error).is_some() && error.kind() == ErrorKind::Unavailable {
+        hints.push(
+            "--no-referrers leaves out what refers to the image (in a file of sync: referrers = false)"
+                .into(),
+        );
+    }
     if find::<NoUserNamespace>(error).is_some_and(|error| error.unpacks) {
         hints
             .push("`dist fetch` and `dist unpack` need none; nor does --snapshotter native".into());
@@ -231,7 +238,7 @@ fn hints(error: &Error) -> Vec<String> {
         hints.extend(errno(error).and_then(|errno| errno_hint(errno, kept)));
     }
     match error.kind() {
-        ErrorKind::Unauthenticated => hints
+        ErrorKind::Unauthenticated if find::<Advice>(error).is_none() => hints
             .push("log in with `dist login REGISTRY`, or give --user and --password-stdin".into()),
         ErrorKind::PermissionDenied if hints.is_empty() => {
             hints.push("the account may not do this, or there is none; try `dist login`".into());

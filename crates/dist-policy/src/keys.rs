@@ -14,6 +14,9 @@ static ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 5] = [
     ring::ED25519,
 ];
 
+/// The least bytes of an RSA key: those of its modulus of 2048 bits.
+const LEAST_OF_RSA: usize = 2048 / 8;
+
 /// A public key: ECDSA over P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
@@ -43,6 +46,9 @@ impl PublicKey {
             RawPublicKeyEntity::try_from(&spki).context(ErrorKind::InvalidArgument, what)?;
         if ALGORITHMS.iter().all(|algorithm| is_for_others(&entity, *algorithm)) {
             return refuse("it is none of ECDSA P-256 or P-384, Ed25519 and RSA");
+        }
+        if !is_for_others(&entity, ring::RSA_PKCS1_2048_8192_SHA256) && spki.len() < LEAST_OF_RSA {
+            return refuse("it is RSA of less than 2048 bits: no signature by it is believed");
         }
         Ok(Self { name: name.to_owned(), spki })
     }

@@ -74,7 +74,10 @@ async fn list(
                 continue;
             }
         };
-        let page: Page = serde_json::from_slice(&bytes).map_err(|error| shown.because(error))?;
+        // An array would do for the fields of a struct, too.
+        let page = serde_json::from_slice::<serde_json::Map<_, _>>(&bytes)
+            .and_then(|object| serde_json::from_value::<Page>(object.into()))
+            .map_err(|error| shown.because(error))?;
         let names = if repository.is_empty() { page.repositories } else { page.tags };
         take(names.unwrap_or_default())?;
         tries.progressed();

@@ -178,6 +178,8 @@ impl Failed {
             401 => ErrorKind::Unauthenticated,
             403 => ErrorKind::PermissionDenied,
             404 | 410 => ErrorKind::NotFound,
+            // It only reads, or can't delete.
+            405 if method != Method::GET && method != Method::HEAD => ErrorKind::Unsupported,
             _ => ErrorKind::Unavailable,
         };
         let separator = if body.is_empty() { "" } else { ": " };

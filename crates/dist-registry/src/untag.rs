@@ -38,7 +38,7 @@ pub(crate) async fn untag(registry: &Registry, repository: &str, tag: &str) -> R
     let (digest, manifest) = stand_in();
     untagging.put(&digest.to_string(), manifest).await?;
     untagging.delete(&digest.to_string()).await.map_err(|mut failed| {
-        if matches!(failed.failure.status, Some(405 | 501)) {
+        if failed.failure.status == Some(501) {
             failed.kind = ErrorKind::Unsupported;
         }
         failed

@@ -115,6 +115,31 @@ pub async fn write_bundle(
         Ok((BundleWriter::open(&to, known)?, old))
     })
     .await?;
+    let filled = fill(from, &writer, (old, wanted), options, &progress).await;
+    if filled.is_err() {
+        writer.leave().await;
+    }
+    let images = filled?;
+    let ended = writer.finish().await?;
+    if ended.unnamed > 0 {
+        let message = format!(
+            "the bundle holds {} blobs that an earlier run left and nothing names",
+            ended.unnamed
+        );
+        progress.event(Event::Warned { message: &message });
+    }
+    let (blobs, bytes, left_out) = (ended.blobs, ended.bytes, ended.left_out);
+    Ok(Bundled { images, blobs, bytes, left_out })
+}
+
+/// Writes what a former state of the bundle has, and what is wanted.
+async fn fill(
+    from: &Remotes,
+    writer: &Arc<BundleWriter>,
+    (old, wanted): (Option<Bundle>, &[ToBundle]),
+    options: &BundleOptions,
+    progress: &Arc<dyn Progress>,
+) -> Result<Vec<Copied>> {
     let remotes = || from.with_options(from.options().clone());
     let to = remotes().with_scheme(SCHEME, Arc::new(writer.scheme()));
     // One after the other: there is one file to write.
@@ -125,7 +150,7 @@ pub async fn write_bundle(
         let from = remotes().with_scheme(SCHEME, Arc::new(Reading(Arc::new(old.archive))));
         let whole = CopyOptions { jobs: 1, ..CopyOptions::default() };
         for image in images {
-            along((&from, write::name(&image)), (&to, &write::name(&image)), &whole, &progress)
+            along((&from, write::name(&image)), (&to, &write::name(&image)), &whole, progress)
                 .await?;
         }
     }
@@ -137,21 +162,12 @@ pub async fn write_bundle(
         }
         let full = from.canonical(name)?;
         let mut copied =
-            along((from, from.canonical(source)?), (&to, &write::name(&full)), &one, &progress)
+            along((from, from.canonical(source)?), (&to, &write::name(&full)), &one, progress)
                 .await?;
         copied.name = full;
         images.push(copied);
     }
-    let ended = writer.finish().await?;
-    if ended.unnamed > 0 {
-        let message = format!(
-            "the bundle holds {} blobs that an earlier run left and nothing names",
-            ended.unnamed
-        );
-        progress.event(Event::Warned { message: &message });
-    }
-    let (blobs, bytes, left_out) = (ended.blobs, ended.bytes, ended.left_out);
-    Ok(Bundled { images, blobs, bytes, left_out })
+    Ok(images)
 }
 
 async fn along(

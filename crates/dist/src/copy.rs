@@ -23,6 +23,7 @@ use self::documents::Documents;
 pub use self::into_store::{check_pinned, copy_into_store};
 use self::plan::{Plan, Walk};
 use self::referrers::Attached;
+pub use self::referrers::ReferrersUnknown;
 pub(crate) use self::referrers::{entry, tag_of};
 pub(crate) use self::turns::Turns;
 use crate::Remotes;

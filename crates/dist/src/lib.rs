@@ -68,7 +68,7 @@ pub use compare::{
     CompareOptions, Comparison, FieldChange, FileChange, FileStatus, LayerChanges, Side, compare,
     shared_layers,
 };
-pub use copy::{Copied, CopyOptions, check_pinned, copy, copy_into_store};
+pub use copy::{Copied, CopyOptions, ReferrersUnknown, check_pinned, copy, copy_into_store};
 pub use diff::{ApplyBlob, DiffBlob, UNCOMPRESSED_LABEL, apply_blob, diff_blob, write_diff};
 pub use engine::{Engine, EngineConfig};
 pub use export::{ExportOptions, Exported, export};
@@ -82,7 +82,7 @@ pub use operation::{Operation, Operations};
 pub use plain::{
     fetch_document, fetch_manifest, stored_fetcher, unpack_stored_to_directory, unpack_to_directory,
 };
-pub use policy::{Approval, POLICY_LABEL, PolicyFile, SignForm, SignOptions, sign};
+pub use policy::{Approval, POLICY_LABEL, PolicyFile, SignForm, SignOptions, count_programs, sign};
 pub use pull::{PullOptions, Pulled, Unpacking, Wanted, describe, pull, pull_as, unpack_manifest};
 pub use push::{PushOptions, push, pushed};
 pub use remotes::{Remotes, Scheme};

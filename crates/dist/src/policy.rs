@@ -25,6 +25,7 @@ use crate::blocking::blocking;
 use crate::plain::fetch_document;
 use crate::remotes::OCI;
 
+pub use programs::count_programs;
 pub use sign::{SignForm, SignOptions, sign};
 
 /// The label of an image that says what it met: a digest of the policy's rule, the name and the

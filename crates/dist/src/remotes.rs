@@ -218,6 +218,15 @@ impl Remotes {
         }
     }
 
+    /// The repository, or layout, that `name` is in: a name without its tag or digest.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what can't be a name.
+    pub fn place_of(&self, name: &str) -> Result<String> {
+        let tagged = self.beside(name, "latest")?;
+        Ok(tagged.strip_suffix(":latest").unwrap_or(&tagged).to_owned())
+    }
+
     /// Whether there are tags beside `name`.
     pub(crate) fn has_tags(&self, name: &str) -> bool {
         self.of_scheme(name).is_none_or(|scheme| scheme.has_tags(name))

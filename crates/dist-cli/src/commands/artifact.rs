@@ -149,11 +149,7 @@ pub(crate) fn attach(config: &Config, name: &str, args: &Attach) -> Result<()> {
         let hint = "nothing refers to the image that did not before";
         transfer::if_stopped(error, || format!("attach to {name}"), hint)
     })?;
-    let place = resolved.name.split('@').next().unwrap_or_default();
-    let place = match reference::parse(place) {
-        Ok(name) if dist_core::scheme(place, reference::SCHEMES).is_none() => name.locator(),
-        _ => place.to_owned(),
-    };
+    let place = remotes.place_of(&resolved.name)?;
     transfer::print_pinned(&place, &manifest.digest)
 }
 

@@ -7,6 +7,8 @@ use dist_core::{
     Context as _, Error, ErrorKind, ImageName, Platform, Reference, Resolver as _, Result,
 };
 
+use dist_registry::WebAddress;
+
 use super::sides::Sides;
 use super::transfer;
 use crate::config::Config;
@@ -77,6 +79,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         if dist_core::scheme(name, SCHEMES).is_none() {
             reference::check(name)?;
         }
+    }
+    if dist_core::scheme(&args.destination, &WebAddress::SCHEMES).is_some() {
+        return Err(transfer::usage("images are read from addresses, and not written to them"));
     }
     let defaults = CopyOptions::default();
     let jobs = config.sending_jobs();

@@ -29,9 +29,23 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         Some(given) => given,
         None => ask()?,
     };
+    let name = credentials::registry_name(&args.registry);
+    if args.registry.trim_end_matches('/').rsplit("://").next() != Some(&*name)
+        && name != "docker.io"
+    {
+        report::warn(&format!("credentials are for a whole registry: these are for all of {name}"));
+    }
     let options = config.registry_without_credentials();
     let stored = runtime::run(async {
-        dist_registry::check_login(&args.registry, &given, &options).await?;
+        let checked = dist_registry::check_login(&args.registry, &given, &options).await;
+        checked.map_err(|error| match error.kind() {
+            ErrorKind::Unauthenticated => {
+                let hint =
+                    "the user or the password is wrong, or the registry wants a token in its place";
+                report::advise(error, hint)
+            }
+            _ => error,
+        })?;
         let timeout = options.credentials.helper_timeout;
         credentials::store(&file, &args.registry, &given, timeout).await
     })?;

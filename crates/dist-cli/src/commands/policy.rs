@@ -54,12 +54,15 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
                 output::line(&format!("{scope}: {rule}"))?;
             }
             match policy.programs() {
-                Some(programs) => output::line(&format!(
-                    "programs in {}: at most {}, {:?} each",
-                    programs.directory.display(),
-                    programs.most,
-                    programs.timeout
-                )),
+                Some(programs) => {
+                    let count = dist::count_programs(programs)?;
+                    output::line(&format!(
+                        "programs in {}: {count} of at most {}, {:?} each",
+                        programs.directory.display(),
+                        programs.most,
+                        programs.timeout
+                    ))
+                }
                 None => Ok(()),
             }
         }

@@ -63,7 +63,8 @@ fn files_are_attached_and_listed_as_a_tree() {
         assert_eq!(manifest(&here, "new", digest).status, 200, "{digest}");
     }
     dist.ok(&["copy", &name, "oci:layout:one"]);
-    dist.ok(&["attach", "--type", "application/vnd.example.late", "oci:layout:one", "notes"]);
+    let late = ["attach", "--type", "application/vnd.example.late", "oci:layout:one", "notes"];
+    assert!(dist.ok(&late).text().starts_with("oci:layout@sha256:"));
     assert!(dist.ok(&["referrers", "oci:layout:one"]).text().contains("vnd.example.late"));
 
     dist.run(&["attach", "--type", "scan", &name, "notes"]).exit(2).says("media type");

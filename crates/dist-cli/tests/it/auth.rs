@@ -58,10 +58,16 @@ fn login_writes_what_docker_reads_and_logout_removes_it() {
     let _timed = timed("auth");
     let (registry, image) = basic();
     let (dist, host) = (quick(), registry.0.address());
-    dist.feed(&["login", "--user", USER, "--password-stdin", host], b"wrong").exit(4);
+    let login = ["login", "--user", USER, "--password-stdin"];
+    let said = dist.feed(&[&login[..], &[host]].concat(), b"wrong").exit(4);
+    assert!(said.stderr.contains("password is wrong") && !said.stderr.contains("dist login"));
     let file = dist.home().join(".docker/config.json");
     assert!(!file.exists(), "a failed login was written");
-    dist.feed(&["login", "--user", USER, "--password-stdin", host], PASSWORD.as_bytes()).ok();
+    let below = format!("{host}/test");
+    let said = dist.feed(&[&login[..], &[&*below]].concat(), PASSWORD.as_bytes()).ok();
+    assert!(said.stderr.contains(&format!("for all of {host}")), "{}", said.stderr);
+    let said = dist.feed(&[&login[..], &[host]].concat(), PASSWORD.as_bytes()).ok();
+    assert!(!said.stderr.contains("for all of"), "{}", said.stderr);
     let mode = fs_err::metadata(&file).expect("the file").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
     let written: serde_json::Value =

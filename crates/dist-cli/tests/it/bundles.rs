@@ -234,6 +234,22 @@ fn after_a_kill_a_bundle_is_gone_on_with() {
 }
 
 #[test]
+fn of_names_that_are_not_there_nothing_is_left() {
+    let _timed = timed("bundles");
+    let there = Registry::start();
+    two(&there);
+    let dist = quick();
+    let missing = there.reference("none:1");
+    dist.run(&["bundle", "create", "a.tar", &missing]).exit(3);
+    dist.ok(&["bundle", "create", "b.tar", &there.reference("app:1")]);
+    let files = || dist.script("ls -A").stdout;
+    let before = files();
+    dist.run(&["bundle", "create", "b.tar", &missing]).exit(3);
+    assert_eq!(String::from_utf8_lossy(&files()), String::from_utf8_lossy(&before));
+    assert!(!String::from_utf8_lossy(&before).contains(".part"));
+}
+
+#[test]
 fn damage_is_found() {
     let _timed = timed("bundles");
     let there = Registry::start();

@@ -240,6 +240,19 @@ fn a_client_certificate_is_shown_to_whom_it_is_for() {
 }
 
 #[test]
+fn a_mirror_does_not_say_what_refers_to_its_images() {
+    let _timed = timed("hosts");
+    let (pair, image) = (Pair::new(), Image::random(1, &[2000]));
+    image.push(&pair.mirror, "test/app", "1");
+    pair.mirrored("");
+    pair.before.add(Rule::any("", Fault::Refuse));
+    let (dist, name) = (pair.quick(), pair.before.reference("test/app:1"));
+    let said = dist.run(&["copy", &name, "oci:layout:1"]).exit(5);
+    said.says("find what refers to").says("--no-referrers");
+    dist.ok(&["copy", "--no-referrers", &name, "oci:layout:1"]);
+}
+
+#[test]
 fn hosts_are_explained_without_a_word_to_them() {
     let _timed = timed("hosts");
     let pair = Pair::new();

@@ -444,11 +444,14 @@ fn programs_are_asked_as_containerd_asks_them() {
         "require = \"accept\"\n[programs]\ndirectory = {dir:?}\nmost = 2\ntimeout = \"1s\""
     ));
     place.refused(&policy, "list programs in");
+    let check = || place.dist.run(&["--policy", &policy, "policy", "check"]);
+    check().exit(10).says("list programs in");
     fs_err::create_dir(&dir).expect("make the directory");
     place.refused(&policy, "there is none");
     let log = place.path("asked");
     let note = format!("echo \"$@\" >> {0}; cat >> {0}; echo fine", log.display());
     program("a", &note);
+    assert!(check().ok().text().contains("1 of at most 2"));
     place.pull(&policy).ok();
     let asked = fs_err::read_to_string(&log).expect("read what was asked");
     let (arguments, descriptor) = asked.split_once('\n').expect("two lines");

@@ -6,6 +6,27 @@ use crate::policy::Place;
 use crate::support::quick;
 
 #[test]
+fn what_nobody_could_believe_is_not_signed_for_and_no_key() {
+    let _timed = timed("policy");
+    let place = Place::new();
+    let name = place.registry.reference("team/app:1");
+    let sign = |identity: &str| {
+        place.dist.run(&["sign", "--key", "key.key", "--identity", identity, &name])
+    };
+    for identity in ["", "No Name", "a//b", "localhost:5000/app:1:2"] {
+        sign(identity).exit(2).says("sign for");
+    }
+    sign("example.com/team/app:1").ok();
+    for (bits, code) in [(1024, 10), (2048, 0)] {
+        place
+            .openssl(&format!("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:{bits} -out r.key"));
+        place.openssl("pkey -in r.key -pubout -out r.pub");
+        let policy = place.policy("keys = [\"r.pub\"]");
+        place.dist.run(&["--policy", &policy, "policy", "check"]).exit(code);
+    }
+}
+
+#[test]
 fn what_is_in_the_store_is_asked_about_when_it_is_run() {
     let _timed = timed("policy");
     let place = Place::new();

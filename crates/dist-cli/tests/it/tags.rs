@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use dist_testutil::{Fault, FaultProxy, Image, Registry, RegistryOptions, Rule, index_of, timed};
+use dist_testutil::{
+    Fault, FaultProxy, Image, Registry, RegistryOptions, Rule, WebServer, index_of, timed,
+};
 
 use crate::support::{dist, pull, pulled, quick};
 
@@ -41,6 +43,31 @@ fn a_list_is_followed_to_its_end() {
     let elsewhere = "<http://192.0.2.1/v2/_catalog?last=x>; rel=\"next\"".to_owned();
     proxy.add(Rule::get("_catalog", Fault::With("link", elsewhere)).times(1));
     dist.run(&["repo", "ls", proxy.address()]).exit(5).says("another server");
+
+    let web = WebServer::start();
+    let lists = [("[]", 5), (r#"[["1"]]"#, 5), ("{}", 0), (r#"{"tags": null}"#, 0)];
+    for (at, (text, code)) in lists.into_iter().enumerate() {
+        let tags = web.files().join(format!("v2/app{at}/tags"));
+        fs_err::create_dir_all(&tags).expect("make directories");
+        fs_err::write(tags.join("list"), text).expect("write a list");
+        let said = dist.run(&["tags", "ls", &format!("{}/app{at}", web.address())]).exit(code);
+        assert_eq!(said.stderr.contains("the answer is no list"), code == 5, "{}", said.stderr);
+    }
+}
+
+#[test]
+fn a_registry_that_only_reads_is_named_as_one() {
+    let _timed = timed("tags");
+    let (open, image) = (Registry::start(), Image::random(3, &[1000]));
+    image.push(&open, "test/app", "1");
+    let storage = Some(open.storage().to_owned());
+    let reads = Registry::with(RegistryOptions { storage, read_only: true, ..<_>::default() });
+    let (dist, name) = (quick(), reads.reference("test/app:1"));
+    pull(&dist, &name);
+    dist.run(&["tags", "rm", &name]).exit(6).says("405");
+    dist.run(&["push", &name, &reads.reference("test/new:1")]).exit(6).says("405");
+    dist.run(&["copy", &name, &reads.reference("test/new:1")]).exit(6).says("405");
+    dist.run(&["copy", &name, "https://192.0.2.1/app.tar"]).exit(2).says("not written");
 }
 
 #[test]

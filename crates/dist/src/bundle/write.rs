@@ -101,6 +101,17 @@ impl BundleWriter {
         state.left_out.extend(blobs.iter().map(|blob| (blob.digest, blob.clone())));
     }
 
+    /// Takes the part away where there is nothing in it.
+    pub(super) async fn leave(&self) {
+        let state = self.state.lock().await;
+        if state.end == 0
+            && state.broken.is_none()
+            && let Err(error) = std::fs::remove_file(&self.part)
+        {
+            tracing::warn!(path = %self.part.display(), %error, "an empty part stays");
+        }
+    }
+
     fn find(&self, name: &str) -> Option<Descriptor> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner).get(rest(name)).cloned()
     }

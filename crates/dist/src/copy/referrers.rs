@@ -5,10 +5,11 @@
 //! manifests without a subject under such tags with an ending.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use bytes::Bytes;
 use dist_core::{
-    Descriptor, Digest, MAX_DEPTH, MediaType, Referrer, Resolved, Resolver as _, Result,
+    Descriptor, Digest, Error, MAX_DEPTH, MediaType, Referrer, Resolved, Resolver as _, Result,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
@@ -38,6 +39,22 @@ struct List {
     index: Option<Descriptor>,
 }
 
+/// The cause of an error for a source, or a destination, that does not say what refers to an image.
+#[derive(Debug)]
+pub struct ReferrersUnknown(Error);
+
+impl fmt::Display for ReferrersUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for ReferrersUnknown {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.0)
+    }
+}
+
 impl Attached {
     /// The documents to copy, with what is below them.
     pub(super) fn trees(&self) -> impl Iterator<Item = &Descriptor> {
@@ -49,6 +66,13 @@ impl Attached {
 impl Copying<'_> {
     /// Finds what refers to the documents of `plan`, and what refers to that.
     pub(super) async fn attached(&self, plan: &Plan) -> Result<Attached> {
+        self.find_attached(plan).await.map_err(|error| {
+            let message = format!("find what refers to {}", self.source);
+            Error::new(error.kind(), message).with_source(ReferrersUnknown(error))
+        })
+    }
+
+    async fn find_attached(&self, plan: &Plan) -> Result<Attached> {
         let mut found = Attached::default();
         let mut seen: HashSet<Digest> = HashSet::new();
         let mut subjects: Vec<Digest> = plan.documents.iter().map(|desc| desc.digest).collect();

@@ -51,6 +51,14 @@ pub(super) async fn ask(
     Ok(said)
 }
 
+/// How many programs would be asked.
+///
+/// # Errors
+/// `Denied` where no image would be let through: the directory can't be read, is empty or has too many.
+pub fn count_programs(programs: &Programs) -> Result<usize> {
+    list(&programs.directory, programs.most).map(|found| found.len())
+}
+
 fn list(directory: &Path, most: usize) -> Result<Vec<PathBuf>> {
     let what = || format!("list programs in {}", directory.display());
     let entries = fs_err::read_dir(directory).context(ErrorKind::Denied, what)?;

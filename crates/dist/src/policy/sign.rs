@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dist_core::{
     ByteStream, Context as _, Descriptor, Digest, Error, ErrorKind, Fetcher, MediaType, Pusher,
-    Resolved, Resolver as _, Result, ResultExt as _,
+    Reference, Resolved, Resolver as _, Result, ResultExt as _,
 };
 use dist_policy::{
     BUNDLE_TYPE, MOST_SIGNATURES, PrivateKey, PublicKey, SIGNATURE_ANNOTATION, SIMPLE_TYPE,
@@ -36,7 +36,7 @@ pub enum SignForm {
 pub struct SignOptions {
     /// The form.
     pub form: SignForm,
-    /// What the signature calls the image; by default as it was asked for.
+    /// What the signature calls the image, a whole name in a registry; by default as it was asked for.
     pub identity: Option<String>,
 }
 
@@ -78,7 +78,11 @@ pub async fn sign(
 
 fn identity(remotes: &Remotes, name: &str, options: &SignOptions) -> Result<String> {
     match (&options.identity, remotes.subject(name)) {
-        (Some(identity), _) => Ok(identity.clone()),
+        (Some(identity), _) => {
+            let what = || format!("sign for {identity:?}");
+            Reference::parse(identity).context(ErrorKind::InvalidArgument, what)?;
+            Ok(identity.clone())
+        }
         (None, Some(Subject::Registry(reference))) => Ok(match reference.tag() {
             Some(tag) => format!("{}:{tag}", reference.locator()),
             None => reference.to_string(),
