@@ -40,7 +40,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
     let bare = text.strip_suffix(['b', 'B']).unwrap_or(text);
     match bare.ends_with(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']) {
-        true => parse_size(&format!("{bare}i")),
+        true => parse_size(&format!("{bare}i"))
+            .map_err(|_| format!("{text:?} is no size of memory; write for instance 512m or 2g")),
         false => parse_size(text),
     }
 }

@@ -43,8 +43,14 @@ pub(crate) fn enter(config: &Config) -> Result<()> {
     enter_and(config, true)
 }
 
-/// The same for who makes snapshots of layers. Refuses those that could never be mounted.
+/// The same for who makes snapshots of layers. Refuses those that this user could never mount.
 pub(crate) fn enter_to_unpack(config: &Config) -> Result<()> {
+    refuse_unmountable(config)?;
+    enter(config)
+}
+
+/// Fails for a snapshotter whose snapshots this user could never mount.
+pub(crate) fn refuse_unmountable(config: &Config) -> Result<()> {
     match config.snapshotter_flag() {
         Some(name) if !dist_snapshot::is_allowed(name) => {
             let message = format!(
@@ -53,7 +59,7 @@ pub(crate) fn enter_to_unpack(config: &Config) -> Result<()> {
             );
             Err(Error::new(ErrorKind::InvalidArgument, message))
         }
-        _ => enter(config),
+        _ => Ok(()),
     }
 }
 

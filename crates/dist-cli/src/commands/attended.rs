@@ -243,7 +243,11 @@ pub(crate) fn not_started(error: &Error) -> ExitCode {
 fn refused(told: &str) -> u8 {
     let command = told.contains("exec") || told.contains("executable file");
     let has = |texts: &[&str]| command && texts.iter().any(|text| told.contains(text));
-    if has(&["executable file not found", "not found in $PATH", "no such file or directory"]) {
+    // The directory that it should start in.
+    if told.contains("chdir") {
+        126
+    } else if has(&["executable file not found", "not found in $PATH", "no such file or directory"])
+    {
         127
     } else if has(&["permission denied", "Permission denied", "is a directory", "exec format"])
         || told.ends_with("open executable: Operation not permitted")
@@ -265,6 +269,8 @@ mod tests {
             ("exec: \"/x\": stat /x: no such file or directory", 127),
             ("executable file `x` not found in $PATH: No such file or directory", 127),
             ("exec: \"/etc\": permission denied", 126),
+            ("exec failed: chdir to cwd (\"/x\"): no such file or directory", 126),
+            ("crun: chdir to `/x`: No such file or directory", 126),
             ("OCI runtime create failed: open executable: Permission denied", 126),
             ("OCI runtime create failed: open executable: Operation not permitted", 126),
             (

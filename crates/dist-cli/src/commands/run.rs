@@ -123,6 +123,7 @@ impl Source {
 }
 
 fn attempt(config: &Config, args: &Args) -> Result<ExitCode> {
+    user_namespace::refuse_unmountable(config)?;
     let containers = open(config)?;
     if args.tty && !args.detach && !std::io::stdin().is_terminal() {
         let message = "run with --tty: standard input is no terminal";

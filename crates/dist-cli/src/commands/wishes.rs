@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dist_core::{Context, Error, ErrorKind, Result};
+use dist_core::{Context, Error, ErrorKind, Result, ResultExt as _};
 use dist_run::{
     Capability, Device, ImageSettings, Mount, Network, Resources, Rootfs, SpecOptions, UserSpec,
 };
@@ -15,6 +15,36 @@ use crate::units::{binary_size, parse_memory};
 
 /// The most letters that the kernel takes for a machine's name.
 pub(super) const MOST_OF_HOSTNAME: usize = 64;
+
+/// What a bind mount may be: those flags of mount(8) that a runtime sets again, and how mounts spread.
+const OF_BIND: [&str; 26] = [
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "atime",
+    "nodiratime",
+    "diratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "nosymfollow",
+    "symfollow",
+    "bind",
+    "rbind",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "shared",
+    "rshared",
+];
 
 /// Flags for a runtime spec.
 #[derive(Debug, clap::Args)]
@@ -79,7 +109,7 @@ pub(crate) struct Wishes {
     device: Vec<String>,
 
     /// Most memory it may use: 512m is 512 MiB
-    #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
     memory: Option<u64>,
 
     /// Most processors it may use, as 1.5
@@ -136,7 +166,7 @@ impl Wishes {
             privileged: self.privileged,
             devices: devices(&self.device)?,
             resources: Resources { memory: self.memory, cpus: self.cpus, pids: self.pids_limit },
-            mounts: self.volume.iter().chain(&self.mount).cloned().collect(),
+            mounts: self.mounts()?,
             init: self.init.then(find_init).transpose()?,
             ..SpecOptions::default()
         })
@@ -180,14 +210,29 @@ impl Wishes {
         user.map(str::parse).transpose()
     }
 
+    fn mounts(&self) -> Result<Vec<Mount>> {
+        let mounts: Vec<Mount> = self.volume.iter().chain(&self.mount).cloned().collect();
+        let mut targets = BTreeSet::new();
+        for mount in &mounts {
+            let target: PathBuf = Path::new(&mount.destination).components().collect();
+            if !targets.insert(target) {
+                let message = format!("mount at {}: two mounts go there", mount.destination);
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+        }
+        Ok(mounts)
+    }
+
     fn environment(&self) -> Result<Vec<String>> {
         let mut variables = Vec::new();
         for path in &self.env_file {
             let text = dist_core::read_small_text(path)
                 .context(ErrorKind::InvalidArgument, || format!("read {}", path.display()))?;
-            let lines = text.lines().map(str::trim_start);
-            for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                variables.extend(variable(line)?);
+            for (number, line) in (1..).zip(text.lines().map(str::trim_start)) {
+                if !line.is_empty() && !line.starts_with('#') {
+                    let what = || format!("read {}, line {number}", path.display());
+                    variables.extend(variable(line).during(what)?);
+                }
             }
         }
         for text in &self.env {
@@ -346,7 +391,12 @@ fn parse_mount(text: &str) -> Result<Mount, String> {
         ("bind", _) if of_tmpfs.is_some() => {
             return Err(format!("{} is for type=tmpfs", of_tmpfs.unwrap_or_default()));
         }
-        ("bind", Some(source)) => bind(source, target, read_only)?,
+        ("bind", Some(source)) => {
+            if let Some(odd) = options.iter().find(|option| !OF_BIND.contains(&option.as_str())) {
+                return Err(format!("{odd:?} is no option of type=bind"));
+            }
+            bind(source, target, read_only)?
+        }
         ("bind", None) => return Err("the source is missing".into()),
         ("tmpfs", _) => {
             check_target(target)?;
@@ -407,6 +457,10 @@ mod tests {
             assert!(parse_volume(text).is_err(), "{text}");
         }
         for text in ["type=bind,dst=/d", "src=/usr", "type=volume,src=/usr,dst=/d", "x=1", ""] {
+            assert!(parse_mount(text).is_err(), "{text}");
+        }
+        assert!(parse_mount("src=/usr,dst=/d,options=noexec:rslave").is_ok());
+        for text in ["src=/usr,dst=/d,options=noexec:nosuch", "src=/usr,dst=/d,options="] {
             assert!(parse_mount(text).is_err(), "{text}");
         }
         for text in ["src=/usr,dst=/d,tmpfs-size=1m", "type=tmpfs,dst=/t,tmpfs-mode=9"] {

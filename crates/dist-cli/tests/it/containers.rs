@@ -101,6 +101,30 @@ fn a_container_is_made_as_it_was_asked_for() {
 }
 
 #[test]
+fn what_was_asked_for_wrongly_is_told_and_leaves_nothing() {
+    let _timed = timed("containers");
+    let machine = Machine::busybox();
+    let dist = &machine.dist;
+    fs_err::write(dist.dir().join("env"), "A=1\n# no\n\n=2\n").unwrap();
+    for (flags, code, part) in [
+        (&["-v", "/tmp:/d", "--mount", "type=tmpfs,dst=/d/"][..], 125, "/d/: two mounts go there"),
+        (&["--env-file", "env"], 125, "env, line 4"),
+        (&["--mount", "type=bind,src=/tmp,dst=/d,options=nosuch"], 2, "no option of type=bind"),
+        (&["--memory", "99999999999g"], 2, "\"99999999999g\" is no size of memory"),
+        (&["--memory", "-1"], 2, "\"-1\""),
+    ] {
+        let line = [&["run", "--rm"], flags, &[&*machine.image, "true"]].concat();
+        dist.run(&line).exit(code).says(part);
+    }
+    let name = ["run", "-d", "--name", "c", &machine.image, "busybox", "sleep", "100"];
+    dist.ok(&name);
+    dist.run(&["exec", "-w", "/nosuch", "c", "busybox", "true"]).exit(126);
+    dist.run(&["exec", "c", "nosuch"]).exit(127);
+    dist.ok(&["rm", "-f", "c"]);
+    machine.assert_clean(&[]);
+}
+
+#[test]
 fn a_detached_container_lives_until_it_is_stopped() {
     let _timed = timed("containers");
     let machine = Machine::new("redis:7");

@@ -164,6 +164,8 @@ fn a_user_with_one_id_runs_containers() {
     ] {
         user.run(flags, args).exit(code).says(part);
     }
+    let erofs = user.run(&["--snapshotter", "erofs"], &["true"]).exit(125);
+    assert!(erofs.stderr.contains("only root may mount") && !erofs.stderr.contains("layer "));
     user.assert_clean();
 }
 
