@@ -51,6 +51,17 @@ impl Platforms {
     }
 }
 
+impl From<Vec<Platform>> for Platforms {
+    /// Those that were asked for; where nobody asked, all.
+    fn from(mut wanted: Vec<Platform>) -> Self {
+        match wanted.len() {
+            0 => Self::All,
+            1 => Self::One(wanted.remove(0)),
+            _ => Self::Several(wanted),
+        }
+    }
+}
+
 impl Default for Platforms {
     fn default() -> Self {
         Self::One(Platform::host())

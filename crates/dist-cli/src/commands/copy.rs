@@ -85,11 +85,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     }
     let defaults = CopyOptions::default();
     let jobs = config.sending_jobs();
-    let platforms = match args.platform.as_slice() {
-        [] => Platforms::All,
-        [platform] => Platforms::One(platform.clone()),
-        platforms => Platforms::Several(platforms.to_vec()),
-    };
+    let platforms = Platforms::from(args.platform.clone());
     let options =
         CopyOptions { platforms, referrers: defaults.referrers && !args.no_referrers, jobs };
     let (from, to) = remotes(config, args)?;

@@ -72,11 +72,7 @@ struct Row {
 }
 
 pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
-    let platforms = match args.platform.as_slice() {
-        [] => Platforms::All,
-        [platform] => Platforms::One(platform.clone()),
-        platforms => Platforms::Several(platforms.to_vec()),
-    };
+    let platforms = Platforms::from(args.platform.clone());
     let jobs = config.pull_options(None).jobs;
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
     let (name, found) = transfer::run(&reporter, |progress| async move {

@@ -145,11 +145,7 @@ fn create(config: &Config, args: &Create, add: bool) -> Result<()> {
         return Err(transfer::usage("a bundle that is left out of itself would hold nothing"));
     }
     let wanted = args.names.iter().map(|name| to_bundle(name)).collect::<Result<Vec<_>>>()?;
-    let platforms = match args.platform.as_slice() {
-        [] => Platforms::All,
-        [platform] => Platforms::One(platform.clone()),
-        platforms => Platforms::Several(platforms.to_vec()),
-    };
+    let platforms = Platforms::from(args.platform.clone());
     let copy = CopyOptions { platforms, referrers: !args.no_referrers, ..CopyOptions::default() };
     let options = BundleOptions { copy, since: args.since.clone(), add };
     let stored = args.names.iter().find(|name| dist_core::scheme(name, &[STORE]).is_some());

@@ -101,11 +101,7 @@ impl Repository {
                     .context(ErrorKind::InvalidArgument, || format!("read platform {text:?}"))
             })
             .collect::<Result<_>>()?;
-        let platforms = match platforms.as_slice() {
-            [] => Platforms::All,
-            [platform] => Platforms::One(platform.clone()),
-            _ => Platforms::Several(platforms),
-        };
+        let platforms = Platforms::from(platforms);
         let tags = TagFilter::new(TagRules {
             tags: self.tags,
             exclude: self.exclude,

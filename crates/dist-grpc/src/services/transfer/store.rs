@@ -62,11 +62,7 @@ pub(super) fn parse(name: &str) -> Result<ImageName> {
 
 /// The platforms that are wanted: all of them where none is named.
 pub(super) fn platforms(wanted: &[types::Platform]) -> Platforms {
-    match wanted {
-        [] => Platforms::All,
-        [one] => Platforms::One(platform(one)),
-        several => Platforms::Several(several.iter().map(platform).collect()),
-    }
+    Platforms::from(wanted.iter().map(platform).collect::<Vec<_>>())
 }
 
 pub(super) fn unpacks(store: &ImageStore) -> Vec<Unpack> {
