@@ -11,6 +11,8 @@
 //! an image lies beside it under its tag. What former bundles have may be left out, but never a
 //! manifest or an index.
 
+mod load;
+mod verify;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -19,19 +21,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dist_core::{
-    ContentMismatch, Context as _, Descriptor, Digest, Document, Error, ErrorKind, Event, Fetcher,
-    Progress, Pusher, Reference, Resolved, Resolver, Result, ResultExt as _,
+    Context as _, Descriptor, Digest, Document, Error, ErrorKind, Event, Fetcher, Progress, Pusher,
+    Reference, Resolved, Resolver, Result, ResultExt as _,
 };
 use dist_registry::{WebAddress, WebFiles};
-use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
+pub use self::load::{Loaded, load_bundle};
+pub use self::verify::{CheckedBundle, verify_bundle};
 use self::write::BundleWriter;
 use crate::archives::read::Archive;
 use crate::blocking::blocking;
-use crate::copy::{Copied, CopyOptions, Route, Turns, copy_along};
+use crate::copy::{Copied, CopyOptions, Route, copy_along};
 use crate::import::REF_NAME;
-use crate::plain::fetch_document;
 use crate::{Remotes, Scheme, addresses};
 
 /// What names in a bundle begin with, while one is read or written.
@@ -262,103 +264,6 @@ impl Bundle {
     }
 }
 
-/// What a look at a bundle found.
-#[derive(Clone, Debug)]
-pub struct CheckedBundle {
-    /// The names of its images.
-    pub images: Vec<String>,
-    /// How many blobs are in it.
-    pub blobs: usize,
-    /// How many bytes they have.
-    pub bytes: u64,
-    /// How many blobs are left out, and in a former bundle where one was given.
-    pub left_out: usize,
-}
-
-/// Reads a whole bundle and checks that each blob is what it is called, and that all that its names
-/// lead to is there, or is said to be left out; then it must be in one of the bundles `since`, where
-/// there are any.
-///
-/// # Errors
-/// `Corrupt`, with what is wrong; `NotFound` for no file; `Storage`.
-pub async fn verify_bundle(
-    path: &Path,
-    since: &[PathBuf],
-    progress: Arc<dyn Progress>,
-) -> Result<CheckedBundle> {
-    let (file, since) = (path.to_owned(), since.to_owned());
-    let (bundle, former) = blocking(move || {
-        let former: Vec<Bundle> =
-            since.iter().map(|path| Bundle::open(path)).collect::<Result<_>>()?;
-        Ok((Bundle::open(&file)?, former))
-    })
-    .await?;
-    let images = bundle.images();
-    let Bundle { archive, left_out } = bundle;
-    for blob in &left_out {
-        let has = |old: &Bundle| {
-            old.archive.places().contains_key(&blob.digest)
-                || old.left_out.iter().any(|other| other.digest == blob.digest)
-        };
-        if !former.is_empty() && !former.iter().any(has) {
-            let message = format!("find {}, which was left out, in a former bundle", blob.digest);
-            return Err(Error::new(ErrorKind::Corrupt, message));
-        }
-    }
-    let (mut blobs, mut bytes) = (0, 0);
-    for (digest, (_, size)) in archive.places() {
-        let media_type = dist_core::MediaType::parse("application/octet-stream");
-        let desc = Descriptor::new(media_type, *digest, *size);
-        progress.event(Event::Started { desc: &desc, offset: 0 });
-        let mut stream = archive.fetch(&desc, 0).await?;
-        let (mut hasher, mut got) = (digest.hasher(), 0);
-        while let Some(chunk) = stream.next().await.transpose()? {
-            hasher.update(&chunk);
-            got += chunk.len() as u64;
-            progress.event(Event::Advanced { digest: *digest, bytes: chunk.len() as u64 });
-        }
-        desc.verify(got, hasher.finish())
-            .during(|| format!("verify blob {digest} of {}", path.display()))?;
-        progress.event(Event::Committed { digest: *digest });
-        blobs += 1;
-        bytes += size;
-    }
-    follow(&archive, &left_out).await?;
-    Ok(CheckedBundle { images, blobs, bytes, left_out: left_out.len() })
-}
-
-/// Follows all names down to the blobs.
-async fn follow(archive: &Archive, left_out: &[LeftOut]) -> Result<()> {
-    let mut seen = HashSet::new();
-    let mut waiting: Vec<Descriptor> = archive.images().to_vec();
-    while let Some(desc) = waiting.pop() {
-        if !seen.insert(desc.digest) {
-            continue;
-        }
-        let is_document = desc.media_type.is_manifest() || desc.media_type.is_index();
-        match archive.places().get(&desc.digest) {
-            Some((_, size)) if *size != desc.size => {
-                let source = ContentMismatch::Size { expected: desc.size, got: *size };
-                let message = format!("follow {}", desc.digest);
-                return Err(Error::new(ErrorKind::Corrupt, message).with_source(source));
-            }
-            Some(_) if is_document => {
-                let bytes = fetch_document(archive, &desc).await?;
-                waiting.extend(Document::parse(&desc.media_type, &bytes)?.children());
-            }
-            Some(_) => {}
-            None if desc.media_type.is_foreign() => {}
-            None if left_out.iter().any(|blob| blob.digest == desc.digest) => {}
-            None => {
-                let noun = desc.media_type.noun();
-                let message = format!("find {noun} {} in the bundle", desc.digest);
-                return Err(Error::new(ErrorKind::Corrupt, message));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Opens a bundle, a file or one at an address, to look at: what fetches from it, all that its index
 /// names, and which blobs it leaves out.
 ///
@@ -389,76 +294,6 @@ pub async fn missing_of_bundle(
         }
     }
     Ok(missing)
-}
-
-/// What was loaded into a registry.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// Each image, by its name there.
-    pub images: Vec<Copied>,
-}
-
-/// Copies all images of a bundle, a file or one at an address, with what refers to them, below `place`: a registry, or one with the
-/// beginning of a path. Each keeps its repository and its tag.
-///
-/// # Errors
-/// Those of the registry; `FailedPrecondition` where something is left out that the registry does not
-/// have; `Corrupt` for a bundle that is not what it says.
-pub async fn load_bundle(
-    path: &Path,
-    (to, place): (&Remotes, &str),
-    jobs: usize,
-    progress: Arc<dyn Progress>,
-) -> Result<Loaded> {
-    let bundle = Bundle::find(path, to).await?;
-    let names = bundle.images();
-    let left_out: HashSet<Digest> = bundle.left_out.iter().map(|blob| blob.digest).collect();
-    let turns = supposed(&bundle.left_out, to, place)?;
-    let reading = Reading(Arc::new(bundle.archive));
-    let from = to.with_options(to.options().clone()).with_scheme(SCHEME, Arc::new(reading));
-    let options = CopyOptions { jobs, ..CopyOptions::default() };
-    let mut images = Vec::new();
-    for name in names {
-        let reference = Reference::parse_familiar(&name)
-            .context(ErrorKind::Corrupt, || format!("read name {name:?} of the bundle"))?;
-        let destination = below(place, &reference);
-        let resolved = from.resolve(&write::name(&name)).await?;
-        let turns = Some(&turns);
-        let route = Route { from: &from, resolved, to, destination: &destination, turns };
-        let copied = copy_along(route, &options, Arc::clone(&progress)).await;
-        images.push(copied.map_err(|error| explain(error, &left_out))?);
-    }
-    Ok(Loaded { images })
-}
-
-/// The name below `place` for one in another registry.
-fn below(place: &str, name: &Reference) -> String {
-    let object = name.to_string();
-    let object = object.strip_prefix(name.hostname()).unwrap_or(&object);
-    format!("{}{object}", place.trim_end_matches('/'))
-}
-
-/// Where what is left out may be in the registry that is loaded into.
-fn supposed(left_out: &[LeftOut], to: &Remotes, place: &str) -> Result<Turns> {
-    let mut turns = Turns::default();
-    for blob in left_out {
-        for repository in &blob.repositories {
-            let Ok(name) = Reference::parse_familiar(repository) else { continue };
-            let name = to.canonical(&below(place, &name))?;
-            let there = Reference::parse_familiar(&name)
-                .context(ErrorKind::InvalidArgument, || format!("read name {name:?}"))?;
-            turns.suppose(there.hostname(), &blob.digest, there.repository().to_owned());
-        }
-    }
-    Ok(turns)
-}
-
-/// Says what is missing where it was left out.
-fn explain(error: Error, left_out: &HashSet<Digest>) -> Error {
-    if error.kind() != ErrorKind::NotFound || left_out.is_empty() {
-        return error;
-    }
-    Error::new(ErrorKind::FailedPrecondition, "load what the bundle leaves out").with_source(error)
 }
 
 /// A bundle as a remote.
