@@ -13,7 +13,7 @@ use dist_store::Registration;
 
 use crate::blocking::{Alive, blocking};
 use crate::ingest::Intake;
-use crate::layers::{best, check_document_size, read_document};
+use crate::layers::{best, check_document_size, plan, read_document};
 use crate::references::Belongings;
 use crate::session::root_label;
 use crate::{Approval, Operations, Remotes};
@@ -113,7 +113,16 @@ pub async fn fetch(
         registration.labels.entry(target.digest).or_default().extend(root_label());
         registration
     };
-    bring(on, wanted, progress, register).await?;
+    bring(on, wanted, Arc::clone(&progress), register).await?;
+    if let (Platforms::One(platform), true) =
+        (&options.platforms, resolved.target.media_type.is_manifest())
+    {
+        let (content, target) = (on.contents(Labels::new()), resolved.target.clone());
+        // What is no image is for no platform.
+        if let Ok(plan) = blocking(move || plan(&*content, &target)).await {
+            plan.tell_other(&resolved.name, platform, &*progress);
+        }
+    }
     Ok(resolved)
 }
 

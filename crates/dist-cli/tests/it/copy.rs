@@ -123,6 +123,7 @@ fn platforms_make_a_manifest_or_a_smaller_index() {
     }
     dist.ok(&["pull", "--platform", "linux/arm64", &alone]).says("not for linux/arm64");
     dist.ok(&["pull", "--platform", "linux/arm64", &alone]).says("not for linux/arm64");
+    dist.ok(&["fetch", "--platform", "linux/arm64", &alone]).says("not for linux/arm64");
     let said = dist.ok(&["pull", "--platform", "linux/amd64", &alone]);
     assert!(!said.stderr.contains("is for"), "{}", said.stderr);
 }
