@@ -11,7 +11,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -101,8 +101,7 @@ impl LayoutPusher {
     /// Makes the name stand for the root.
     fn name(&self, desc: &Descriptor) -> Result<Pushed> {
         let what = || format!("write the index of {}", self.path.display());
-        let lock = fs::File::open(&self.path).context(ErrorKind::Storage, what)?;
-        lock.file().lock().context(ErrorKind::Storage, what)?;
+        let lock = self.lock().context(ErrorKind::Storage, what)?;
         let (mut index, named) = self.index()?;
         if named {
             return Ok(Pushed::Existed);
@@ -118,31 +117,43 @@ impl LayoutPusher {
             }
             entries.push(json!(entry));
         }
-        let (part, path) = (self.path.join(".index.json.part"), self.path.join("index.json"));
-        let write = || {
-            let mut file = fs::File::create(&part)?;
-            file.write_all(index.to_string().as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&part, &path)?;
-            lock.sync_all()
-        };
-        write().context(ErrorKind::Storage, what)?;
+        replace(&lock, &self.path.join("index.json"), &index.to_string())
+            .context(ErrorKind::Storage, what)?;
         Ok(Pushed::Uploaded)
+    }
+
+    /// The directory, for one process at a time.
+    fn lock(&self) -> std::io::Result<fs::File> {
+        let lock = fs::File::open(&self.path)?;
+        lock.file().lock()?;
+        Ok(lock)
+    }
+
+    /// Makes a layout of the directory, which may be one already, but none of another version.
+    fn mark(&self) -> Result<()> {
+        let marker = self.path.join("oci-layout");
+        let what = || format!("make layout {}", self.path.display());
+        let check = || match fs::read(&marker) {
+            Ok(bytes) => check_marker(&bytes, &marker.display().to_string()).map(|()| true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).context(ErrorKind::Storage, what),
+        };
+        if check()? {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.path).context(ErrorKind::Storage, what)?;
+        let lock = self.lock().context(ErrorKind::Storage, what)?;
+        if check()? {
+            return Ok(());
+        }
+        replace(&lock, &marker, MARKER).context(ErrorKind::Storage, what)
     }
 
     /// Makes the directories, and takes the part of a blob; `None` where the blob is there.
     fn begin(&self, desc: &Descriptor) -> Result<Option<Part>> {
         let what = || format!("open a part of {}", desc.digest);
         let directory = self.directory(&desc.digest);
-        let marker = self.path.join("oci-layout");
-        match fs::read(&marker) {
-            Ok(bytes) => check_marker(&bytes, &marker.display().to_string())?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.path).context(ErrorKind::Storage, what)?;
-                fs::write(&marker, MARKER).context(ErrorKind::Storage, what)?;
-            }
-            Err(error) => return Err(error).context(ErrorKind::Storage, what),
-        }
+        self.mark()?;
         fs::create_dir_all(&directory).context(ErrorKind::Storage, what)?;
         let path = directory.join(format!(".{}.part", desc.digest.hex()));
         loop {
@@ -251,6 +262,17 @@ impl Drop for Part {
             tracing::warn!(path = %self.path.display(), %error, "an empty part stays");
         }
     }
+}
+
+/// Puts a file of `directory` in the place of what is there. Nobody else may do that meanwhile.
+fn replace(directory: &fs::File, path: &Path, text: &str) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{name}.part"));
+    let mut file = fs::File::create(&part)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&part, path)?;
+    directory.sync_all()
 }
 
 fn tag_of(entry: &Value) -> Option<&str> {

@@ -33,7 +33,7 @@ use self::write::BundleWriter;
 use crate::archives::read::Archive;
 use crate::blocking::blocking;
 use crate::copy::{Copied, CopyOptions, Route, copy_along};
-use crate::import::REF_NAME;
+use crate::import::{REF_NAME, is_attached};
 use crate::{Remotes, Scheme, addresses};
 
 /// What names in a bundle begin with, while one is read or written.
@@ -255,12 +255,8 @@ impl Bundle {
 
     /// The names of its images, without what is attached to them.
     fn images(&self) -> Vec<String> {
-        let names = self.archive.images().iter().filter_map(|desc| desc.annotations.get(REF_NAME));
-        let attached = |name: &str| {
-            let name = Reference::parse_familiar(name).ok();
-            name.is_some_and(|name| name.tag().is_some_and(dist_registry::is_attachment_tag))
-        };
-        names.filter(|name| !attached(name)).cloned().collect()
+        let images = self.archive.images().iter().filter(|desc| !is_attached(desc));
+        images.filter_map(|desc| desc.annotations.get(REF_NAME)).cloned().collect()
     }
 }
 

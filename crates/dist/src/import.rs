@@ -20,14 +20,14 @@ use std::sync::Arc;
 
 use dist_core::{
     Descriptor, Digest, Document, Error, ErrorKind, Image, ImageName, Labels, MediaType, Platform,
-    Progress, Result, ResultExt as _,
+    Progress, Result, ResultExt as _, children,
 };
 use dist_layer::Limits;
 use dist_store::Registration;
 
 use self::contents::Archived;
 pub use self::names::{DigestNames, Naming};
-pub(crate) use self::names::{IMAGE_NAME, REF_NAME};
+pub(crate) use self::names::{IMAGE_NAME, REF_NAME, is_attached};
 use self::whole::Whole;
 use crate::blocking::{Alive, blocking};
 use crate::fetch::{Platforms, default_jobs};
@@ -87,7 +87,11 @@ pub async fn import(
     };
     for (image, mut belongings) in found.images.iter().zip(found.belongings) {
         for Unpacking { platform, snapshotter } in &options.unpacks {
-            if belongings.leave_out(operation.contents(), image, platform).await? {
+            let contents = || operation.contents();
+            if is_attached(image)
+                || belongings.leave_out(contents(), image, platform).await?
+                || !is_image(contents(), image, platform).await?
+            {
                 continue;
             }
             let plan = plan_of(operation.contents(), image, platform).await?;
@@ -110,6 +114,21 @@ pub async fn import(
         }
     }
     blocking(move || operation.finish(registration)).await
+}
+
+/// Whether it is an image, and no other artifact.
+async fn is_image(
+    content: Arc<dyn Contents>,
+    target: &Descriptor,
+    platform: &Platform,
+) -> Result<bool> {
+    let (target, platform) = (target.clone(), platform.clone());
+    blocking(move || {
+        let manifest = find_manifest(&*content, &target, &platform)?;
+        let config = children(&*content, &manifest)?.into_iter().next();
+        Ok(config.is_none_or(|config| config.media_type.is_config()))
+    })
+    .await
 }
 
 /// What is to be unpacked of an image that is there.

@@ -81,7 +81,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         }
     }
     if dist_core::scheme(&args.destination, &WebAddress::SCHEMES).is_some() {
-        return Err(transfer::usage("images are read from addresses, and not written to them"));
+        return Err(transfer::usage("an address is only read from: name another destination"));
     }
     let defaults = CopyOptions::default();
     let jobs = config.sending_jobs();

@@ -6,6 +6,7 @@ use dist_testutil::{Image, ReferrersRegistry, Registry, Response, index_of, requ
 use serde_json::Value;
 
 use crate::copy::attach;
+use crate::policy::Place;
 use crate::support::{pulled, quick};
 
 fn manifest(registry: &Registry, name: &str, object: &str) -> Response {
@@ -192,6 +193,31 @@ fn archives_arrive_through_a_pipe_and_compressed() {
         .ok();
     assert_eq!(manifest(&here, "zipped", "1").body, image.manifest.bytes);
     dist.feed(&["copy", "oci-archive:-", &to], b"no archive").exit(6);
+}
+
+#[test]
+fn an_archive_brings_what_refers_to_its_image_into_the_store() {
+    let _timed = timed("artifacts");
+    let place = Place::new();
+    let (dist, name) = (&place.dist, place.registry.reference("team/app:1"));
+    fs_err::write(dist.dir().join("notes"), "notes").expect("a file");
+    dist.ok(&["sign", "--key", "key.key", &name]);
+    let kind = "application/vnd.example.scan";
+    let scan = pulled(&dist.ok(&["attach", "--type", kind, &name, "notes"]).text());
+    dist.ok(&["copy", &name, "oci-archive:a.tar:1"]);
+    let imported = dist.ok(&["import", "a.tar"]).text();
+    assert_eq!(imported.lines().count(), 3, "{imported}");
+    let image = format!("localhost/import:1@{}", place.image.digest());
+    assert!(imported.lines().any(|line| line == image), "{imported}");
+    let found = dist.ok(&["referrers", "store:localhost/import:1"]).text();
+    assert!(found.contains(&scan) && found.contains(".sig"), "{found}");
+    assert_eq!(dist.ok(&["snapshots", "ls", "-q"]).text().lines().count(), 2);
+
+    // An artifact by itself comes as well.
+    let alone = place.registry.reference("team/app@") + &scan;
+    dist.ok(&["copy", "--no-referrers", &alone, "oci-archive:b.tar:scan"]);
+    dist.ok(&["import", "b.tar"]).says("");
+    assert_eq!(dist.ok(&["snapshots", "ls", "-q"]).text().lines().count(), 2);
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn what_is_no_image_is_refused_with_the_reason() {
     let user = format!("http://ann:secret@{}/app.tar", server.address());
     let ran = dist.run(&["pull", &user]).exit(2).says("--user");
     assert!(!ran.stderr.contains("secret"), "{}", ran.stderr);
-    dist.run(&["copy", &server.url("app/"), &server.url("to.tar")]).says("only read from");
+    dist.run(&["copy", &server.url("app/"), &server.url("to.tar")]).exit(2).says("only read from");
     assert!(!dist.dir().join("out").exists());
 }
 

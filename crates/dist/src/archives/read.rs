@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::source::{Source, WebReader, WebSource, spool};
 use crate::blocking::blocking;
-use crate::import::{IMAGE_NAME, REF_NAME};
+use crate::import::{IMAGE_NAME, REF_NAME, is_attached};
 
 /// The most entries that an archive may have.
 const MOST_ENTRIES: usize = 100_000;
@@ -250,10 +250,7 @@ impl Archive {
     /// The image with this tag or full name; the only one there is without one.
     pub(crate) fn find(&self, object: Option<&str>) -> Result<Descriptor> {
         let named = |desc: &&Descriptor| {
-            let Some(object) = object else {
-                let tag = desc.annotations.get(REF_NAME);
-                return !tag.is_some_and(|tag| dist_registry::is_attachment_tag(tag));
-            };
+            let Some(object) = object else { return !is_attached(desc) };
             let is = |key, name: &str| desc.annotations.get(key).is_some_and(|there| there == name);
             is(REF_NAME, object) || is(IMAGE_NAME, &full(object)) || is(REF_NAME, &full(object))
         };

@@ -1,12 +1,23 @@
 //! What images of an archive are called: its annotations, and what the user wants.
 
-use dist_core::{Context as _, Descriptor, ErrorKind, ImageName, Result};
+use dist_core::{Context as _, Descriptor, ErrorKind, ImageName, Reference, Result};
 
 /// A whole name, written by clients that know whole names.
 pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// A tag by the letter of OCI; many write a whole name.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Whether an entry of an archive's index is attached to an image, by its tag: a signature, a list of
+/// referrers.
+pub(crate) fn is_attached(entry: &Descriptor) -> bool {
+    let name = entry.annotations.get(REF_NAME).map(String::as_str).unwrap_or_default();
+    let tag = match Reference::parse_familiar(name) {
+        Ok(reference) if name.contains(['/', ':']) => reference.tag().map(str::to_owned),
+        _ => Some(name.to_owned()),
+    };
+    tag.is_some_and(|tag| dist_registry::is_attachment_tag(&tag))
+}
 
 /// One rule by which images get names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +93,26 @@ mod tests {
     use dist_core::{Digest, MediaType};
 
     use super::*;
+
+    #[test]
+    fn what_is_attached_has_such_a_tag() {
+        let digest = Digest::sha256(b"x");
+        let tag = format!("sha256-{}", digest.hex());
+        for (name, attached) in [
+            (tag.clone(), true),
+            (format!("{tag}.sig"), true),
+            (format!("a/b:{tag}.att"), true),
+            (format!("localhost:5000/b:{tag}"), true),
+            (format!("a/{tag}"), false),
+            ("1".to_owned(), false),
+            ("a/b:1".to_owned(), false),
+            (String::new(), false),
+        ] {
+            let mut entry = Descriptor::new(MediaType::Manifest, digest, 1);
+            entry.annotations.insert(REF_NAME.to_owned(), name.clone());
+            assert_eq!(is_attached(&entry), attached, "{name}");
+        }
+    }
 
     #[test]
     fn names_follow_annotations_and_rules() {
