@@ -36,7 +36,11 @@ pub(crate) fn parse(text: &str) -> Result<Reference> {
     if let Some((transport, _)) = dist_core::scheme(text, TRANSPORTS) {
         let message = format!("read name {text:?}: this takes no names with {transport}:");
         let error = Error::new(ErrorKind::InvalidArgument, message);
-        let hint = format!("an image that is called so in a registry is docker.io/library/{text}");
+        let mut hint =
+            format!("an image that is called so in a registry is docker.io/library/{text}");
+        if transport == "bundle" {
+            hint.push_str("; `dist copy` reads a bundle as oci-archive:FILE:NAME");
+        }
         return Err(report::advise(error, hint));
     }
     Reference::parse_familiar(text).map_err(|error| {

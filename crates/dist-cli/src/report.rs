@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use dist::ReferrersUnknown;
 use dist_core::{ContentMismatch, DamagedStore, Error, ErrorKind, Limit};
 use dist_grpc::client::{Answered, Reason};
+use dist_registry::Failure;
 use dist_store::{DamagedDatabase, is_database_damaged};
 use rustix::io::Errno;
 
@@ -232,6 +233,10 @@ fn hints(error: &Error) -> Vec<String> {
         hints.push("`dist fsck --repair` brings back what is lost, or says why it can't".into());
     }
     hints.extend(tls_hint(error).map(Into::into));
+    let status = find::<Failure>(error).and_then(|failure| failure.status);
+    if status == Some(405) && error.kind() == ErrorKind::Unsupported && hints.is_empty() {
+        hints.push("the registry is set up to be read, and takes nothing".into());
+    }
     // What is printed goes where the caller sent it: no other root would help there.
     // Nor does it where more is known of the reason.
     if find::<OutputFailed>(error).is_none() && find::<Advice>(error).is_none() {

@@ -48,6 +48,10 @@ fn a_bundle_is_a_registry_in_a_file() {
     let checked = dist.ok(&["bundle", "verify", "a.tar"]).says("whole");
     assert_eq!(checked.text().lines().collect::<Vec<_>>(), names);
 
+    let which = dist.run(&["copy", "oci-archive:a.tar", "oci:out:1"]).exit(2);
+    which.says(&names[0]).says(&names[1]);
+    dist.run(&["copy", "bundle:a.tar", "oci:out:1"]).exit(2).says("oci-archive:FILE:NAME");
+
     // Others read it.
     for (name, image) in names.iter().zip([&first, &second]) {
         let place = format!("oci-archive:{}:{name}", dist.dir().join("a.tar").display());

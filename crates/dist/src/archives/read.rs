@@ -257,10 +257,33 @@ impl Archive {
         let mut found: Vec<&Descriptor> = self.images.iter().filter(named).collect();
         found.dedup_by_key(|desc| desc.digest);
         match found.as_slice() {
-            [] => Err(Error::new(ErrorKind::NotFound, "there is no such image in the archive")),
+            [] => {
+                let message =
+                    format!("there is no such image in the archive, but {}", self.names());
+                Err(Error::new(ErrorKind::NotFound, message))
+            }
             [desc] => Ok((*desc).clone()),
-            _ => Err(Error::new(ErrorKind::InvalidArgument, "there are several images: say which")),
+            _ => {
+                let message = format!("there are several images, say which: {}", self.names());
+                Err(Error::new(ErrorKind::InvalidArgument, message))
+            }
         }
+    }
+
+    /// What its images are called, ten of them at most.
+    fn names(&self) -> String {
+        const SHOWN: usize = 10;
+        let images: Vec<&Descriptor> =
+            self.images.iter().filter(|desc| !is_attached(desc)).collect();
+        let name = |desc: &&Descriptor| {
+            let name = [REF_NAME, IMAGE_NAME].iter().find_map(|key| desc.annotations.get(*key));
+            name.cloned().unwrap_or_else(|| format!("@{}", desc.digest))
+        };
+        let mut names: Vec<String> = images.iter().take(SHOWN).map(name).collect();
+        if images.len() > SHOWN {
+            names.push(format!("and {} more", images.len() - SHOWN));
+        }
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     }
 }
 
