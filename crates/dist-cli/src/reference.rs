@@ -36,11 +36,17 @@ pub(crate) fn parse(text: &str) -> Result<Reference> {
     if let Some((transport, _)) = dist_core::scheme(text, TRANSPORTS) {
         let message = format!("read name {text:?}: this takes no names with {transport}:");
         let error = Error::new(ErrorKind::InvalidArgument, message);
-        let mut hint =
-            format!("an image that is called so in a registry is docker.io/library/{text}");
-        if transport == "bundle" {
-            hint.push_str("; `dist copy` reads a bundle as oci-archive:FILE:NAME");
-        }
+        let hint = match (transport, Reference::parse_familiar(text)) {
+            ("bundle", _) => {
+                "`dist bundle load` loads it; `dist copy` reads it as oci-archive:FILE:NAME".into()
+            }
+            (_, Ok(name)) => format!("an image that is called so in a registry is {name}"),
+            ("oci-archive" | "docker-archive", _) => {
+                "`dist import FILE` brings it into the store".into()
+            }
+            ("oci" | "dir", _) => "`dist copy` brings it into the store: store:NAME".into(),
+            _ => "`dist copy --help` lists the kinds of names that it takes".into(),
+        };
         return Err(report::advise(error, hint));
     }
     Reference::parse_familiar(text).map_err(|error| {

@@ -91,6 +91,6 @@ pub use session::{failed_lease_labels, lease_labels, root_label};
 pub use stored::StoredImages;
 pub use survey::{Held, Survey};
 pub use sync::{SyncItem, SyncOptions, SyncOutcome, Synced, TagFilter, TagRules, sync};
-pub use there::platforms_there;
+pub use there::{has_rest, platforms_there};
 pub use validate::{Flaw, ValidateOptions, Validated, describe_blob, validate};
 pub use whole_file::WholeFile;

@@ -177,7 +177,8 @@ impl Remotes {
         let Some((policy, path)) = self.read_policy().await? else {
             return Ok(Approval::default());
         };
-        let during = || format!("use {name}@{}: policy {}", target.digest, path.display());
+        let pinned = if name.contains('@') { String::new() } else { format!("@{}", target.digest) };
+        let during = || format!("use {name}{pinned}: policy {}", path.display());
         // A rule for a digest is for that content, whatever stands under the name.
         if let Some(Subject::Registry(reference)) = self.subject(name)
             && reference.digest().is_some_and(|digest| *digest != target.digest)

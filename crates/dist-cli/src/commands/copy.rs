@@ -83,6 +83,9 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     if dist_core::scheme(&args.destination, &WebAddress::SCHEMES).is_some() {
         return Err(transfer::usage("an address is only read from: name another destination"));
     }
+    let has_users =
+        |name| matches!(dist_core::scheme(name, SCHEMES), None | Some(("http" | "https", _)));
+    args.sides.check(has_users(&args.source), has_users(&args.destination))?;
     let defaults = CopyOptions::default();
     let jobs = config.sending_jobs();
     let platforms = Platforms::from(args.platform.clone());

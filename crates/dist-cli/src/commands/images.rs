@@ -196,7 +196,8 @@ impl Found {
         blobs.dedup();
         found.size = (!blobs.is_empty()).then(|| blobs.iter().map(|(_, size)| size).sum());
         for held in manifests {
-            let platform = held.platform.map_or_else(|| "unknown".into(), |it| it.to_string());
+            let platform = held.platform.filter(|platform| !platform.architecture.is_empty());
+            let platform = platform.map_or_else(|| "unknown".into(), |it| it.to_string());
             if !found.platforms.contains(&platform) {
                 found.platforms.push(platform);
             }

@@ -7,7 +7,7 @@ use super::rmi::registered;
 use super::transfer::{self, Transfer};
 use crate::config::Config;
 use crate::progress::Reporter;
-use crate::{reference, report};
+use crate::{reference, report, runtime};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -47,8 +47,14 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let image = host.images().get(&name)?;
     let to = args.name.as_deref().unwrap_or(name.as_str());
     let name = reference::parse(to)?.to_string();
-    let platforms =
-        chosen(&*host, &image.target, args.transfer.platform.as_ref(), args.all_platforms)?;
+    let asked = args.transfer.platform.as_ref();
+    let mut platforms = chosen(&*host, &image.target, asked, args.all_platforms)?;
+    if asked.is_none() && matches!(platforms, Platforms::One(_)) && !config.is_remote() {
+        let (remotes, content) = (config.remotes()?, host.contents());
+        if runtime::run(dist::has_rest(&remotes, &name, &*content, &image.target))? {
+            platforms = Platforms::All;
+        }
+    }
     let puller = config.puller()?;
     let options = PushOptions { platforms, jobs: config.sending_jobs() };
     let mode = config.progress_unless(args.transfer.quiet);
@@ -59,7 +65,17 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     })
     .map_err(|error| {
         let what = || format!("push {} to {name}", image.name);
-        transfer::if_stopped(error, what, "what was sent is there; run it again to go on")
+        let hint = "what was sent is there; run it again to go on";
+        match error.kind() {
+            ErrorKind::NotFound if asked.is_some() || args.all_platforms => {
+                let error = Error::new(ErrorKind::NotFound, what()).with_source(error);
+                report::advise(
+                    error,
+                    "the store has not all of it: `dist fetch` brings other platforms",
+                )
+            }
+            _ => transfer::if_stopped(error, what, hint),
+        }
     })?;
     tell_part(&image, &pushed, &options.platforms, args.transfer.platform.is_some());
     transfer::print_pinned(&name, &pushed.digest)

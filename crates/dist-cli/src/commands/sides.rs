@@ -24,6 +24,17 @@ impl Sides {
         self.src_creds.is_some() || self.dest_creds.is_some()
     }
 
+    /// Refuses a user of what is no registry.
+    pub(super) fn check(&self, source: bool, destination: bool) -> Result<()> {
+        match (&self.src_creds, &self.dest_creds) {
+            (Some(_), _) if !source => Err(usage("--src-creds: the source is no registry")),
+            (_, Some(_)) if !destination => {
+                Err(usage("--dest-creds: the destination is no registry"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The remotes for the source and for the destination; `None` where nobody is named.
     pub(super) fn remotes(&self, config: &Config) -> Result<Option<(Remotes, Remotes)>> {
         if !self.are_given() {

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use dist_core::{Error, ErrorKind, Result};
+use dist_registry::Failure;
 
 use super::several::each;
 use super::transfer::usage;
@@ -142,11 +143,16 @@ fn remove(config: &Config, args: &Remove) -> Result<()> {
     each(&args.names, |name| {
         let removed = runtime::run(remotes.registries().untag(name));
         removed.map_err(|error| match error.kind() {
-            ErrorKind::Unsupported => report::advise(error, NO_DELETING),
+            ErrorKind::Unsupported if is_delete(&error) => report::advise(error, NO_DELETING),
             _ => error,
         })?;
         output::line(&reference::parse(name)?.to_string())
     })
+}
+
+/// Whether it was the deleting that the registry refused.
+fn is_delete(error: &Error) -> bool {
+    error.find::<Failure>().is_some_and(|failure| failure.method == "DELETE")
 }
 
 /// What helps where a registry deletes nothing.

@@ -148,8 +148,14 @@ fn what_others_have_is_not_mixed_up_and_a_reader_may_go() {
     dist.run(&["copy", &name, "dir:layout"]).exit(2).says("something in it");
     assert!(!dist.dir().join("layout/version").exists());
     // A name that means something to others is not one in Docker Hub's library.
-    for name in ["bundle:x.tar", "containers-storage:x", "docker-daemon:x:1", "dir:x"] {
-        dist.run(&["pull", name]).exit(2).says("docker.io/library/");
+    for (name, hint) in [
+        ("bundle:x.tar", "dist bundle load"),
+        ("containers-storage:x", "docker.io/library/containers-storage:x"),
+        ("docker-daemon:x:1", "dist copy --help"),
+        ("dir:x", "docker.io/library/dir:x"),
+        ("oci-archive:/a.tar", "dist import"),
+    ] {
+        dist.run(&["pull", name]).exit(2).says(hint);
     }
     dist.run(&["copy", "oci:layout:1", "bundle:x.tar"]).exit(2).says("bundle:");
     dist.run(&["cat", &name, "../../etc/passwd"]).exit(2);

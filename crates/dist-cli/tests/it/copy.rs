@@ -279,6 +279,8 @@ fn each_side_gets_its_own_credentials_and_nobody_elses() {
     piped(&["--src-creds", &login, &source, &more]).exit(2).says("not given yet");
     piped(&["--dest-creds", user, "oci-archive:-", &more]).exit(2).says("standard input");
     piped(&[&source, &more]).exit(2).says("--user");
+    let both = ["copy", "--dest-creds", &login, &source, "oci:out:1"];
+    dist.run(&both).exit(2).says("the destination is no registry");
     assert!(!said.stderr.contains(password), "{}", said.stderr);
     verify(&here, "app", "1", &image);
     assert!(from.log().iter().any(|request| request.authorized));

@@ -85,7 +85,15 @@ fn of_an_index_as_much_is_pushed_as_is_there() {
     let ran =
         dist.ok(&["push", &source, &target("part")]).says("only the manifest for linux/amd64");
     assert_eq!(pulled(&ran.text()), amd.digest());
-    dist.run(&["push", "--platform", "linux/arm64", &source, &target("arm")]).exit(3);
+    // Where the registry has the rest, nothing is taken away from it.
+    for name in [source.clone(), images.reference("test/index:2")] {
+        let said = dist.ok(&["push", &source, &name]);
+        assert_eq!(pulled(&said.text()), index.digest());
+        assert!(!said.stderr.contains("only the manifest"), "{}", said.stderr);
+        assert_eq!(digest_by_skopeo(&dist, &name), index.digest());
+    }
+    let said = dist.run(&["push", "--platform", "linux/arm64", &source, &target("arm")]).exit(3);
+    said.says("`dist fetch` brings other platforms");
     dist.run(&["push", "--all-platforms", &source, &target("all")]).exit(3).says(&arm.digest());
     dist.ok(&["fetch", "--all-platforms", &source]);
     let ran = dist.ok(&["push", &source, &target("whole")]);

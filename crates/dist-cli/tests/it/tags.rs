@@ -64,7 +64,7 @@ fn a_registry_that_only_reads_is_named_as_one() {
     let reads = Registry::with(RegistryOptions { storage, read_only: true, ..<_>::default() });
     let (dist, name) = (quick(), reads.reference("test/app:1"));
     pull(&dist, &name);
-    dist.run(&["tags", "rm", &name]).exit(6).says("405");
+    dist.run(&["tags", "rm", &name]).exit(6).says("set up to be read");
     dist.run(&["push", &name, &reads.reference("test/new:1")]).exit(6).says("set up to be read");
     dist.run(&["copy", &name, &reads.reference("test/new:1")]).exit(6).says("405");
     dist.run(&["copy", &name, "https://192.0.2.1/app.tar"]).exit(2).says("only read from");
