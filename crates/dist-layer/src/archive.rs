@@ -64,7 +64,7 @@ impl<R: Read> ArchiveReader<R> {
         let kind = match kind {
             Kind::File if regions.is_none() => ArchiveEntryKind::File(*size),
             Kind::Link => ArchiveEntryKind::Link(normalize(link)?),
-            Kind::Symlink => match resolve(split(&path).0, link) {
+            Kind::Symlink => match link_in_archive(split(&path).0, link) {
                 Some(target) => ArchiveEntryKind::Link(target),
                 None => ArchiveEntryKind::Other,
             },
@@ -92,8 +92,9 @@ impl<R: Read> Read for ArchiveReader<R> {
     }
 }
 
-/// Where a symbolic link in `dir` leads; `None` for one that leaves the archive.
-fn resolve(dir: &[u8], link: &[u8]) -> Option<Vec<u8>> {
+/// Where a symbolic link in the directory `dir` of an archive leads; `None` for one that leaves it.
+#[must_use]
+pub fn link_in_archive(dir: &[u8], link: &[u8]) -> Option<Vec<u8>> {
     let mut at = if link.starts_with(b"/") { Vec::new() } else { dir.to_vec() };
     for component in link.split(|&byte| byte == b'/') {
         match component {
@@ -119,7 +120,7 @@ mod tests {
             ("a", "./x/../y", Some("a/y")),
             ("a", "../../b", None),
         ] {
-            let found = resolve(dir.as_bytes(), link.as_bytes());
+            let found = link_in_archive(dir.as_bytes(), link.as_bytes());
             assert_eq!(found.as_deref(), target.map(str::as_bytes), "{dir} {link}");
         }
     }

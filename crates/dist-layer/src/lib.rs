@@ -35,7 +35,7 @@ mod whiteout;
 mod xattrs;
 
 pub use apply::LayerApplier;
-pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader};
+pub use archive::{ArchiveEntry, ArchiveEntryKind, ArchiveReader, link_in_archive};
 pub use audit::{LayerFlaw, Severity, audit_layer};
 pub use compression::{Compressor, Recipe, decompress, detect};
 pub use confined::Confined;

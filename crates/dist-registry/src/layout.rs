@@ -52,6 +52,26 @@ impl LayoutResolver {
         let Name { path, .. } = Name::parse(name)?;
         Ok(Name { path, object: Object::Tag(tag.to_owned()) }.text())
     }
+
+    /// Waits until nobody else holds the layout that `name` is in, and holds it until the file is
+    /// dropped: for who changes what a tag lists. Nothing where there is no layout yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where `name` cannot be one; `Storage`.
+    pub async fn hold(&self, name: &str) -> Result<Option<std::fs::File>> {
+        // The directory is locked for each change of the index, so this is another file.
+        let marker = Name::parse(name)?.path.join("oci-layout");
+        blocking(move || {
+            let what = || format!("lock {}", marker.display());
+            let file = match std::fs::File::open(&marker) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                file => file.context(ErrorKind::Storage, what)?,
+            };
+            file.lock().context(ErrorKind::Storage, what)?;
+            Ok(Some(file))
+        })
+        .await
+    }
 }
 
 #[async_trait]

@@ -67,12 +67,24 @@ impl Name {
     }
 }
 
+/// What of a whole name is before its tag or digest, with the `:`; nothing of a tag alone.
+fn repository(object: &str) -> String {
+    let name = object.split('@').next().unwrap_or_default();
+    let last = name.rfind('/').map_or(0, |at| at + 1);
+    match name[last..].rfind(':') {
+        Some(at) => name[..=last + at].to_owned(),
+        None if last > 0 => format!("{name}:"),
+        None => String::new(),
+    }
+}
+
 impl Archives {
-    /// The name for `tag` in the archive of `name`.
+    /// The name for `tag` in the archive of `name`: in the same repository, where that is named.
     fn beside(name: &str, tag: &str) -> Result<String> {
-        let Name { docker, path, .. } = Name::parse(name)?;
+        let Name { docker, path, object } = Name::parse(name)?;
         let scheme = if docker { DOCKER_ARCHIVE } else { OCI_ARCHIVE };
-        Ok(format!("{scheme}:{}:{tag}", path.display()))
+        let repository = object.as_deref().map(repository).unwrap_or_default();
+        Ok(format!("{scheme}:{}:{repository}{tag}", path.display()))
     }
 
     /// Ends what is written: indexes, and the files' names.
@@ -184,5 +196,14 @@ mod tests {
         }
         let beside = Archives::beside("oci-archive:x:1", "sha256-ab").unwrap();
         assert_eq!(beside, "oci-archive:x:sha256-ab");
+        for (object, repository) in [
+            ("redis:7", "redis:"),
+            ("localhost:5000/a/b:1", "localhost:5000/a/b:"),
+            ("localhost:5000/a/b", "localhost:5000/a/b:"),
+            ("a/b:1@sha256:00", "a/b:"),
+        ] {
+            let beside = Archives::beside(&format!("oci-archive:x:{object}"), "sha256-ab").unwrap();
+            assert_eq!(beside, format!("oci-archive:x:{repository}sha256-ab"));
+        }
     }
 }

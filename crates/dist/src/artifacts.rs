@@ -148,6 +148,7 @@ pub async fn attach(
     let manifest = content.hold(MediaType::Manifest, Bytes::from(manifest.to_string()));
     // It has no tag of its own.
     let name = remotes.beside(&resolved.name, &tag_of(&subject.digest))?;
+    let _held = remotes.hold(&resolved.name).await?;
     let (known, by_itself) = listed(remotes, &resolved.name, &*there, &subject.digest).await?;
     let list = list_with(&known, &manifest, artifact);
     let list = content.hold(MediaType::Index, list);

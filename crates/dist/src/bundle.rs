@@ -256,7 +256,9 @@ impl Bundle {
     /// The names of its images, without what is attached to them.
     fn images(&self) -> Vec<String> {
         let images = self.archive.images().iter().filter(|desc| !is_attached(desc));
-        images.filter_map(|desc| desc.annotations.get(REF_NAME)).cloned().collect()
+        let names = images.filter_map(|desc| desc.annotations.get(REF_NAME));
+        // A tag by itself is in no repository.
+        names.filter(|name| name.contains(['/', ':'])).cloned().collect()
     }
 }
 

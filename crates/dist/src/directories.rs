@@ -7,6 +7,7 @@
 //! PATH/<hex>                    a blob
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dist_core::{
-    ByteStream, ContentMismatch, Context as _, Descriptor, Digest, Error, ErrorKind, Event,
-    Fetcher, MAX_DOCUMENT_BYTES, MediaType, Progress, Pushed, Pusher, Resolved, Resolver, Result,
-    ResultExt as _,
+    ByteStream, ContentMismatch, Context as _, Descriptor, Digest, Document, Error, ErrorKind,
+    Event, Fetcher, MAX_DOCUMENT_BYTES, MediaType, Progress, Pushed, Pusher, Resolved, Resolver,
+    Result, ResultExt as _,
 };
 use futures_util::StreamExt as _;
 
@@ -224,6 +225,39 @@ impl DirectoryPusher {
     }
 }
 
+impl DirectoryPusher {
+    /// Removes what an image that was here before has left, and `root` does not name.
+    fn clear(&self, root: &Descriptor) -> Result<()> {
+        let what = || format!("clear {}", self.path.display());
+        let mut kept = HashSet::new();
+        let mut waiting = vec![root.clone()];
+        while let Some(desc) = waiting.pop() {
+            let file = self.file(&desc);
+            let is_document = desc.media_type.is_manifest() || desc.media_type.is_index();
+            if !kept.insert(file.clone()) || !is_document {
+                continue;
+            }
+            let bytes = fs::read(&file).context(ErrorKind::Storage, what)?;
+            waiting.extend(Document::parse(&desc.media_type, &bytes)?.children());
+        }
+        for entry in fs::read_dir(&self.path).context(ErrorKind::Storage, what)? {
+            let path = entry.context(ErrorKind::Storage, what)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if is_content(&name) && !kept.contains(&path) {
+                fs::remove_file(&path).context(ErrorKind::Storage, what)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file of this name is a blob or a manifest of an index.
+fn is_content(name: &str) -> bool {
+    let hex = name.strip_suffix(".manifest.json").unwrap_or(name);
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    matches!(hex.len(), 64 | 96 | 128) && hex.bytes().all(is_hex)
+}
+
 #[async_trait]
 impl Pusher for DirectoryPusher {
     async fn push(
@@ -234,6 +268,9 @@ impl Pusher for DirectoryPusher {
         progress: Arc<dyn Progress>,
     ) -> Result<Pushed> {
         let pushed = self.write(desc, &*content, &*progress).await?;
+        if desc.digest == self.root {
+            self.clear(desc)?;
+        }
         progress.event(match pushed {
             Pushed::Uploaded => Event::Committed { digest: desc.digest },
             Pushed::Mounted | Pushed::Existed => Event::Existed { desc },

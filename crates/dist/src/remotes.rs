@@ -86,6 +86,16 @@ pub trait Scheme: Resolver {
         Some(name.to_owned())
     }
 
+    /// Keeps others from changing what is listed beside `name` until the file is dropped; nothing
+    /// where that can't be had, as in registries.
+    ///
+    /// # Errors
+    /// `Storage`.
+    async fn hold(&self, name: &str) -> Result<Option<std::fs::File>> {
+        let _ = name;
+        Ok(None)
+    }
+
     /// Ends what was written. Called when all of a copy is pushed.
     ///
     /// # Errors
@@ -227,6 +237,14 @@ impl Remotes {
         Ok(tagged.strip_suffix(":latest").unwrap_or(&tagged).to_owned())
     }
 
+    /// As [`Scheme::hold`], of any name.
+    pub(crate) async fn hold(&self, name: &str) -> Result<Option<std::fs::File>> {
+        match self.of_scheme(name) {
+            Some(scheme) => scheme.hold(name).await,
+            None => Ok(None),
+        }
+    }
+
     /// Whether there are tags beside `name`.
     pub(crate) fn has_tags(&self, name: &str) -> bool {
         self.of_scheme(name).is_none_or(|scheme| scheme.has_tags(name))
@@ -325,8 +343,13 @@ impl Resolver for Layouts {
     }
 }
 
+#[async_trait]
 impl Scheme for Layouts {
     fn beside(&self, name: &str, tag: &str) -> Result<String> {
         LayoutResolver::beside(Self::rest(name), tag).map(|rest| format!("{OCI}:{rest}"))
+    }
+
+    async fn hold(&self, name: &str) -> Result<Option<std::fs::File>> {
+        self.0.hold(Self::rest(name)).await
     }
 }

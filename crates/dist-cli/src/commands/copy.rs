@@ -120,7 +120,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             return output::output_error(std::io::ErrorKind::BrokenPipe.into());
         }
         let what = || format!("copy {} to {}", args.source, args.destination);
-        let hint = "what is whole at the destination is not sent again; the tag was not set";
+        let hint = match dist_core::scheme(&args.destination, &SCHEMES[1..3]) {
+            Some(_) => "nothing of the archive is kept",
+            None => "what is whole at the destination is not sent again; the tag was not set",
+        };
         tell_part(transfer::if_stopped(error, what, hint), &from, &name, &args.platform)
     })?;
     if is_stream(&args.destination, "stdout") {

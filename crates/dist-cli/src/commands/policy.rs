@@ -69,7 +69,7 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         (Verb::Explain { name }, found) => {
             reference::check(name)?;
             let remotes = config.remotes()?.with_archives();
-            let name = remotes.canonical(name)?;
+            let name = remotes.canonical(&reference::one(config, name)?)?;
             let Some((file, policy)) = found else {
                 return output::line(&format!("{name}: there is no policy; it may be used"));
             };

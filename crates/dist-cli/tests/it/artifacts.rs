@@ -105,6 +105,14 @@ fn plain_directories_are_written_and_read_as_skopeo_does() {
     for child in &image.children {
         assert_eq!(manifest(&here, "app", &child.digest.to_string()).body, child.bytes);
     }
+    // Of another image nothing stays in it.
+    let other = Image::random(8, &[500]);
+    other.push(&there, "app", "2");
+    dist.ok(&["copy", &there.reference("app:2"), "dir:reused"]);
+    fs_err::write(dist.dir().join("reused/mine"), "mine").expect("a file");
+    dist.ok(&["copy", &there.reference("app:1"), "dir:reused"]);
+    fs_err::remove_file(dist.dir().join("reused/mine")).expect("it stays");
+    assert!(list("ours") == list("reused"), "the directories differ");
     dist.run(&["copy", "dir:none", &here.reference("app:2")]).exit(3);
     dist.run(&["copy", "dir:", &here.reference("app:2")]).exit(2);
     let blob = dist.dir().join("ours").join(image.blobs[0].digest.hex());
@@ -219,11 +227,71 @@ fn an_archive_brings_what_refers_to_its_image_into_the_store() {
     assert!(found.contains(&scan) && found.contains(".sig"), "{found}");
     assert_eq!(dist.ok(&["snapshots", "ls", "-q"]).text().lines().count(), 2);
 
+    // With a whole name, what is attached is in the same repository, wherever it goes from there.
+    dist.ok(&["copy", &name, "oci-archive:w.tar:example.com/team/app:1"]);
+    let imported = dist.ok(&["import", "w.tar"]).text();
+    let beside = |line: &str| line.starts_with("example.com/team/app:");
+    assert!(imported.lines().count() == 3 && imported.lines().all(beside), "{imported}");
+    let here = Registry::start();
+    dist.ok(&["bundle", "load", "--to", &here.reference("a"), "w.tar"]);
+    let found = dist.ok(&["referrers", &here.reference("a/team/app:1")]).text();
+    assert!(found.contains(&scan) && found.contains(".sig"), "{found}");
+    dist.ok(&["bundle", "create", "bundle.tar", &name]);
+    dist.ok(&["copy", &format!("oci-archive:bundle.tar:{name}"), &here.reference("b:1")]);
+    let found = dist.ok(&["referrers", &here.reference("b:1")]).text();
+    assert!(found.contains(&scan) && found.contains(".sig"), "{found}");
+
     // An artifact by itself comes as well.
     let alone = place.registry.reference("team/app@") + &scan;
     dist.ok(&["copy", "--no-referrers", &alone, "oci-archive:b.tar:scan"]);
     dist.ok(&["import", "b.tar"]).says("");
     assert_eq!(dist.ok(&["snapshots", "ls", "-q"]).text().lines().count(), 2);
+}
+
+#[test]
+fn many_attach_to_a_layout_at_once() {
+    let _timed = timed("artifacts");
+    let there = Registry::start();
+    let image = Image::random(6, &[100]);
+    image.push(&there, "app", "1");
+    let dist = quick();
+    dist.ok(&["copy", &there.reference("app:1"), "oci:layout:1"]);
+    fs_err::write(dist.dir().join("notes"), "notes").expect("a file");
+    let kinds: Vec<String> = (0..6).map(|at| format!("application/vnd.example.k{at}")).collect();
+    let running: Vec<_> = kinds
+        .iter()
+        .map(|kind| dist.spawn(&["attach", "-q", "--type", kind, "oci:layout:1", "notes"]))
+        .collect();
+    for attaching in running {
+        attaching.wait().ok();
+    }
+    let found = dist.ok(&["referrers", "oci:layout:1"]).text();
+    assert!(kinds.iter().all(|kind| found.contains(kind)), "{found}");
+}
+
+#[test]
+fn what_docker_saved_once_and_linked_twice_is_read() {
+    let _timed = timed("artifacts");
+    let here = Registry::start();
+    let dist = quick();
+    let image = Image::random(7, &[3000]);
+    image.push(&here, "app", "1");
+    dist.ok(&["copy", &here.reference("app:1"), "docker-archive:new.tar:app:1"]);
+    dist.script(
+        "set -e; mkdir old old/one old/two; tar -xf new.tar -C old
+        config=$(jq -r '.[0].Config' old/manifest.json)
+        layer=$(jq -r '.[0].Layers[0]' old/manifest.json)
+        mv old/$layer old/one/layer.tar; mv old/$config old/config.json
+        ln -s ../one/layer.tar old/two/layer.tar; rm -rf old/blobs old/index.json old/oci-layout
+        jq '.[0].Config = \"config.json\" | .[0].Layers = [\"two/layer.tar\"]' \
+            old/manifest.json > m; mv m old/manifest.json
+        tar -cf old.tar -C old .",
+    )
+    .ok();
+    dist.ok(&["copy", "docker-archive:old.tar", &here.reference("old:1")]);
+    let path = format!("/v2/old/blobs/{}", image.layer(0));
+    assert_eq!(request(here.address(), "HEAD", &path, &[], b"").status, 200);
+    dist.ok(&["import", "old.tar"]);
 }
 
 #[test]

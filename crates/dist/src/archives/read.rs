@@ -24,6 +24,8 @@ use crate::import::{IMAGE_NAME, REF_NAME, is_attached};
 const MOST_ENTRIES: usize = 100_000;
 /// What a bundle says of itself.
 pub(crate) const ABOUT: &str = "dist-bundle.json";
+/// How many links may lead to one another.
+const MOST_LINKS: usize = 8;
 /// How much is hashed at once.
 const CHUNK: usize = 1 << 20;
 
@@ -322,6 +324,7 @@ fn is_of_reading(error: &(dyn std::error::Error + Send + Sync + 'static)) -> boo
 fn entries(source: &Source) -> Result<HashMap<String, (u64, u64)>> {
     let what = || "look through the archive: it is no tar".to_owned();
     let mut found = HashMap::new();
+    let mut links: HashMap<String, String> = HashMap::new();
     let whole = source.size()?;
     let mut tar = tar::Archive::new(source.reader()?);
     for entry in tar.entries_with_seek().context(ErrorKind::Corrupt, what)? {
@@ -349,10 +352,27 @@ fn entries(source: &Source) -> Result<HashMap<String, (u64, u64)>> {
             );
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
-        if entry.header().entry_type().is_file() {
-            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let path = path.strip_prefix("./").unwrap_or(&path).to_owned();
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let path = path.strip_prefix("./").unwrap_or(&path).to_owned();
+        let (kind, link) = (entry.header().entry_type(), entry.link_name_bytes());
+        if kind.is_file() {
             found.insert(path, (at, size));
+        } else if let (Some(link), true) = (link, kind.is_symlink() || kind.is_hard_link()) {
+            let dir =
+                if kind.is_symlink() { path.rsplit_once('/').map(|(dir, _)| dir) } else { None };
+            let target = dist_layer::link_in_archive(dir.unwrap_or_default().as_bytes(), &link);
+            links.extend(target.map(|to| (path, String::from_utf8_lossy(&to).into_owned())));
+        }
+    }
+    // What `docker save` of old wrote once is a link elsewhere.
+    for path in links.keys() {
+        let mut at = path;
+        for _ in 0..MOST_LINKS {
+            let Some(to) = links.get(at) else { break };
+            at = to;
+        }
+        if let Some(place) = found.get(at).copied() {
+            found.insert(path.clone(), place);
         }
     }
     Ok(found)

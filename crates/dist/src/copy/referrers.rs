@@ -126,6 +126,10 @@ impl Copying<'_> {
         for (tag, target) in &attached.tagged {
             self.push_as(tag, target).await?;
         }
+        let _held = match attached.lists.is_empty() {
+            true => None,
+            false => self.to.hold(&self.destination).await?,
+        };
         let lists: Vec<_> = attached.lists.iter().map(|list| self.push_list(list)).collect();
         futures_util::stream::iter(lists).buffered(AT_ONCE).try_collect().await
     }

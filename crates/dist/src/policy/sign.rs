@@ -108,6 +108,7 @@ impl Signing<'_> {
     ) -> Result<Descriptor> {
         let tag = signature_tag(&self.resolved.target.digest);
         let name = self.remotes.beside(&self.resolved.name, &tag)?;
+        let _held = self.remotes.hold(&name).await?;
         let there = self.remotes.look_up(&name).await?.map(|there| there.target);
         let mut layers = match &there {
             Some(there) => self.signatures(&name, there).await?,
