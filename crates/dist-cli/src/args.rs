@@ -79,7 +79,8 @@ pub(crate) struct Global {
     pub(crate) snapshotter: Option<String>,
 
     /// Policy that says which images may be used: ours, or containers' where it ends in .json
-    /// [env: DIST_POLICY] [default: $XDG_CONFIG_HOME/dist/policy.toml, else /etc/dist/policy.toml]
+    /// [env: DIST_POLICY] [default: /etc/dist/policy.toml; of an ordinary user who has one,
+    /// $XDG_CONFIG_HOME/dist/policy.toml]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub(crate) policy: Option<PathBuf>,
 

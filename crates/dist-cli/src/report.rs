@@ -304,13 +304,13 @@ fn errno_hint(errno: Errno, kept: Option<&Kept>) -> Option<String> {
                  unpacked needs more; what was fetched is kept and the same command continues",
                 binary_size(*missing)
             ),
-            None => "make room there; a store may be elsewhere (--root)".into(),
+            None => "make room there, or write elsewhere (a store: --root)".into(),
         },
         Errno::ACCESS | Errno::PERM => {
             "this user may not do that there; a store is for its owner, and may be elsewhere (--root)"
                 .into()
         }
-        Errno::ROFS => "the file system is read-only; use another --root".into(),
+        Errno::ROFS => "the file system is read-only; write elsewhere (a store: --root)".into(),
         Errno::MFILE | Errno::NFILE => "raise the number of open files (ulimit -n)".into(),
         _ => return None,
     })

@@ -7,13 +7,15 @@ use http::Method;
 
 use crate::RegistryOptions;
 use crate::credentials::{CredentialSource, Credentials, registry_name};
-use crate::registry::{Ask, Registry};
+use crate::registry::Ask;
+use crate::route::Known;
 use crate::transport::Transport;
 
 /// Asks the registry called `registry` whether it takes `credentials`: `GET /v2/`, authenticated as
 /// it demands. The credentials in `options` are not looked at.
 ///
-/// A registry that demands nothing takes anything.
+/// A registry that demands nothing takes anything. Certificates and the like are those that files give
+/// for it; its mirrors are not asked.
 ///
 /// # Errors
 /// `Unauthenticated` where it does not take them, or where its token server is of another site and
@@ -28,7 +30,8 @@ pub async fn check_login(
         credentials: CredentialSource::explicit(credentials.clone()),
         ..options.clone()
     };
-    let registry = Registry::new(&name, Arc::new(Transport::new(options)))?;
+    let hosts = options.registry_hosts(&name)?;
+    let registry = Known::default().own(&hosts, &Arc::new(Transport::new(options)))?;
     let ask = Ask::new(Method::GET, "", String::new());
     let answer = registry.ask(&ask, &mut registry.tries()).await;
     answer.map(|_| ()).map_err(|failed| failed.into_error(format!("log in to {name}")))

@@ -45,6 +45,16 @@ impl Known {
         served.collect()
     }
 
+    /// The registry itself, as what is said of it says it is reached.
+    pub(crate) fn own(
+        &self,
+        hosts: &RegistryHosts,
+        shared: &Arc<Transport>,
+    ) -> Result<Arc<Registry>> {
+        let own = hosts.hosts.iter().find(|host| !hosts.is_mirror(host));
+        self.find(hosts, &own.cloned().unwrap_or_default(), shared)
+    }
+
     /// The host of files at `origin`: what is said of the registry of that name counts for it, where
     /// that is not about a mirror.
     pub(crate) fn of_files(

@@ -213,7 +213,9 @@ async fn tags(from: &Remotes, item: &SyncItem) -> Result<Vec<String>> {
     }
     let mut all = Vec::new();
     let mut take = |page| {
-        all.extend::<Vec<String>>(page);
+        // What is attached to an image goes with it.
+        let page: Vec<String> = page;
+        all.extend(page.into_iter().filter(|tag| !dist_registry::is_attachment_tag(tag)));
         Ok(())
     };
     from.registries().tags(&item.source, &mut take).await?;

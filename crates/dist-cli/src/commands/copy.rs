@@ -119,6 +119,10 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         if error.find::<dist::ReaderGone>().is_some() {
             return output::output_error(std::io::ErrorKind::BrokenPipe.into());
         }
+        if error.kind() == ErrorKind::Unauthenticated {
+            let hint = "log in with `dist login REGISTRY`, or give --src-creds or --dest-creds";
+            return report::advise(error, hint);
+        }
         let what = || format!("copy {} to {}", args.source, args.destination);
         let hint = match dist_core::scheme(&args.destination, &SCHEMES[1..3]) {
             Some(_) => "nothing of the archive is kept",

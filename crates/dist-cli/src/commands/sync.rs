@@ -2,11 +2,12 @@
 
 mod file;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dist::{Remotes, SyncOptions, SyncOutcome, Synced};
-use dist_core::{Context as _, Digest, Error, ErrorKind, Result};
+use dist::{Remotes, SyncOptions, SyncOutcome, Synced, WholeFile};
+use dist_core::{Context as _, Digest, Error, ErrorKind, Result, ResultExt as _};
 use serde_json::{Value, json};
 
 use self::file::File;
@@ -78,6 +79,8 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
         .items(config.pull_options(None).jobs)
         .map_err(|error| read_error(&args.file, error))?;
     let remotes = remotes(config, args)?;
+    let report_file = args.report.as_deref().filter(|path| *path != Path::new("-"));
+    let report_file = report_file.map(open_report).transpose()?;
     let reporter = Reporter::start(config.progress_unless(args.quiet), &config.terminal);
     let began = std::time::Instant::now();
     let synced = transfer::run(&reporter, |progress| async move {
@@ -91,10 +94,15 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
             transfer::if_stopped(error, what, hint)
         }
     })?;
-    if let Some(path) = &args.report {
-        write_report(path, &synced, began.elapsed().as_secs_f64())?;
+    let text = report_text(&synced, began.elapsed().as_secs_f64())?;
+    if let Some((path, file)) = report_file {
+        let what = || format!("write report {}", path.display());
+        (&**file.file()).write_all(text.as_bytes()).context(ErrorKind::Storage, what)?;
+        file.finish(false).during(what)?;
     }
-    if args.report.as_deref() != Some(Path::new("-")) {
+    if args.report.as_deref() == Some(Path::new("-")) {
+        output::line(text.trim_end())?;
+    } else {
         let lines =
             synced.iter().filter_map(|tag| Some((&tag.destination, changed(&tag.outcome)?)));
         output::lines(lines.map(|(name, digest)| transfer::pinned(name, digest)))?;
@@ -177,7 +185,13 @@ impl Counts {
     }
 }
 
-fn write_report(path: &Path, synced: &[Synced], seconds: f64) -> Result<()> {
+/// Begins the report, so that nothing is copied where it can't be written.
+fn open_report(path: &Path) -> Result<(&Path, WholeFile)> {
+    let file = WholeFile::create(path).during(|| format!("write report {}", path.display()))?;
+    Ok((path, file))
+}
+
+fn report_text(synced: &[Synced], seconds: f64) -> Result<String> {
     let counts = Counts::of(synced);
     let tags: Vec<Value> = synced.iter().map(entry).collect();
     let report = json!({
@@ -190,11 +204,7 @@ fn write_report(path: &Path, synced: &[Synced], seconds: f64) -> Result<()> {
     });
     let text = serde_json::to_string_pretty(&report)
         .context(ErrorKind::Internal, || "make the report".into())?;
-    if path == Path::new("-") {
-        return output::line(&text);
-    }
-    let what = || format!("write report {}", path.display());
-    fs_err::write(path, text + "\n").context(ErrorKind::Storage, what)
+    Ok(text + "\n")
 }
 
 fn entry(tag: &Synced) -> Value {

@@ -176,6 +176,9 @@ fn insecure_means_any_certificate_and_no_https_at_all() {
     assert_eq!(pull(&dist, "r.invalid/test/app:1"), image.digest());
     let told = dist.ok(&["hosts", "explain", "r.invalid/test/app:1"]).text();
     assert!(told.contains("ca.crt"), "{told}");
+    let login = ["login", "-u", "ann", "--password-stdin", registry.address()];
+    dist.feed(&login, b"secret").ok();
+    crate::support::dist().feed(&login, b"secret").exit(5).says("nobody who is trusted");
 }
 
 #[test]

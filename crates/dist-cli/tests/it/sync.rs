@@ -136,11 +136,38 @@ fn a_new_tag_of_what_is_there_was_copied_and_one_tag_has_one_form() {
     fs_err::write(&notes, "mine\n".repeat(100)).expect("a file");
     dist.run(&["sync", "--state", "notes", "sync.toml"]).exit(2).says("another file");
     assert_eq!(fs_err::metadata(&notes).expect("the file").len(), 500);
+    write(&dist, &one);
+    dist.run(&["sync", "--report", "none/report", "sync.toml"]).exit(8).says("none/report");
     for path in ["/dev/zero", "notes"] {
         dist.run(&["sync", path]).exit(2).says(path);
         dist.run(&["--config-file", path, "sync", "sync.toml"]).exit(2).says(path);
     }
     dist.run(&["sign", "--key", "/dev/zero", &there.reference("app:1")]).exit(2).says("/dev/zero");
+}
+
+#[test]
+fn what_is_attached_goes_with_its_image_and_takes_nothing_away() {
+    let _timed = timed("sync");
+    let (there, here) = (Registry::start(), Registry::start());
+    let image = Image::random(4, &[5000]);
+    image.push(&there, "app", "1");
+    crate::copy::attach(&there, &image);
+    let dist = quick();
+    fs_err::write(dist.dir().join("notes"), "notes").expect("a file");
+    let attach = |kind: &str, name: &str| dist.ok(&["attach", "--type", kind, name, "notes"]);
+    let (source, to) = (there.reference("app"), here.reference("m"));
+    let file = |more: &str| {
+        write(&dist, &format!("[[repository]]\nsource = {source:?}\ndestination = {to:?}\n{more}"));
+    };
+    file("referrers = false\n");
+    dist.ok(&["sync", "sync.toml"]).says("1 tag: 1 copied");
+    assert_eq!(dist.ok(&["tags", "ls", &to]).text(), "1\n");
+    attach("application/vnd.example.mine", &format!("{to}:1"));
+    file("");
+    dist.ok(&["sync", "sync.toml"]).says("1 tag: 1 copied");
+    let found = dist.ok(&["referrers", &format!("{to}:1")]).text();
+    let all = ["vnd.example.mine", "application/spdx+json", ".sig"];
+    assert!(all.iter().all(|kind| found.contains(kind)), "{found}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dist_core::{
-    ByteStream, Descriptor, Digest, Document, Error, ErrorKind, Fetcher, ImageConfig, Platform,
-    Progress, Referrer, Resolved, Result, ResultExt as _,
+    ByteStream, Descriptor, Digest, Document, Error, ErrorKind, Fetcher, ImageConfig, Progress,
+    Referrer, Resolved, Result, ResultExt as _,
 };
 use serde_json::Value;
 
@@ -74,7 +74,7 @@ impl Documents {
         }
     }
 
-    /// Warns where a manifest that is in no index is for none of the platforms that are wanted.
+    /// Warns of each platform that is wanted and that a manifest in no index is not for.
     pub(super) async fn tell_other(
         &self,
         resolved: &Resolved,
@@ -95,9 +95,8 @@ impl Documents {
         };
         // What is no image runs nowhere.
         let Ok(config) = ImageConfig::parse(&self.read(config).await?) else { return Ok(()) };
-        let suits = |wanted: &&Platform| wanted.rank(&config.platform).is_some();
-        if let (None, Some(first)) = (wanted.iter().find(suits), wanted.first()) {
-            tell_other(&resolved.name, (&config.platform, first), progress);
+        for wanted in wanted {
+            tell_other(&resolved.name, (&config.platform, wanted), progress);
         }
         Ok(())
     }
@@ -107,6 +106,14 @@ impl Documents {
         let what = || format!("choose from index {}", index.digest);
         let entries = self.children(index).await?;
         let chosen = platforms.choose(entries.clone())?;
+        if let Some(nested) = chosen.iter().find(|entry| entry.media_type.is_index()) {
+            let message = format!(
+                "{}: {} in it is an index, too; name that by its digest",
+                what(),
+                nested.digest
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         let chosen: HashSet<String> = chosen.iter().map(|entry| entry.digest.to_string()).collect();
         let wanted = |entry: &Descriptor| {
             let about = entry.annotations.get(ABOUT);
