@@ -90,7 +90,11 @@ impl Search {
         // That a layer is not the one that was meant explains what is wrong in it.
         let is_of_layer = |kind| matches!(kind, ErrorKind::Corrupt | ErrorKind::UnsafeLayer);
         if said.as_ref().map_or_else(|error| is_of_layer(error.kind()), |_| true) {
-            io::copy(&mut body, &mut io::sink()).context(ErrorKind::Storage, what)?;
+            let rest = io::copy(&mut body, &mut io::sink());
+            if said.is_err() && rest.is_err() {
+                return said.during(what); // it was the body that failed, and it fails once
+            }
+            rest.context(ErrorKind::Storage, what)?;
             layer.verify(body.size, body.hasher.finish()).during(what)?;
         }
         said.during(what)

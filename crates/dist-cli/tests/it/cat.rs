@@ -5,6 +5,7 @@ use dist_testutil::{
 };
 
 use crate::support::{dist, pull, quick};
+use crate::validate::with_manifest;
 
 /// An image whose upper layers replace, hide and link what the lower ones have.
 fn layered() -> Image {
@@ -85,6 +86,21 @@ fn only_the_layers_that_are_needed_are_read() {
     proxy.add(Rule::get(image.layer(1), Fault::Flip(30)).times(9));
     let ran = dist.run(&["cat", &name, "etc/changed"]).exit(6).says(&image.layer(1));
     assert_eq!(ran.text(), "");
+}
+
+#[test]
+fn a_layer_of_another_size_is_told_as_such() {
+    let _timed = timed("cat");
+    let (registry, dist) = (Registry::start(), quick());
+    for (tag, change) in [("1", 1), ("2", -1)] {
+        let image = with_manifest(&layered(), |manifest| {
+            let size = &mut manifest["layers"][1]["size"];
+            *size = (size.as_i64().expect("a size") + change).into();
+        });
+        image.push(&registry, "test/app", tag);
+        let said = dist.run(&["cat", &registry.reference(&format!("test/app:{tag}")), "etc/kept"]);
+        said.exit(6);
+    }
 }
 
 #[test]

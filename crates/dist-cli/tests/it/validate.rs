@@ -29,7 +29,7 @@ fn found(dist: &Dist, name: &str, code: i32) -> Vec<String> {
 }
 
 /// The same image with another manifest.
-fn with_manifest(image: &Image, change: impl FnOnce(&mut Value)) -> Image {
+pub(crate) fn with_manifest(image: &Image, change: impl FnOnce(&mut Value)) -> Image {
     let mut manifest: Value = serde_json::from_slice(&image.manifest.bytes).expect("a manifest");
     change(&mut manifest);
     let manifest = Blob::new(MANIFEST, manifest.to_string().into_bytes());
