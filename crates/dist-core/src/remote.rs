@@ -77,6 +77,13 @@ pub trait Fetcher: Send + Sync {
     /// As [`Resolver::resolve`].
     async fn fetch(&self, desc: &Descriptor, offset: u64) -> Result<ByteStream>;
 
+    /// Notes that what came for `desc` was other content: who sent it is not asked for it again. Tells
+    /// whether there is somebody else to ask.
+    fn doubt(&self, desc: &Descriptor) -> bool {
+        let _ = desc;
+        false
+    }
+
     /// Whom [`Fetcher::fetch_part`] asks; `None` for a remote that has no use for it.
     fn host(&self) -> Option<&str> {
         None

@@ -8,8 +8,9 @@
 //!
 //! Bodies mend themselves (`download.rs`).
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use dist_core::{
@@ -34,6 +35,8 @@ pub(crate) struct RegistryFetcher {
     referring: Vec<Stop>,
     locator: String,
     origins: Arc<Origins>,
+    /// How many of the hosts are not asked for a blob, because one of them sent another.
+    doubted: Mutex<HashMap<Digest, usize>>,
 }
 
 impl RegistryFetcher {
@@ -50,7 +53,14 @@ impl RegistryFetcher {
             referring,
             locator: reference.locator(),
             origins: Arc::default(),
+            doubted: Mutex::default(),
         })
+    }
+
+    /// The hosts that may be asked for some content.
+    fn stops(&self, digest: &Digest) -> &[Stop] {
+        let doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        &self.stops[doubted.get(digest).copied().unwrap_or_default()..]
     }
 
     fn what(&self, desc: &Descriptor) -> String {
@@ -80,7 +90,9 @@ impl Fetcher for RegistryFetcher {
             accept: Some(format!("{}, */*;q=0.5", desc.media_type)),
             ..Ask::new(Method::GET, &self.first.repository, format!("{kind}/{}", desc.digest))
         };
-        let Some(turns) = Turns::new(self.stops.clone()) else { unreachable!("there is a host") };
+        let Some(turns) = Turns::new(self.stops(&desc.digest).to_vec()) else {
+            unreachable!("there is a host")
+        };
         let ask_first = ask(if is_document { "manifests" } else { "blobs" });
         let origins = Some((self.origins.clone(), desc.digest));
         let mut download = Download::new(turns, ask_first, desc.size);
@@ -108,6 +120,21 @@ impl Fetcher for RegistryFetcher {
         Ok(download.stream())
     }
 
+    fn doubt(&self, desc: &Descriptor) -> bool {
+        let sent = self.origins.forget(&desc.digest);
+        let sent = sent.as_ref().unwrap_or(&self.first);
+        let at = self.stops.iter().position(|stop| Arc::ptr_eq(&stop.registry, &sent.registry));
+        let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = doubted.entry(desc.digest).or_default();
+        // Each host is doubted once: who asks again and again comes to an end.
+        let is_next = |next: &usize| *next > *before && *next < self.stops.len();
+        let Some(next) = at.map(|at| at + 1).filter(is_next) else { return false };
+        let host = sent.registry.name();
+        tracing::warn!(host, digest = %desc.digest, "it sent other content; asking the next host");
+        *before = next;
+        true
+    }
+
     fn host(&self) -> Option<&str> {
         Some(self.first.registry.name())
     }
@@ -120,7 +147,9 @@ impl Fetcher for RegistryFetcher {
                 format!("{what}: there is nothing at bytes {}-{}", range.start, range.end),
             ));
         }
-        part::fetch(&self.first, &self.origins, (desc, range), what).await
+        let first = self.stops(&desc.digest).first().unwrap_or(&self.first);
+        let first = if first.registry.is_down() { &self.first } else { first };
+        part::fetch(first, &self.origins, (desc, range), what).await
     }
 
     async fn referrers(&self, subject: &Digest) -> Result<Option<Vec<Referrer>>> {

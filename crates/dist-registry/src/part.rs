@@ -48,6 +48,11 @@ impl Origins {
         self.lock().get(digest).cloned().unwrap_or_default()
     }
 
+    /// Forgets where a blob came from; gives whom it was asked of.
+    pub(crate) fn forget(&self, digest: &Digest) -> Option<Stop> {
+        self.lock().remove(digest)?.host
+    }
+
     /// Remembers who answered, where `asked` was asked instead of the registry.
     pub(crate) fn note(&self, digest: &Digest, host: &Stop, asked: Option<&Url>, answer: &Answer) {
         let at = (answer.redirected || asked.is_some()).then(|| answer.url.clone());

@@ -113,6 +113,11 @@ impl Downloads {
         self.open(PART_CHUNKS, async move { fetcher.fetch_part(&desc, range).await })
     }
 
+    /// Notes that what came for `desc` was other content; tells whether somebody else has it.
+    pub(crate) fn doubt(&self, desc: &Descriptor) -> bool {
+        self.fetcher.doubt(desc)
+    }
+
     /// Who is asked, where that one gives parts.
     pub(crate) fn server(&self) -> Option<&Arc<Server>> {
         self.server.as_ref().filter(|server| server.has_parts())

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dist_core::{
-    Descriptor, Digest, ErrorKind, Event, Fetcher, Progress, Pushed, Pusher, Reference, Resolved,
-    Resolver as _, Result,
+    ContentMismatch, Descriptor, Digest, ErrorKind, Event, Fetcher, Progress, Pushed, Pusher,
+    Reference, Resolved, Resolver as _, Result,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
@@ -212,7 +212,8 @@ impl Copying<'_> {
 
     async fn push(&self, desc: &Descriptor) -> Result<()> {
         let content: Arc<dyn Fetcher> = Arc::clone(&self.documents) as _;
-        let (mut sources, progress) = (self.mount_from(), Arc::clone(&self.progress) as _);
+        let progress: Arc<dyn Progress> = Arc::clone(&self.progress) as _;
+        let mut sources = self.mount_from();
         // A tag has to be given, whoever sent what it stands for.
         let there = self.to.reference(&self.destination);
         let there = there.filter(|there| desc.digest != self.root || there.tag().is_none());
@@ -228,7 +229,17 @@ impl Copying<'_> {
             }
             _ => None,
         };
-        match self.pusher.push(desc, content, &sources, progress).await {
+        let push = || {
+            let (content, progress) = (Arc::clone(&content), Arc::clone(&progress));
+            self.pusher.push(desc, content, &sources, progress)
+        };
+        let mut pushed = push().await;
+        while pushed.as_ref().is_err_and(|error| error.find::<ContentMismatch>().is_some())
+            && content.doubt(desc)
+        {
+            pushed = push().await;
+        }
+        match pushed {
             // It may be at neither: it comes from addresses in its descriptor.
             Err(error) if error.kind() == ErrorKind::NotFound && desc.media_type.is_foreign() => {
                 let message = format!("the foreign layer {} was not copied", desc.digest);

@@ -51,8 +51,8 @@ impl Intake {
                     return Err(arriving.give_up(error));
                 }
                 match self.finish(desc, *arriving) {
-                    Err(Unfinished::Resumed(error)) => {
-                        debug!(digest = %desc.digest, %error, "a resumed ingest was bad, starting over");
+                    Err(Unfinished::Again(error)) => {
+                        debug!(digest = %desc.digest, %error, "what came was other content, starting over");
                         self.fetch_blocking(desc)
                     }
                     Err(Unfinished::Final(error)) => Err(error),
@@ -117,7 +117,9 @@ impl Intake {
                     format!("verify {} {}", desc.media_type.noun(), desc.digest),
                 )
                 .with_source(error);
-                Err(if resumed { Unfinished::Resumed(error) } else { Unfinished::Final(error) })
+                let downloads = self.downloads.as_ref();
+                let again = resumed || downloads.is_some_and(|downloads| downloads.doubt(desc));
+                Err(if again { Unfinished::Again(error) } else { Unfinished::Final(error) })
             }
             Err(error) => Err(Unfinished::Final(error)),
         }
@@ -133,8 +135,9 @@ pub(crate) fn created(progress: &dyn Progress, committed: &Committed) {
 
 /// Why an ingest was not committed.
 pub(crate) enum Unfinished {
-    /// Bytes that an earlier process left were part of it; a new attempt starts at 0.
-    Resumed(Error),
+    /// Bytes that an earlier process left were part of it, or somebody else may have it; a new attempt
+    /// starts at 0.
+    Again(Error),
     /// Trying again would end the same way.
     Final(Error),
 }
@@ -148,7 +151,7 @@ impl From<Error> for Unfinished {
 impl From<Unfinished> for Error {
     fn from(unfinished: Unfinished) -> Self {
         match unfinished {
-            Unfinished::Resumed(error) | Unfinished::Final(error) => error,
+            Unfinished::Again(error) | Unfinished::Final(error) => error,
         }
     }
 }

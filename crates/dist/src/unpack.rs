@@ -285,8 +285,8 @@ impl Work {
                     let unpacked = Unpacked { key, mounts, applied, _lock: lock };
                     return Ok(Ready::Unpacked(Box::new(unpacked)));
                 }
-                Err(Unfinished::Resumed(error)) => {
-                    tracing::debug!(digest = %layer.desc.digest, ?error, "a resumed ingest was bad, starting over");
+                Err(Unfinished::Again(error)) => {
+                    tracing::debug!(digest = %layer.desc.digest, ?error, "what came was other content, starting over");
                     snapshotter.remove(&key)?;
                 }
                 Err(Unfinished::Final(error)) => {

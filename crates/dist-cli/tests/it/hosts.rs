@@ -240,6 +240,36 @@ fn a_client_certificate_is_shown_to_whom_it_is_for() {
 }
 
 #[test]
+fn a_mirror_that_sends_other_bytes_is_passed_over() {
+    let _timed = timed("hosts");
+    let (pair, image) = (Pair::new(), Image::random(1, &[300_000, 2000]));
+    image.push(&pair.mirror, "test/app", "1");
+    image.push(&pair.registry, "test/app", "1");
+    pair.mirrored("");
+    let name = pair.before.reference("test/app:1");
+    for layer in [0, 1] {
+        pair.reset();
+        let part = format!("/blobs/{}", image.layer(layer));
+        pair.between.add(Rule::get(part.clone(), Fault::Flip(100)));
+        let pulled = pair.quick();
+        pulled.ok(&["pull", &name]).says("sent other content");
+        verify_image(&pulled, &name, &image);
+        let sent = |proxy: &FaultProxy| asked(proxy).iter().filter(|it| it.contains(&part)).count();
+        assert!(sent(&pair.before) > 0 && sent(&pair.between) > 0, "{:?}", asked(&pair.before));
+        let here = Registry::start();
+        let copied = pair.quick();
+        copied.ok(&["copy", &name, &here.reference("app:1")]).says("sent other content");
+        assert_eq!(pull(&dist(), &here.reference("app:1")), image.digest());
+        copied.ok(&["copy", &name, "oci:layout:1"]);
+        copied.ok(&["validate", "oci:layout:1"]);
+        // Where nobody else has it, it is an error.
+        pair.before.add(Rule::get(part.clone(), Fault::Flip(100)));
+        pair.quick().run(&["pull", &name]).exit(6);
+        copied.run(&["copy", &name, "oci:other:1"]).exit(6);
+    }
+}
+
+#[test]
 fn a_mirror_does_not_say_what_refers_to_its_images() {
     let _timed = timed("hosts");
     let (pair, image) = (Pair::new(), Image::random(1, &[2000]));

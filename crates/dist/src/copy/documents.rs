@@ -158,6 +158,10 @@ impl Fetcher for Documents {
         Ok(Box::pin(futures_util::stream::iter([Ok(bytes.slice(at..))])))
     }
 
+    fn doubt(&self, desc: &Descriptor) -> bool {
+        self.source.doubt(desc)
+    }
+
     async fn referrers(&self, subject: &Digest) -> Result<Option<Vec<Referrer>>> {
         self.source.referrers(subject).await
     }
