@@ -11,6 +11,7 @@ mod tests;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use dist::{CopyOptions, Engine, EngineConfig, PolicyFile, PullOptions, Remotes};
@@ -67,6 +68,8 @@ pub(crate) struct Config {
     sending_jobs: usize,
     user: Option<String>,
     password_stdin: bool,
+    /// What `user` and the password are, once they were read.
+    given: OnceLock<Credentials>,
     registry: RegistryOptions,
     policy: Option<PolicyFile>,
     environment: Environment,
@@ -186,6 +189,7 @@ impl Config {
             sending_jobs: within(given_jobs.map_or(CopyOptions::default().jobs, usize::from)),
             user: global.network.user.clone().filter(|_| !args.command.runs_image()),
             password_stdin: global.network.password_stdin,
+            given: OnceLock::new(),
             registry,
             policy,
             environment,
@@ -285,9 +289,14 @@ impl Config {
         self.user.is_some()
     }
 
-    /// The credentials that were given; the password is read or asked for now.
+    /// The credentials that were given; the password is read or asked for now, once.
     pub(crate) fn credentials(&self) -> Result<Option<Credentials>> {
-        self.user.as_deref().map(|user| self.login(user, self.password_stdin)).transpose()
+        let Some(user) = self.user.as_deref() else { return Ok(None) };
+        if let Some(given) = self.given.get() {
+            return Ok(Some(given.clone()));
+        }
+        let given = self.login(user, self.password_stdin)?;
+        Ok(Some(self.given.get_or_init(|| given).clone()))
     }
 
     /// Who `user` is, with the password that standard input holds where it is `piped`.

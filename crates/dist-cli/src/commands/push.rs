@@ -49,13 +49,13 @@ pub(crate) fn run(config: &Config, args: &Args) -> Result<()> {
     let name = reference::parse(to)?.to_string();
     let asked = args.transfer.platform.as_ref();
     let mut platforms = chosen(&*host, &image.target, asked, args.all_platforms)?;
+    let puller = config.puller()?;
     if asked.is_none() && matches!(platforms, Platforms::One(_)) && !config.is_remote() {
-        let (remotes, content) = (config.remotes()?, host.contents());
-        if runtime::run(dist::has_rest(&remotes, &name, &*content, &image.target))? {
+        let content = host.contents();
+        if runtime::run(dist::has_rest(puller.remotes(), &name, &*content, &image.target))? {
             platforms = Platforms::All;
         }
     }
-    let puller = config.puller()?;
     let options = PushOptions { platforms, jobs: config.sending_jobs() };
     let mode = config.progress_unless(args.transfer.quiet);
     let reporter = Reporter::start_uploading(mode, &config.terminal);

@@ -47,6 +47,9 @@ fn basic_by_flag_by_pipe_and_not_at_all() {
     assert!(!said.contains("wrong:") && !said.contains(&wrong), "the password is shown: {said}");
     dist.feed(&["--user", USER, "--password-stdin", "pull", &reference], PASSWORD.as_bytes()).ok();
     verify_image(&dist, &reference, &image);
+    // It is read once, also where two parts of a command want it.
+    let copy = ["--user", USER, "--password-stdin", "copy", &reference, "store:"];
+    quick().feed(&copy, PASSWORD.as_bytes()).ok();
     let flagged = quick();
     let login = format!("{USER}:{PASSWORD}");
     let ran = flagged.ok(&["--user", &login, "--debug", "pull", &reference]);
