@@ -146,21 +146,23 @@ pub async fn attach(
         "annotations": artifact.annotations,
     });
     let manifest = content.hold(MediaType::Manifest, Bytes::from(manifest.to_string()));
-    // It has no tag of its own.
-    let name = remotes.beside(&resolved.name, &tag_of(&subject.digest))?;
-    let _held = remotes.hold(&resolved.name).await?;
-    let (known, by_itself) = listed(remotes, &resolved.name, &*there, &subject.digest).await?;
-    let list = list_with(&known, &manifest, artifact);
-    let list = content.hold(MediaType::Index, list);
     progress.event(Event::Resolved { name: &resolved.name, target: &manifest });
-    let pusher = remotes.pusher(&name, &list.digest)?;
-    let content: Arc<dyn Fetcher> = Arc::new(content);
     for desc in layers.iter().chain([&config, &manifest]) {
         progress.event(Event::Waiting { desc });
-        pusher.push(desc, Arc::clone(&content), &[], Arc::clone(&progress)).await?;
     }
+    // It has no tag of its own: the root of this name, which would get one, is there already.
+    let list_name = remotes.beside(&resolved.name, &tag_of(&subject.digest))?;
+    let pusher = remotes.pusher(&resolved.name, &subject.digest)?;
+    let parts: Arc<dyn Fetcher> = Arc::new(content.clone());
+    for desc in layers.iter().chain([&config, &manifest]) {
+        pusher.push(desc, Arc::clone(&parts), &[], Arc::clone(&progress)).await?;
+    }
+    let _held = remotes.hold(&resolved.name).await?;
+    let (known, by_itself) = listed(remotes, &resolved.name, &*there, &subject.digest).await?;
     if !by_itself && !known.iter().any(|entry| entry.desc.digest == manifest.digest) {
-        pusher.push(&list, content, &[], progress).await?;
+        let list = content.hold(MediaType::Index, list_with(&known, &manifest, artifact));
+        let pusher = remotes.pusher(&list_name, &list.digest)?;
+        pusher.push(&list, Arc::new(content), &[], progress).await?;
     }
     Ok((resolved, manifest))
 }
@@ -189,6 +191,7 @@ fn is_media_type(text: &str) -> bool {
 }
 
 /// Files, and documents that were made.
+#[derive(Clone)]
 struct Files {
     paths: BTreeMap<Digest, PathBuf>,
     held: BTreeMap<Digest, Bytes>,
