@@ -147,8 +147,8 @@ impl Fetcher for RegistryFetcher {
                 format!("{what}: there is nothing at bytes {}-{}", range.start, range.end),
             ));
         }
-        let first = self.stops(&desc.digest).first().unwrap_or(&self.first);
-        let first = if first.registry.is_down() { &self.first } else { first };
+        let turns = Turns::new(self.stops(&desc.digest).to_vec());
+        let first = turns.as_ref().map_or(&self.first, |turns| &turns.stop);
         part::fetch(first, &self.origins, (desc, range), what).await
     }
 
